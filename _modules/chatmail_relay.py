@@ -1,0 +1,299 @@
+"""Look at this relay: its settings, who sits on its ports, its certificate, how it is doing.
+
+Nothing here changes the machine. Needs `cryptography` and `psutil`, which Salt itself needs.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError
+
+try:
+    import psutil
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import serialization
+
+    HAS_LIBRARIES = True
+except ImportError:
+    HAS_LIBRARIES = False
+
+__virtualname__ = "chatmail_relay"
+
+# What the converge wrote: the settings this machine runs with.
+SETTINGS = Path("/etc/chatmail/relay.json")
+DKIM_SIGNING = Path("/etc/chatmail/dkim/signing.json")
+
+# What a relay offers to the world.
+PORTS = {
+    "tcp": (25, 80, 143, 443, 465, 587, 993),
+    "udp": (3478,),
+}
+# Units whose processes may hold them once the formula has set the machine up, without the
+# instance (postfix@-) and ".service". Ours all start with "chatmail-".
+OUR_UNITS = {"postfix", "dovecot", "nginx", "coturn"}
+
+UNITS = (
+    "chatmail-accounts",
+    "chatmail-dict",
+    "chatmail-filter",
+    "chatmail-transport",
+    "coturn",
+    "dovecot",
+    "nginx",
+    "postfix",
+    "unbound",
+)
+PACKAGES = ("dovecot-core", "nginx", "postfix", "unbound")
+LIMITS = (
+    "max_mailbox_size",
+    "max_message_size",
+    "max_user_send_per_minute",
+    "max_user_send_burst_size",
+    "delete_mails_after",
+    "delete_large_after",
+    "delete_inactive_users_after",
+    "nocreate",
+)
+
+
+def __virtual__():
+    if not HAS_LIBRARIES:
+        return False, "chatmail_relay: `cryptography` or `psutil` is not in Salt's Python"
+    return __virtualname__
+
+
+def settings():
+    """Return the settings that the pillar gives this relay, as states and services see them.
+
+    A dictionary: every key of pillar.example, defaults filled in, sizes in bytes, and what is
+    derived from them. Raises CommandExecutionError naming every key that is wrong.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.settings
+    """
+    relay = __salt__["slsutil.renderer"](
+        "salt://chatmail/settings.py",
+        default_renderer="py",
+        saltenv=__opts__.get("saltenv") or "base",
+    )
+    if "error" in relay:
+        raise CommandExecutionError(relay["error"])
+    return relay
+
+
+def ports():
+    """Return the foreign processes that listen on a port which the relay needs.
+
+    A list of {port, proto, address, process, pid, unit}, empty where the relay may go ahead. On a
+    machine that the formula has not set up yet, every listener is foreign, also a mail or web
+    server of Debian's: somebody set it up, and the relay would take its configuration away.
+    After that, Postfix, Dovecot, nginx, coturn and our own services are known by their units.
+    process, pid and unit are None where the kernel shows no process (another container's).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.ports
+    """
+    ours = OUR_UNITS if SETTINGS.exists() else set()
+    found = []
+    for proto, address, pid in _listeners():
+        unit = _unit(pid)
+        name = (unit or "").removesuffix(".service").partition("@")[0]
+        if name in ours or (ours and name.startswith("chatmail-")):
+            continue
+        found.append(
+            {
+                "port": address.port,
+                "proto": proto,
+                "address": address.ip,
+                "process": _process(pid),
+                "pid": pid,
+                "unit": unit,
+            }
+        )
+    # One process may listen on 0.0.0.0 and ::, and share the socket with its workers.
+    return sorted(found, key=lambda each: (each["port"], each["pid"] or 0, each["address"]))
+
+
+def _listeners():
+    """Return (proto, address, pid) of all that listens on one of our ports."""
+    listeners = []
+    for connection in psutil.net_connections(kind="inet"):
+        tcp = connection.type == socket.SOCK_STREAM
+        if tcp and connection.status != psutil.CONN_LISTEN:
+            continue
+        # A UDP socket with a peer is a client's that got the number by chance.
+        if not tcp and connection.raddr:
+            continue
+        proto = "tcp" if tcp else "udp"
+        if connection.laddr and connection.laddr.port in PORTS[proto]:
+            listeners.append((proto, connection.laddr, connection.pid))
+    return listeners
+
+
+def _process(pid):
+    try:
+        return psutil.Process(pid).name() if pid else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _unit(pid):
+    """Return the systemd unit of a process, such as "postfix@-.service", from its cgroup."""
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text() if pid else ""
+    except OSError:
+        return None
+    parts = [part for line in groups.splitlines() for part in line.split("/")]
+    units = [part for part in parts if part.endswith(".service")]
+    return units[-1] if units else None
+
+
+def certificate(path=None):
+    """Return what the first certificate of a PEM file says, None where there is no such file.
+
+    path: the file; the one that the relay's daemons read if not given.
+    A dictionary: `names` (DNS names and IP addresses, sorted), `subject`, `issuer`, `not_before`
+    and `not_after` (UTC, ISO 8601), `days_left`, `self_signed`, and `key_sha256`, the digest of
+    its public key (SubjectPublicKeyInfo, RFC 5280). Raises CommandExecutionError when the file
+    holds no certificate.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.certificate
+    """
+    path = path or _running()["tls_certificate"]
+    try:
+        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CommandExecutionError(f"{path}: expected a PEM certificate, found: {error}") from None
+    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017  Salt's Python may be 3.10
+    return {
+        "names": _names(found),
+        "subject": found.subject.rfc4514_string(),
+        "issuer": found.issuer.rfc4514_string(),
+        "not_before": found.not_valid_before_utc.isoformat(),
+        "not_after": found.not_valid_after_utc.isoformat(),
+        "days_left": (found.not_valid_after_utc - now).days,
+        "self_signed": _is_self_signed(found),
+        "key_sha256": _key_digest(found.public_key()),
+    }
+
+
+def _names(found):
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return sorted(
+        names.get_values_for_type(x509.DNSName)
+        + [str(each) for each in names.get_values_for_type(x509.IPAddress)]
+    )
+
+
+def _is_self_signed(found):
+    try:
+        found.verify_directly_issued_by(found)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _key_digest(public_key):
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(public_key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+
+def status():
+    """Return how this relay is doing, for a person to read.
+
+    A dictionary: `domain`, `form`, `tls_mode`, `addresses` (how many exist), `units` (state of
+    each service that is installed), `certificate` (None before there is one), `dkim_selectors`
+    (those that sign now), `limits` (sizes in bytes, times in days) and `versions`. All of it is
+    what the machine runs with, not what a changed pillar would make of it.
+    Raises CommandExecutionError on a machine that is no relay yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.status
+    """
+    relay = _running()
+    return {
+        "domain": relay["mail_domain"],
+        "form": relay["form"],
+        "tls_mode": relay["tls_mode"],
+        "addresses": _count_addresses(Path(relay["mailboxes_dir"])),
+        "units": _units(),
+        "certificate": certificate(relay["tls_certificate"]),
+        "dkim_selectors": _selectors(),
+        "limits": {name: relay[name] for name in LIMITS},
+        "versions": {
+            "debian": relay["debian_release"],
+            "salt": __grains__.get("saltversion"),
+            **{name: version for name in PACKAGES if (version := __salt__["pkg.version"](name))},
+        },
+    }
+
+
+def _running():
+    """Return the settings that the last converge wrote."""
+    try:
+        return json.loads(SETTINGS.read_text())
+    except FileNotFoundError:
+        raise CommandExecutionError(
+            f"{SETTINGS} is not there: this machine is no relay yet. "
+            "Run: salt-call state.apply chatmail"
+        ) from None
+    except ValueError as error:
+        raise CommandExecutionError(
+            f"{SETTINGS}: expected JSON, found: {error}. Run: salt-call state.apply chatmail"
+        ) from None
+
+
+def _count_addresses(directory):
+    """Return how many addresses exist: directories that have a password."""
+    try:
+        with os.scandir(directory) as entries:
+            return sum(
+                "@" in each.name and os.path.exists(f"{each.path}/password") for each in entries
+            )
+    except FileNotFoundError:
+        return 0
+
+
+def _units():
+    """Return {unit: "active", "failed", …} of the relay's units that are installed."""
+    names = [f"{name}.service" for name in UNITS]
+    shown = __salt__["cmd.run_stdout"](
+        ["systemctl", "show", "--property=Id,LoadState,ActiveState", *names], python_shell=False
+    )
+    units = {}
+    for block in shown.split("\n\n"):
+        unit = dict(line.partition("=")[::2] for line in block.splitlines())
+        if unit.get("LoadState") == "loaded":
+            units[unit["Id"].removesuffix(".service")] = unit["ActiveState"]
+    return units
+
+
+def _selectors():
+    """Return the selectors that the filter signs with, none where it does not sign."""
+    try:
+        return [each["selector"] for each in json.loads(DKIM_SIGNING.read_text())["selectors"]]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,27 @@
+{#- The certificate that all daemons read from /etc/chatmail/tls. Needs nothing. A self-signed one is made first, so
+    that everything can start; relays with a test domain or an address for a name keep it. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+  - chatmail.host
+
+{% if relay.form == "ip" -%}
+{% set names = [relay.mail_domain] -%}
+{% else -%}
+{% set names = [relay.mail_domain, "www." ~ relay.mail_domain, "mta-sts." ~ relay.mail_domain] -%}
+{% endif -%}
+directory of the certificate:
+  file.directory:
+    - name: /etc/chatmail/tls
+    - mode: "0755"
+    - require:
+      - sls: chatmail.host
+
+self-signed certificate:
+  chatmail_certificate.self_signed:
+    - name: {{ relay.tls_certificate }}
+    - key: {{ relay.tls_key }}
+    - subject_names: {{ names | json }}
+    - require:
+      - file: directory of the certificate

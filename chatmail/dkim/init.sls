@@ -1,0 +1,25 @@
+{#- The keys that sign mail: an RSA and an Ed25519 key, made on this machine. Needs the group of the signing keys
+    (chatmail.host). A relay that is a bare IP address signs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+  - chatmail.host
+
+{%- if relay.dkim_required %}
+
+directory of the signing keys:
+  file.directory:
+    - name: /etc/chatmail/dkim
+    - user: root
+    - group: chatmail-dkim
+    - mode: "0750"
+    - require:
+      - file: relay configuration directory
+      - group: group of the signing keys
+
+signing keys:
+  chatmail_dkim.key_present:
+    - require:
+      - file: directory of the signing keys
+{%- endif %}

@@ -1,0 +1,47 @@
+{#- The machine under the relay: its users and directories, the settings that the services read, a journal that
+    forgets, and the kernel limits of many idle connections. Needs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - .ports
+  - .users
+  - .journal
+  - .kernel
+
+relay configuration directory:
+  file.directory:
+    - name: /etc/chatmail
+    - mode: "0755"
+    - require:
+      - chatmail_relay: ports of the relay are free
+
+settings of the services:
+  file.serialize:
+    - name: /etc/chatmail/relay.json
+    - dataset: {{ relay | json }}
+    - serializer: json
+    - mode: "0644"
+    - require:
+      - file: relay configuration directory
+
+# The file that existing relays know: while it is there, no address is made.
+marker against new addresses:
+{%- if relay.nocreate %}
+  file.managed:
+    - name: /etc/chatmail-nocreate
+    - contents: "Managed by the chatmail formula: `nocreate: true` in pillar."
+    - mode: "0644"
+{%- else %}
+  file.absent:
+    - name: /etc/chatmail-nocreate
+{%- endif %}
+
+# Without TZ, glibc looks at /etc/localtime again for every time stamp that a program formats.
+time zone is looked up once per process:
+  file.keyvalue:
+    - name: /etc/environment
+    - key: TZ
+    - value: ":/etc/localtime"
+    - separator: "="
+    - append_if_not_found: True
+    - create_if_missing: True

@@ -1,0 +1,31 @@
+{#- A log that lives in memory and forgets within three days. Needs nothing. -#}
+include:
+  - .ports
+
+journal directory for drop-ins:
+  file.directory:
+    - name: /etc/systemd/journald.conf.d
+    - mode: "0755"
+    - require:
+      - chatmail_relay: ports of the relay are free
+
+journal in memory, for three days at most:
+  file.managed:
+    - name: /etc/systemd/journald.conf.d/chatmail.conf
+    - source: salt://chatmail/host/files/journald.conf
+    - mode: "0644"
+    - require:
+      - file: journal directory for drop-ins
+
+# rsyslog would write the mail log to disk, client addresses and all.
+no second log on disk:
+  pkg.removed:
+    - name: rsyslog
+    - require:
+      - chatmail_relay: ports of the relay are free
+
+journal service:
+  service.running:
+    - name: systemd-journald
+    - watch:
+      - file: journal in memory, for three days at most

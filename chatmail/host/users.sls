@@ -1,0 +1,48 @@
+{#- Users, groups and the place of the mail. Needs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - .ports
+
+# Reads the private keys of DKIM, and does nothing else.
+group of the signing keys:
+  group.present:
+    - name: chatmail-dkim
+    - system: True
+    - require:
+      - chatmail_relay: ports of the relay are free
+
+user of the mail:
+  user.present:
+    - name: vmail
+    - system: True
+    - usergroup: True
+    - home: /home/vmail
+    - createhome: False
+    - shell: /usr/sbin/nologin
+    - require:
+      - chatmail_relay: ports of the relay are free
+
+# In vmail's group, to see whether a recipient exists; the mail itself is vmail's alone.
+user of the filter:
+  user.present:
+    - name: chatmail-filter
+    - system: True
+    - usergroup: True
+    - groups: [chatmail-dkim, vmail]
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+    - require:
+      - user: user of the mail
+      - group: group of the signing keys
+
+home of the mail:
+  file.directory:
+    - names: [/home/vmail, /home/vmail/mail, {{ relay.mailboxes_dir | json }}]
+    - user: vmail
+    - group: vmail
+    - mode: "0750"
+    - makedirs: True
+    - require:
+      - user: user of the mail

@@ -1,0 +1,9 @@
+{#- The whole relay, in the order in which its parts need each other. Needs only `chatmail:mail_domain` in pillar. -#}
+include:
+  - chatmail.host
+  - chatmail.certificate
+  - chatmail.dkim
+  - chatmail.services
+  - chatmail.dovecot
+  - chatmail.postfix
+  - chatmail.nginx

@@ -1,0 +1,57 @@
+{#- nginx: shares port 443 between HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/backup.jinja" import kept_original %}
+
+include:
+  - chatmail.host
+  - chatmail.certificate
+
+# Thousands of long-lived streams pass through nginx, with two descriptors each. In place before the first start.
+nginx may hold many connections and is started again after a crash:
+  file.managed:
+    - name: /etc/systemd/system/nginx.service.d/chatmail.conf
+    - source: salt://chatmail/nginx/files/limits.conf
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+
+nginx packages:
+  pkg.installed:
+    - pkgs: [nginx, libnginx-mod-stream]
+    - require:
+      - file: nginx may hold many connections and is started again after a crash
+
+{{ kept_original("/etc/nginx/nginx.conf", {"pkg": "nginx packages"}) }}
+
+nginx configuration:
+  file.managed:
+    - name: /etc/nginx/nginx.conf
+    - source: salt://chatmail/nginx/files/nginx.conf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    - check_cmd: nginx -t -c
+    - require:
+      - file: original of /etc/nginx/nginx.conf is kept
+      - sls: chatmail.certificate
+
+nginx is restarted for new limits:
+  service.running:
+    - name: nginx
+    - enable: True
+    - watch:
+      - file: nginx may hold many connections and is started again after a crash
+    - require:
+      - file: nginx configuration
+
+nginx service:
+  service.running:
+    - name: nginx
+    - reload: True
+    - watch:
+      - file: nginx configuration
+      - chatmail_certificate: self-signed certificate
+    - require:
+      - service: nginx is restarted for new limits

@@ -1,0 +1,79 @@
+{#- Postfix: takes mail from clients (465, 587, 443) and relays (25), has each message checked by the filter, and
+    queues. Needs the filter (chatmail.services), Dovecot's sockets and the certificate. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/backup.jinja" import kept_original %}
+
+include:
+  - .package
+  - chatmail.certificate
+  - chatmail.services
+
+{{ kept_original("/etc/postfix/main.cf", {"pkg": "postfix package"}) }}
+{{ kept_original("/etc/postfix/master.cf", {"pkg": "postfix package"}) }}
+
+{% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter", "tls_policy"] %}
+postfix table {{ table }}:
+  file.managed:
+    - name: /etc/postfix/{{ table }}
+    - source: salt://chatmail/postfix/files/{{ table }}
+    - mode: "0644"
+    - require:
+      - pkg: postfix package
+    - watch_in:
+      - service: postfix service
+{% endfor %}
+
+postfix main configuration:
+  file.managed:
+    - name: /etc/postfix/main.cf
+    - source: salt://chatmail/postfix/files/main.cf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    # Refuses what Postfix would only warn about: a misspelt parameter.
+    - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
+    - require:
+      - file: original of /etc/postfix/main.cf is kept
+      - file: checker of postfix configurations
+
+postfix services:
+  file.managed:
+    - name: /etc/postfix/master.cf
+    - source: salt://chatmail/postfix/files/master.cf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
+    - require:
+      - file: original of /etc/postfix/master.cf is kept
+      - file: postfix main configuration
+
+checker of postfix configurations:
+  file.managed:
+    - name: /usr/local/lib/chatmail/check-postfix
+    - source: salt://chatmail/postfix/files/check-postfix
+    - mode: "0755"
+    - makedirs: True
+
+# Stock units leave a crashed master(8) down.
+postfix is started again after a crash:
+  file.managed:
+    # Debian 12 runs Postfix as an instance of a template.
+    - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
+    - source: salt://chatmail/postfix/files/restart.conf
+    - mode: "0644"
+    - makedirs: True
+
+postfix service:
+  service.running:
+    - name: postfix
+    - enable: True
+    - watch:
+      - chatmail_certificate: self-signed certificate
+      - file: postfix main configuration
+      - file: postfix services
+      - file: postfix is started again after a crash
+    - require:
+      - sls: chatmail.services

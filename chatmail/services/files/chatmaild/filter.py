@@ -1,0 +1,139 @@
+"""The milter service: three sockets for Postfix, each with a role of its own.
+
+libmilter serves one socket a process, so each role is a child of the process that systemd started.
+They stand and fall together: a role that ends takes the others with it, and systemd starts all
+three again. Meanwhile Postfix answers 451 and mail waits.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import Milter
+
+from chatmaild import service, signing, verifying
+from chatmaild.milters import ROLES, Relay
+
+log = logging.getLogger(__name__)
+
+# Postfix's smtpd and cleanup run in a chroot, so the sockets are within it.
+SOCKETS = Path("/var/spool/postfix/chatmail")
+
+# Each SMTP session has a connection; as many as Postfix has processes may come at once.
+BACKLOG = 1000
+START_SECONDS = 20.0
+
+
+def load(settings_file: Path, keys_dir: Path) -> Relay:
+    """Return the relay as its files describe it. Raises OSError, ValueError or KeyError."""
+    settings = service.load_settings(settings_file)
+    if not settings["dkim_required"]:
+        return Relay(settings, None, None)
+    return Relay(settings, signing.KeyRing(keys_dir), verifying.resolver_lookup())
+
+
+def serve(role: str, relay: Relay, path: Path) -> None:
+    """Answer Postfix on the socket until SIGTERM. A socket left by a killed process is replaced."""
+    Milter.factory = lambda: ROLES[role](relay)
+    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM)
+    os.umask(0o117)
+    Milter.setbacklog(BACKLOG)
+    Milter.runmilter(f"chatmail-{role}", f"unix:{path}")
+
+
+def start(role: str, relay: Relay, path: Path) -> int:
+    """Return the process id of a child that serves the role."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        serve(role, relay, path)
+        status = 0
+    except Exception as error:
+        log.critical("%s: %s", role, error)
+    finally:
+        # Sessions may still have threads, which must not keep the process.
+        os._exit(status)
+
+
+def accepts(path: Path) -> bool:
+    """Return whether somebody listens on the socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def run(relay: Relay, sockets: Path) -> int:
+    """Serve all roles until SIGTERM or until one of them ends; return the exit status."""
+    paths = {role: sockets / role for role in ROLES}
+    for path in paths.values():
+        path.unlink(missing_ok=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    # What the children never change stays shared between them.
+    gc.freeze()
+    children = {start(role, relay, path): role for role, path in paths.items()}
+    status = _wait(paths, children)
+    service.notify("STOPPING=1")
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    for child in children:
+        os.waitpid(child, 0)
+    return status
+
+
+def _wait(paths: dict[str, Path], children: dict[int, str]) -> int:
+    """Tell systemd when all sockets accept, then wait for a signal. Returns the exit status.
+
+    A child that has ended is taken out of `children`.
+    """
+    ready = False
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        caught = signal.sigtimedwait(
+            {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, 3600 if ready else 0.02
+        )
+        if caught and caught.si_signo != signal.SIGCHLD:
+            return 0
+        if caught:
+            child, status = os.waitpid(-1, os.WNOHANG)
+            if child:
+                code = os.waitstatus_to_exitcode(status)
+                log.critical("the milter for %s ended (%d)", children.pop(child), code)
+                return 1
+        elif not ready and all(accepts(path) for path in paths.values()):
+            log.info("answering on %s", ", ".join(map(str, paths.values())))
+            service.notify("READY=1")
+            ready = True
+        elif not ready and time.monotonic() > deadline:
+            log.critical("no socket after %d s", START_SECONDS)
+            return 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the service; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="chatmaild.filter", description=__doc__)
+    parser.add_argument("--settings", type=Path, default=service.SETTINGS)
+    parser.add_argument("--keys", type=Path, default=signing.KEYS, help="directory of DKIM keys")
+    parser.add_argument("--sockets", type=Path, default=SOCKETS, help="directory of the sockets")
+    options = parser.parse_args(arguments)
+    service.start_logging()
+    try:
+        relay = load(options.settings, options.keys)
+    except (OSError, ValueError, KeyError) as error:
+        log.critical("not started: %s: %s", type(error).__name__, error)
+        return 1
+    return run(relay, options.sockets)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

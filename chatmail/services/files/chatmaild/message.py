@@ -1,0 +1,60 @@
+"""One message on its way: small ones in memory, large ones in a file without a name."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+# Most messages are a few KB. 500 at once (Postfix's processes) then hold 125 MB at most.
+IN_MEMORY = 256 * 1024
+CHUNK = 64 * 1024
+
+
+class Message:
+    """The octets of a message, written once and read by several deliveries at a time.
+
+    directory: where a large message goes. Its file is never linked, so nothing is left behind
+    by a process that dies. It must be on a disk, not on a tmpfs.
+    """
+
+    def __init__(self, directory: str):
+        self.size = 0
+        self._directory = directory
+        self._memory = bytearray()
+        self._file = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def write(self, data: bytes) -> None:
+        """Append octets. Raises OSError, for one when the disk is full."""
+        if self._file is None and self.size + len(data) > IN_MEMORY:
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+            self._write_all(self._memory)
+            self._memory = bytearray()
+        if self._file is None:
+            self._memory += data
+        else:
+            self._write_all(data)
+        self.size += len(data)
+
+    def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the octets from the start, in pieces of at most CHUNK."""
+        for offset in range(0, self.size, CHUNK):
+            if self._file is None:
+                yield bytes(self._memory[offset : offset + CHUNK])
+            else:
+                yield os.pread(self._file.fileno(), CHUNK, offset)
+
+    def close(self) -> None:
+        """Forget the octets."""
+        if self._file is not None:
+            self._file.close()
+        self._memory = bytearray()

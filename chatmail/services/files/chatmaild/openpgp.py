@@ -1,0 +1,166 @@
+"""Does an armored block hold nothing but one OpenPGP-encrypted message (RFC 9580)?
+
+Only the framing is read, never the content: all that a relay can see of an encrypted message.
+"""
+
+import binascii
+import re
+
+BEGIN = b"-----BEGIN PGP MESSAGE-----"
+END = b"-----END PGP MESSAGE-----"
+
+SESSION_KEY_PACKETS = (1, 3)  # PKESK and SKESK, RFC 9580 sections 5.1 and 5.3
+ENCRYPTED_DATA_PACKET = 18  # SEIPD, section 5.13
+
+# Partial lengths may be one byte long each: without a limit, reading the lengths alone of a 30 MB
+# message takes seconds. Old Go libraries write about 1.6 KB a chunk: 20000 chunks in 30 MB.
+MAX_LENGTHS = 100_000
+
+# Bytes decoded at a time: large enough for C speed, small enough for the processor's cache.
+DECODE_STEP = 1 << 18
+
+_BEGIN_LINE = re.compile(BEGIN + rb"\r?\n")
+_ARMOR_HEADER = re.compile(rb"(?:Version|Comment): ?[^\r\n]*\r?\n")
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
+_CHECKSUM = re.compile(rb"\n=[A-Za-z0-9+/]{4}\Z")
+_PADDING = re.compile(rb"=(?:\r?\n)*=?")
+
+
+class NotOpenPGP(ValueError):
+    """The bytes do not frame OpenPGP packets; the text tells where."""
+
+
+def is_encrypted_armor(armor: bytes, outgoing: bool) -> bool:
+    """Return whether `armor` is one armored block that holds one encrypted message.
+
+    armor: a whole MIME leaf, its transfer encoding undone.
+    outgoing: ours are written without armor headers; others may carry one line of them.
+    """
+    begin = _BEGIN_LINE.match(armor)
+    end = armor.rfind(END)
+    if not begin or end < begin.end() or armor[end + len(END) :].strip(b"\r\n"):
+        return False
+    start = begin.end()
+    header = _ARMOR_HEADER.match(armor, start)
+    if header:
+        if outgoing:
+            return False
+        start = header.end()
+    start = _EMPTY_LINES.match(armor, start).end()
+    try:
+        return is_encrypted_message(_decode(armor, start, end))
+    except NotOpenPGP:
+        return False
+
+
+def _decode(armor: bytes, start: int, end: int) -> bytearray:
+    """Decode the base64 text between two offsets, strictly; its CRC24 line may be missing.
+
+    The checksum's value is not looked at: it must not decide (RFC 9580 section 6.1).
+    Raises NotOpenPGP for anything but base64 and line ends.
+    """
+    end = _without_line_ends(armor, start, end)
+    checksum = _CHECKSUM.search(armor, max(start, end - 6), end)
+    if checksum:
+        end = _without_line_ends(armor, start, checksum.start())
+    padding = armor.find(b"=", start, end)
+    if padding >= 0 and not _PADDING.fullmatch(armor, padding, end):
+        raise NotOpenPGP("padding amid the base64 text")
+    packets = bytearray()
+    rest = b""
+    for step in range(start, end, DECODE_STEP):
+        text = rest + armor[step : min(step + DECODE_STEP, end)].translate(None, b"\r\n")
+        whole = len(text) // 4 * 4
+        try:
+            packets += binascii.a2b_base64(text[:whole], strict_mode=True)
+        except binascii.Error as error:
+            raise NotOpenPGP(str(error)) from None
+        rest = text[whole:]
+    if rest:
+        raise NotOpenPGP("base64 text cut off")
+    return packets
+
+
+def _without_line_ends(data: bytes, start: int, end: int) -> int:
+    """Return where `data[start:end]` ends without its last line ends; copies one step at a time."""
+    while end > start:
+        step = max(start, end - DECODE_STEP)
+        text = data[step:end].rstrip(b"\r\n")
+        if text:
+            return step + len(text)
+        end = step
+    return start
+
+
+def is_encrypted_message(packets: bytes) -> bool:
+    """Return whether the packets are session keys and then one encrypted data packet, no more.
+
+    packets: OpenPGP packets in binary.
+    Raises NotOpenPGP where a packet's framing is broken.
+    """
+    position = 0
+    budget = MAX_LENGTHS
+    while position < len(packets):
+        tag, position, budget = _skip_packet(packets, position, budget)
+        if tag == ENCRYPTED_DATA_PACKET:
+            return position == len(packets)
+        if tag not in SESSION_KEY_PACKETS:
+            return False
+    return False
+
+
+def _skip_packet(packets: bytes, position: int, budget: int) -> tuple[int, int, int]:
+    """Return a packet's type, the offset behind it, and how many lengths may still be read.
+
+    Raises NotOpenPGP when the packet is cut off or its length is not to be accepted.
+    """
+    first = packets[position]
+    if not first & 0x80:
+        raise NotOpenPGP("no packet begins here")
+    new_format = bool(first & 0x40)
+    tag = first & 0x3F if new_format else first >> 2 & 0x0F
+    position += 1
+    partial = True
+    try:
+        while partial:
+            if not budget:
+                raise NotOpenPGP(f"more than {MAX_LENGTHS} packets and chunks")
+            budget -= 1
+            if new_format:
+                length, position, partial = _new_length(packets, position)
+            else:
+                length, position, partial = *_old_length(packets, position, first & 3), False
+            if partial and tag != ENCRYPTED_DATA_PACKET:
+                raise NotOpenPGP("a session key of partial lengths")  # RFC 9580 section 4.2.1.4
+            position += length
+    except IndexError:
+        raise NotOpenPGP("a packet header is cut off") from None
+    if position > len(packets):
+        raise NotOpenPGP("the last packet is cut off")
+    return tag, position, budget
+
+
+def _new_length(packets: bytes, position: int) -> tuple[int, int, bool]:
+    """Read a length (RFC 9580 section 4.2.1): the length, the offset behind it, is it partial?"""
+    first = packets[position]
+    if first < 192:
+        return first, position + 1, False
+    if first < 224:
+        return (first - 192 << 8) + packets[position + 1] + 192, position + 2, False
+    if first < 255:
+        return 1 << (first & 0x1F), position + 1, True
+    return _number(packets, position + 1, 4), position + 5, False
+
+
+def _old_length(packets: bytes, position: int, kind: int) -> tuple[int, int]:
+    """Read an old-format length (RFC 9580 section 4.2.2): the length and the offset behind it."""
+    if kind == 3:
+        raise NotOpenPGP("an indeterminate length")
+    octets = 1 << kind
+    return _number(packets, position, octets), position + octets
+
+
+def _number(packets: bytes, position: int, octets: int) -> int:
+    """Read a big-endian number. Raises IndexError when it is cut off."""
+    packets[position + octets - 1]
+    return int.from_bytes(packets[position : position + octets], "big")

@@ -1,0 +1,434 @@
+"""The relay's settings: pillar `chatmail` checked, completed and put into one plain dictionary.
+
+`resolve()` is plain Python. `run()` is what Salt's `py` renderer calls; states and templates
+reach it through `chatmail/settings.jinja` only. A setting is one row of `KEYS`; what follows
+from settings (file names, the TLS mode, megabytes) is computed in `_derived()`.
+"""
+
+import difflib
+import ipaddress
+import posixpath
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+# What the sizes' last letter multiplies by; Dovecot's and Postfix's own K, M and G.
+SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+
+DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
+
+# What every daemon reads, whoever issued the certificate.
+TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
+
+# RFC 1035 section 2.3.4 allows 253 characters; the longest name we add is "mta-sts.<domain>".
+MAX_DOMAIN = 253 - len("mta-sts.")
+# RFC 5321 section 4.5.3.1.1.
+MAX_LOCAL_PART = 64
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
+# Paths end up in the configuration languages of several daemons, so nothing that one of them
+# would have to quote or would expand (blank, quote, %, $, ~).
+PATH = re.compile(r"/[A-Za-z0-9._@+\[\]/-]*")
+
+
+class SettingsError(ValueError):
+    """The pillar cannot be used; the text names every offending key at once."""
+
+
+class Key(NamedTuple):
+    """One setting: `name` as in the pillar ("group:key" for a nested one).
+
+    default: used as it is, unchecked, when the pillar has no such key.
+    check: takes the pillar's value, returns the one to use, raises ValueError(what is allowed).
+    """
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+
+
+# Checks: what the table below calls with a value, or what makes such a function.
+
+
+def boolean(value):
+    """Check a YAML boolean; "yes" in quotes or 1 is a mistake, not a boolean."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false, without quotes")
+    return value
+
+
+def integer(low, high):
+    """Return a check for a whole number from low to high."""
+
+    def check(value):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def positive_number(value):
+    """Check a number above zero, such as a load average."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise ValueError("a number above 0 and below a million")
+    return value
+
+
+def size(low):
+    """Return a check for a size of at least `low` bytes; it answers bytes."""
+    allowed = f"bytes or a number with K, M or G, from {low} to {1 << 50} bytes"
+
+    def check(value):
+        match = re.fullmatch(r"([0-9]{1,16})([KMG]?)", str(value).upper())
+        if isinstance(value, bool) or not isinstance(value, int | str) or not match:
+            raise ValueError(allowed)
+        number = int(match[1]) * SIZE_UNITS[match[2]]
+        if not low <= number <= 1 << 50:
+            raise ValueError(allowed)
+        return number
+
+    return check
+
+
+def optional(check):
+    """Return a check that lets null and an empty string stand for "unset"."""
+    return lambda value: None if value is None or value == "" else check(value)
+
+
+def text(value):
+    """Check a text for a web page: printable, several lines allowed."""
+    if not isinstance(value, str) or not value.replace("\n", "").isprintable():
+        raise ValueError("a printable text, lines separated by newlines")
+    return value.strip()
+
+
+def email(value):
+    """Check an address for people to write to."""
+    if not isinstance(value, str) or not EMAIL.fullmatch(value):
+        raise ValueError("a mail address such as admin@example.org")
+    return value
+
+
+def path(value):
+    """Check an absolute path; a trailing slash, `//` and `/./` are dropped."""
+    if not isinstance(value, str) or not PATH.fullmatch(value) or ".." in value.split("/"):
+        raise ValueError("an absolute path of letters, digits and . _ @ + - [ ], without ..")
+    return posixpath.normpath("/" + value.lstrip("/"))
+
+
+def mailboxes_path(value):
+    """Check a directory that may be owned by the mail user: not `/`, not `/home`."""
+    value = path(value)
+    if value.count("/") < 2:
+        raise ValueError("an absolute path at least two directories deep, such as /srv/mail")
+    return value
+
+
+def www_folder(value):
+    """Check a directory of pages, or the word that switches the pages off."""
+    return value if value == "disabled" else path(value)
+
+
+def two_paths(value):
+    """Check [certificate, key]; the text form "certificate key" is what chatmail.ini had."""
+    allowed = "two different absolute paths, certificate chain first: [/a/fullchain, /a/key]"
+    paths = value.split() if isinstance(value, str) else value
+    if not isinstance(paths, list | tuple) or len(paths) != 2:
+        raise ValueError(allowed)
+    paths = [path(each) for each in paths]
+    if paths[0] == paths[1]:
+        raise ValueError(allowed)
+    return paths
+
+
+def iroh_relay(value):
+    """Check the URL of an iroh relay; null (run our own) and "" (none) stay what they are."""
+    return value if value is None or value == "" else url(value)
+
+
+def url(value):
+    """Check an http or https URL without login, query or fragment."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        good = parts and parts.scheme in ("http", "https") and _is_host(parts.hostname or "")
+        good = good and parts.port != 0 and re.fullmatch(r"[A-Za-z0-9:/._~%\[\]-]+", value)
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("a URL such as https://iroh.example.org")
+    return value
+
+
+def host_port(value):
+    """Check a listener's address, `host:port`; IPv6 stands in brackets."""
+    match = isinstance(value, str) and re.fullmatch(r"(\[[^\[\]]+\]|[^:]+):([0-9]{1,5})", value)
+    # IPv6 addresses, and they alone, have a colon within.
+    good = match and _is_host(match[1].strip("[]")) and (":" in match[1]) == (match[1][0] == "[")
+    if not good or not 0 < int(match[2]) < 65536:
+        raise ValueError("host:port such as 127.0.0.1:3903 or [::1]:3903")
+    return value
+
+
+def mail_domain(value):
+    """Check a mail domain in one of its three forms; upper case and a final dot are dropped."""
+    allowed = (
+        "a full domain name (chat.example.org), one whose first label starts with _ "
+        "(_chat.example.org), or a bare IPv4 address (13.12.23.42)"
+    )
+    if not isinstance(value, str):
+        raise ValueError(allowed)
+    if not value.isascii():
+        raise ValueError(f"{allowed}; write an international name as {_punycode(value)}")
+    value = value.lower().removesuffix(".")
+    if _is_ipv4(value):
+        address = ipaddress.IPv4Address(value)
+        usable = not (address.is_multicast or address.is_loopback or address.is_reserved)
+        if usable and int(address) >= 1 << 24:  # 0.0.0.0/8 means "this network", RFC 1122
+            return value
+    elif len(value) <= MAX_DOMAIN and _is_fqdn(value.removeprefix("_")):
+        return value
+    raise ValueError(allowed)
+
+
+def _is_ipv4(value):
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_fqdn(value):
+    labels = value.split(".")
+    return (
+        len(labels) >= 2
+        and all(LABEL.fullmatch(label) for label in labels)
+        and not labels[-1].isdigit()
+    )
+
+
+def _is_host(value):
+    """Tell whether value is an IP address or a name, which may have one label (localhost)."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        labels = value.lower().split(".")
+        return all(LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
+    return True
+
+
+def _punycode(value):
+    try:
+        return value.lower().encode("idna").decode()
+    except UnicodeError:
+        return "its punycode (xn--…)"
+
+
+DAYS = integer(1, 36500)
+COUNT = integer(1, 1_000_000)
+
+# The names and defaults are those that operators of existing relays know. What each one means,
+# and its unit, stands in pillar.example.
+KEYS = (
+    Key("mail_domain", None, mail_domain),
+    Key("max_user_send_per_minute", 60, COUNT),
+    Key("max_user_send_burst_size", 10, COUNT),
+    Key("max_mailbox_size", 500 * MIB, size(MIB)),
+    Key("max_message_size", 31457280, size(64 * KIB)),
+    Key("delete_mails_after", 20, DAYS),
+    Key("delete_large_after", 7, DAYS),
+    Key("delete_inactive_users_after", 90, DAYS),
+    Key("username_min_length", 9, integer(1, MAX_LOCAL_PART)),
+    Key("username_max_length", 9, integer(1, MAX_LOCAL_PART)),
+    Key("password_min_length", 9, integer(8, 128)),
+    Key("max_load_1m", 5, positive_number),
+    Key("min_available_memory", 200 * MIB, size(0)),
+    Key("min_free_disk_space", GIB, size(0)),
+    Key("max_imap_connections", 10000, COUNT),
+    Key("max_smtp_connections", 1000, integer(5, 1_000_000)),
+    Key("disable_ipv6", False, boolean),
+    Key("acme_email", None, optional(email)),
+    Key("tls_external_cert_and_key", None, optional(two_paths)),
+    Key("iroh_relay", None, iroh_relay),
+    Key("metrics_address", None, optional(host_port)),
+    Key("imap_rawlog", False, boolean),
+    Key("imap_compress", False, boolean),
+    Key("www_folder", None, optional(www_folder)),
+    Key("mailboxes_dir", None, optional(mailboxes_path)),
+    Key("privacy_postal", None, optional(text)),
+    Key("privacy_mail", None, optional(email)),
+    Key("privacy_pdo", None, optional(text)),
+    Key("privacy_supervisor", None, optional(text)),
+    Key("nocreate", False, boolean),
+    Key("fsync", False, boolean),
+    Key("clean:purge", False, boolean),
+)
+
+
+def resolve(pillar, grains):
+    """Return the relay's settings: every key of `KEYS` and what is derived from them.
+
+    pillar: the whole pillar; its mapping `chatmail` is used, which may be partial.
+    grains: `os` and `osmajorrelease` are used.
+    Sizes come back in bytes; nested keys as nested dictionaries.
+    Raises SettingsError naming every offending key, its value and what is allowed.
+    """
+    errors = []
+    release = _debian_release(grains, errors)
+    given = _flat(pillar.get("chatmail", {}), errors)
+    values = _checked(given, errors)
+    errors += _contradictions(values)
+    if errors:
+        raise SettingsError(
+            f"{len(errors)} problem(s) with the settings (pillar chatmail), nothing was changed:\n"
+            + "\n".join(f"- {error}" for error in errors)
+        )
+    settings = _nested(values)
+    settings.update(_derived(settings, release))
+    return settings
+
+
+def _debian_release(grains, errors):
+    """Return 12 or 13."""
+    name, release = grains.get("os"), str(grains.get("osmajorrelease", ""))
+    if name == "Debian" and release in map(str, DOVECOT_VERSIONS):
+        return int(release)
+    errors.append(f"operating system: found {name} {release}, allowed is Debian 12 or 13")
+    return None
+
+
+def _flat(given, errors):
+    """Return {"name" or "group:name": value} of the keys given, unknown ones reported."""
+    if not isinstance(given, dict):
+        errors.append(f"chatmail: {_shown(given)}, allowed is a mapping of settings")
+        return {}
+    known = {key.name for key in KEYS}
+    groups = {name.partition(":")[0] for name in known if ":" in name}
+    flat = {}
+    for name, value in given.items():
+        if name not in groups:
+            # "clean:purge" is how we write a nested key, not how a pillar does.
+            flat[name if ":" not in str(name) else repr(name)] = value
+        elif isinstance(value, dict):
+            flat.update({f"{name}:{inner}": each for inner, each in value.items()})
+        else:
+            errors.append(f"{name}: {_shown(value)}, allowed is a mapping of settings")
+    errors += [_unknown(name, flat[name], known) for name in flat if name not in known]
+    return flat
+
+
+def _unknown(name, value, known):
+    """Return the report on a key that nothing names."""
+    name = str(name)
+    near = difflib.get_close_matches(name, sorted(known), 1)
+    shown = name if name.isprintable() and len(name) <= 80 else _shown(name)
+    if near:
+        return f"{shown}: {_shown(value)}, no such setting; did you mean {near[0]}?"
+    # It may be a secret in the wrong place: without a likely setting, its value stays unseen.
+    return f"{shown}: no such setting; pillar.example lists all of them"
+
+
+def _shown(value):
+    """Return a value as a message shows it: on one line and not endless."""
+    shown = ascii(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _checked(given, errors):
+    """Return {name: value to use} of all keys; those in error are left out."""
+    values = {}
+    for key in KEYS:
+        if key.name not in given:
+            values[key.name] = key.default
+            continue
+        try:
+            values[key.name] = key.check(given[key.name])
+        except ValueError as error:
+            errors.append(f"{key.name}: {_shown(given[key.name])}, allowed is {error}")
+    if "mail_domain" not in given:
+        errors.append("mail_domain: missing, it is the one required setting")
+    return values
+
+
+def _contradictions(values):
+    """Return the reports on values that are fine alone and impossible together."""
+    reports = []
+    # A value in error is absent here and has its report already.
+    for low, high in (
+        ("username_min_length", "username_max_length"),
+        ("max_message_size", "max_mailbox_size"),
+    ):
+        if low in values and high in values and values[low] > values[high]:
+            reports.append(f"{low}: {values[low]}, allowed is at most {high}, {values[high]}")
+    return reports + _shared_paths(values)
+
+
+def _shared_paths(values):
+    """Return the reports on paths that are one, or of which one lies in the other."""
+    reports = []
+    www = values.get("www_folder")
+    mail = values.get("mailboxes_dir") or _mailboxes_dir(values.get("mail_domain"))
+    if www and "mailboxes_dir" in values and f"{mail}/".startswith(f"{www.rstrip('/')}/"):
+        reports.append(f"mailboxes_dir: {mail!r}, allowed is a path outside of www_folder, {www!r}")
+    # We write those two, and would overwrite what we should only read.
+    if clash := {TLS_CERTIFICATE, TLS_KEY} & set(values.get("tls_external_cert_and_key") or []):
+        reports.append(
+            f"tls_external_cert_and_key: {sorted(clash)}, allowed are paths outside of "
+            f"{posixpath.dirname(TLS_KEY)}, where the relay keeps its own"
+        )
+    return reports
+
+
+def _mailboxes_dir(domain):
+    return f"/home/vmail/mail/{domain}"
+
+
+def _nested(values):
+    """Return the flat names as nested dictionaries."""
+    nested = {}
+    for name, value in values.items():
+        group, _, inner = name.rpartition(":")
+        (nested.setdefault(group, {}) if group else nested)[inner] = value
+    return nested
+
+
+def _derived(settings, release):
+    """Return what follows from the settings."""
+    domain = settings["mail_domain"]
+    ip = _is_ipv4(domain)
+    form = "ip" if ip else "test" if domain.startswith("_") else "domain"
+    if settings["tls_external_cert_and_key"]:
+        tls_mode = "external"
+    else:
+        tls_mode = "acme" if form == "domain" else "self_signed"
+    return {
+        "form": form,
+        "address_domain": f"[{domain}]" if ip else domain,
+        "hostname": ipaddress.IPv4Address(domain).reverse_pointer if ip else domain,
+        "tls_mode": tls_mode,
+        "tls_certificate": TLS_CERTIFICATE,
+        "tls_key": TLS_KEY,
+        "tls_names": [domain] if ip else [domain, f"www.{domain}", f"mta-sts.{domain}"],
+        "dkim_required": not ip,
+        "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),
+        "max_mailbox_size_mb": settings["max_mailbox_size"] // MIB,
+        "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
+        "debian_release": release,
+        "dovecot_version": DOVECOT_VERSIONS[release],
+    }
+
+
+def run():
+    """Return the settings of this machine, or {"error": text}, to Salt's `py` renderer.
+
+    The error is returned and not raised, because the renderer would turn it into a traceback;
+    `settings.jinja` and `chatmail_relay.settings` raise it as one message.
+    """
+    try:
+        return resolve(__pillar__, __grains__)
+    except SettingsError as error:
+        return {"error": str(error)}

@@ -1,0 +1,28 @@
+{#- The web pages: built on the machine from Markdown, for nginx to serve from /var/www/chatmail. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+
+website packages:
+  pkg.installed:
+    - pkgs: [python3-jinja2, python3-markdown, python3-segno]
+
+website sources:
+  file.recurse:
+    - name: /usr/local/lib/chatmail-website
+    - source: salt://chatmail/website/files
+    - exclude_pat: "*__pycache__*"
+    - clean: True
+    - dir_mode: "0755"
+    - file_mode: "0644"
+
+website pages:
+  chatmail_website.built:
+    - name: /var/www/chatmail
+    - program: /usr/local/lib/chatmail-website/build.py
+    - settings: {{ relay | json }}
+    - require:
+      - pkg: website packages
+    - watch:
+      - file: website sources

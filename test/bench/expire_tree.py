@@ -1,0 +1,191 @@
+"""A tree of mailboxes for the tests of expiry, and its benchmark.
+
+Run as a program, this makes the tree, looks at it with the module and with a plain walk, removes
+what is due, and prints time and memory:
+
+    python3 test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MODULE = Path(__file__).parents[2] / "_modules" / "chatmail_expire.py"
+DOMAIN = "chat.example.org"
+DAY = 86400
+KIB = 1024
+
+
+def load_module():
+    """Import the module under test from its file, as Salt's loader does."""
+    name = "chatmail_expire"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, MODULE)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def settings_for(mailboxes_dir, **changes):
+    """Return what expiry reads of the relay's settings, with the contract's defaults."""
+    settings = {
+        "mailboxes_dir": str(mailboxes_dir),
+        "address_domain": DOMAIN,
+        "delete_mails_after": 20,
+        "delete_large_after": 7,
+        "delete_inactive_users_after": 90,
+        "max_mailbox_size": 500 * KIB * KIB,
+    }
+    return settings | changes
+
+
+def write_message(directory, arrival, *, serial=0, size=None, disk=4000, mtime=None, flags=":2,S"):
+    """Put a sparse message into a message directory; return its path.
+
+    arrival: Unix seconds, as in the name. size: that of `S=`, none without.
+    disk: bytes of the file. mtime: that of the file, the arrival if not given.
+    """
+    name = f"{int(arrival)}.M{serial:06d}P42.relay"
+    if size is not None:
+        name += f",S={size},W={size + 50}"
+    path = os.path.join(directory, name + flags)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    os.ftruncate(fd, disk)
+    mtime = arrival if mtime is None else mtime
+    os.utime(fd, (mtime, mtime))
+    os.close(fd)
+    return path
+
+
+def make_mailbox(top, name, *, login, folders=("",), password=True):
+    """Make a mailbox as Dovecot and the accounts service leave it; return its path.
+
+    login: mtime of `password`, Unix seconds. folders: "" for INBOX, `.Name` for others.
+    """
+    mailbox = os.path.join(top, name)
+    for folder in folders:
+        for sub in ("cur", "new", "tmp"):
+            os.makedirs(os.path.join(mailbox, folder, sub))
+    for file in ("enforceE2EEincoming", "dovecot-uidlist", "maildirsize"):
+        Path(mailbox, file).touch()
+    if password:
+        path = os.path.join(mailbox, "password")
+        Path(path).write_text("{SHA512-CRYPT}$6$x", encoding="ascii")
+        os.utime(path, (login, login))
+    return mailbox
+
+
+def build_tree(top, mailboxes, messages, now, seed=1):
+    """Make `mailboxes` mailboxes with `messages` messages each, of every age and size.
+
+    About one in fifty is past its login limit, one in a hundred is over its quota (S= says so; the
+    files are sparse), one in twenty has a second folder.
+    """
+    chance = random.Random(seed)
+    os.makedirs(top)
+    for number in range(mailboxes):
+        prefix = "ci-" if chance.random() < 0.1 else "u"
+        inactive, full = chance.random() < 0.02, chance.random() < 0.01
+        login = (
+            now - chance.randint(91, 200) * DAY if inactive else now - chance.randint(0, 80) * DAY
+        )
+        folders = ("", ".DeltaChat") if chance.random() < 0.05 else ("",)
+        mailbox = make_mailbox(top, f"{prefix}{number:08d}@{DOMAIN}", login=login, folders=folders)
+        for serial in range(messages):
+            arrival = now - chance.randint(0, 25 * DAY)
+            disk = 300_000 if chance.random() < 0.05 else chance.randint(1000, 20_000)
+            size = 80 * KIB * KIB if full else disk + disk // 3
+            place = os.path.join(mailbox, chance.choice(folders), chance.choice(("cur", "new")))
+            write_message(place, arrival, serial=serial, size=size, disk=disk)
+
+
+def plain_walk(top):
+    """Look at every file's size and time in the plainest way; return their number."""
+    seen = 0
+    for directory, _, files in os.walk(top):
+        for file in files:
+            os.stat(os.path.join(directory, file))
+            seen += 1
+    return seen
+
+
+def timed(work):
+    """Return the seconds that a call took, and what it gave back."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def run_program(config, command, *options):
+    """Run the command line; return its result and the peak of its processes' memory in MiB.
+
+    The peak is the sum over the program and its workers, each at its own highest: more than they
+    ever held together, since forked processes share pages.
+    """
+    # A process of its own, so that its children's peak is that of the workers alone.
+    code = (
+        "import json, resource, runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "peak = [resource.getrusage(who).ru_maxrss for who in"
+        " (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]\n"
+        "print(json.dumps(peak))\n"
+    )
+    arguments = [str(MODULE), command, "--config", str(config), "--json", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    result, peak = map(json.loads, done.stdout.splitlines())
+    workers = len(os.sched_getaffinity(0))
+    return result, (peak[0] + workers * peak[1]) / KIB
+
+
+def main():
+    """Make the tree, measure, remove it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--mailboxes", type=int, default=10_000)
+    parser.add_argument("--messages", type=int, default=10, help="in each mailbox")
+    parser.add_argument("--directory", help="where to make the tree")
+    options = parser.parse_args()
+    work = tempfile.mkdtemp(prefix="expire-", dir=options.directory)
+    try:
+        measure(work, options.mailboxes, options.messages)
+    finally:
+        shutil.rmtree(work)
+
+
+def measure(work, mailboxes, messages):
+    """Print the figures for one tree."""
+    top, config = os.path.join(work, "mail"), os.path.join(work, "relay.json")
+    Path(config).write_text(json.dumps(settings_for(top)), encoding="utf-8")
+    seconds, _ = timed(lambda: build_tree(top, mailboxes, messages, time.time()))
+    print(f"made {mailboxes} mailboxes, {mailboxes * messages} messages in {seconds:.0f} s")
+    walks, reports, dry_runs = [], [], []
+    for _ in range(3):
+        seconds, files = timed(lambda: plain_walk(top))
+        walks.append(seconds)
+        seconds, (_, memory) = timed(lambda: run_program(config, "report"))
+        reports.append(seconds)
+        seconds, (dry, _) = timed(lambda: run_program(config, "run", "--dry-run"))
+        dry_runs.append(seconds)
+    print(f"plain walk and stat of {files} files: {min(walks):.2f} s (the best of three)")
+    print(f"report: {min(reports):.2f} s, {min(walks) / min(reports):.2f} times as fast")
+    print(f"dry run: {min(dry_runs):.2f} s, {min(walks) / min(dry_runs):.2f} times as fast")
+    print(f"report's memory: at most {memory:.0f} MiB, all processes together")
+    seconds, (done, memory) = timed(lambda: run_program(config, "run"))
+    print(f"run: {seconds:.2f} s, at most {memory:.0f} MiB; removed {done['removed']}")
+    print(f"announced as removed: {done['removed'] == dry['removed']}")
+
+
+if __name__ == "__main__":
+    main()

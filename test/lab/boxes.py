@@ -1,0 +1,407 @@
+"""
+A box: one system container under real systemd, on an overlay over the shared images.
+
+What belongs to a box lies in its directory under /var/lib/chatmail-lab; a keeper process holds its
+mounts in a namespace of its own and boots it again when it reboots. When the keeper dies, by
+whatever hand, the container and its mounts die with it; what then remains on disk and in the
+cgroup tree is cleared by the next `up` or `down` of that name.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import images
+import nameserver
+import network
+from host import (
+    CHECKOUT,
+    CLEAN_ENVIRONMENT,
+    STATE,
+    LabError,
+    await_condition,
+    cgroup_roots,
+    children,
+    daemon_pid,
+    lock,
+    run,
+    start_daemon,
+    stop_daemon,
+)
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+BOOT_TIME = 90  # seconds, of which 5 are usual on an idle machine
+REBOOT = 133  # exit code of systemd-nspawn --keep-unit when the container wants to be started anew
+FORMULA = "/srv/formulas/chatmail"
+FORMULA_FOLDERS = ("chatmail", "_modules", "_states", "_runners")
+
+NETWORK_UNIT = """\
+[Match]
+Name=host0
+
+[Network]
+Address={ipv4}/24
+Address={ipv6}/64
+IPv6AcceptRA=no
+IPv6DuplicateAddressDetection=0
+"""
+
+# Enabled as `systemctl enable systemd-networkd` does it.
+NETWORK_SERVICES = {
+    "multi-user.target.wants": "systemd-networkd.service",
+    "network-online.target.wants": "systemd-networkd-wait-online.service",
+}
+
+MINION = f"""\
+file_client: local
+file_roots:
+  base: [{FORMULA}]
+pillar_roots:
+  base: [/srv/pillar]
+"""
+
+# Salt merges the two; the box's own domain comes last and wins.
+PILLAR_TOP = """\
+base:
+  '*': [extra, relay]
+"""
+
+
+@dataclass
+class Box:
+    """What is known of a box before it boots; kept as box.json."""
+
+    name: str
+    release: str
+    domain: str
+    number: int  # last byte of its addresses
+    layers: list[str]
+    bare: bool = False
+
+    @property
+    def directory(self):
+        return STATE / self.name
+
+    @property
+    def keeper(self):
+        return self.directory / "keeper.pid"
+
+    @property
+    def console(self):
+        return self.directory / "console.log"
+
+    @property
+    def ip(self):
+        return network.address(self.number)
+
+
+def load(name):
+    """The box of that name. Raises LabError when there is none."""
+    try:
+        return Box(**json.loads((STATE / name / "box.json").read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise LabError(f"there is no box {name}; `lab list` shows which there are") from None
+    except (ValueError, TypeError) as error:
+        raise LabError(f"box {name} is damaged ({error}); `lab down {name}` clears it") from None
+
+
+def names():
+    """The names of all boxes, also of those that a crash left behind."""
+    return sorted(path.name for path in STATE.glob("*") if NAME.fullmatch(path.name))
+
+
+def known():
+    """All boxes that can be read."""
+    for name in names():
+        with contextlib.suppress(LabError):
+            yield load(name)
+
+
+def is_running(box):
+    """True while the box has a keeper."""
+    return daemon_pid(box.keeper) is not None
+
+
+def create(name, release, domain, layers, bare):
+    """
+    Reserve a name and an address, and lay out the box's directory.
+
+    `domain` is a mail domain or an IPv4 address of the lab, which then becomes the box's own.
+    """
+    with lock("boxes"):
+        if name in names():
+            remove(name)
+        number = free_number(domain)
+        box = Box(name, release, domain, number, [str(layer) for layer in layers], bare)
+        for part in ("upper", "work", "root"):
+            (box.directory / part).mkdir(parents=True)
+        (box.directory / "box.json").write_text(json.dumps(asdict(box)))
+    return box
+
+
+def free_number(domain):
+    """An address for a new box: the one that its domain names, else the first that is free."""
+    taken = {box.number: box.name for box in known()}
+    if nameserver.is_literal(domain):
+        number = int(domain.rpartition(".")[2])
+        if number not in network.BOX_NUMBERS or network.address(number) != domain:
+            first, last = network.BOX_NUMBERS[0], network.BOX_NUMBERS[-1]
+            raise LabError(
+                f"{domain} is no address for a box; the lab has "
+                f"{network.address(first)} to {network.address(last)}"
+            )
+        if number in taken:
+            raise LabError(f"{domain} is the address of box {taken[number]}")
+        return number
+    for number in network.BOX_NUMBERS:
+        if number not in taken:
+            return number
+    raise LabError(f"all {len(network.BOX_NUMBERS)} addresses of the lab are taken; see `lab list`")
+
+
+def furnish(box, pillar=None):
+    """Write the files that make the image this box: name, addresses, DNS, Salt, pillar."""
+    ipv6 = network.address6(box.number)
+    files = {
+        "etc/hostname": f"{box.name}\n",
+        "etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{box.ip} {box.name}\n",
+        # A machine that has one is not taken through systemd's first boot.
+        "etc/machine-id": f"{uuid.uuid4().hex}\n",
+        "etc/resolv.conf": network.resolv_conf(),
+        "etc/systemd/network/10-lab.network": NETWORK_UNIT.format(ipv4=box.ip, ipv6=ipv6),
+    }
+    if not box.bare:
+        files |= {
+            "etc/salt/minion.d/chatmail.conf": MINION,
+            "srv/pillar/top.sls": PILLAR_TOP,
+            "srv/pillar/relay.sls": json.dumps({"chatmail": {"mail_domain": box.domain}}) + "\n",
+            "srv/pillar/extra.sls": pillar or "{}\n",
+        }
+    for name, text in files.items():
+        path = box.directory / "upper" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for target, service in NETWORK_SERVICES.items():
+        wants = box.directory / "upper/etc/systemd/system" / target
+        wants.mkdir(parents=True, exist_ok=True)
+        (wants / service).symlink_to(f"/lib/systemd/system/{service}")
+
+
+def binds(box):
+    """
+    What a box sees of this host, read-only: pairs of path here and path there.
+
+    A bare box sees the checkout, as after `git clone`, and wheels to install Salt from; any other
+    the formula at work, as a Salt minion sees it.
+    """
+    if box.bare:
+        yield CHECKOUT, "/srv/checkout"
+        if images.wheels_path(box.release).is_dir():
+            yield images.wheels_path(box.release), "/srv/wheels"
+        return
+    for folder in FORMULA_FOLDERS:
+        if (CHECKOUT / folder).is_dir():
+            yield CHECKOUT / folder, f"{FORMULA}/{folder}"
+
+
+def start(box):
+    """Boot the box and wait until systemd says it is up."""
+    lab = Path(__file__).with_name("lab")
+    start_daemon(
+        box.keeper,
+        ["unshare", "--mount", "--propagation", "slave", lab, "_keep", box.name],
+        box.directory / "keeper.log",
+    )
+    await_boot(box)
+
+
+def await_boot(box, but_not=None):
+    """Wait until the box has booted; `but_not` is the leader of the boot before."""
+
+    def booted():
+        if not is_running(box):
+            raise LabError(f"box {box.name} did not boot: {last_words(box)}")
+        pid = leader(box)
+        if pid in (None, but_not):
+            return False
+        state = inside(box, "systemctl", "is-system-running", check=False).stdout.strip()
+        return state in ("running", "degraded") and has_addresses(box)
+
+    try:
+        await_condition(booted, BOOT_TIME, f"the boot of {box.name}")
+    except LabError as error:
+        raise LabError(f"{error}; {last_words(box)}") from None
+
+
+def has_addresses(box):
+    """True when both addresses of the box can be used."""
+    listing = ["ip", "-o", "address", "show", "dev", "host0", "scope", "global", "-tentative"]
+    shown = inside(box, *listing, check=False).stdout
+    return f" {box.ip}/" in shown and f" {network.address6(box.number)}/" in shown
+
+
+def last_words(box):
+    """The end of what the keeper and the console said."""
+    text = ""
+    for path in (box.directory / "keeper.log", box.console):
+        if path.exists():
+            text += path.read_text(errors="replace")[-1000:]
+    return text.strip() or "it said nothing"
+
+
+def keep(name):
+    """Be a box's keeper: mount its file system, boot it, and again whenever it reboots."""
+    box = load(name)
+    lower = ":".join(box.layers)
+    parts = {part: box.directory / part for part in ("upper", "work", "root")}
+    options = f"lowerdir={lower},upperdir={parts['upper']},workdir={parts['work']}"
+    run("mount", "-t", "overlay", "overlay", parts["root"], "-o", options)
+    join_cgroup(f"{name}/keeper")
+    boot = 0
+    while True:
+        boot += 1
+        with open(box.console, "ab") as console:
+            code = subprocess.run(
+                nspawn_command(box),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                check=False,
+                # nspawn makes its groups `payload` and `supervisor` under the one it is in. In a
+                # shared one, two boxes would end each other's services.
+                preexec_fn=lambda: join_cgroup(f"{name}/boot{boot}"),  # noqa: B023
+            ).returncode
+        if code != REBOOT:
+            return code
+
+
+def nspawn_command(box):
+    """The command line that boots the box."""
+    command = ["setpriv", "--pdeathsig", "KILL", "nsenter"]
+    command += [f"--net={network.namespace(network.LAB)}"]
+    command += ["systemd-nspawn", "--quiet", "--boot", f"--directory={box.directory}/root"]
+    command += [f"--machine={box.name}", "--register=no", "--keep-unit", "--console=pipe"]
+    command += ["--network-bridge=br0", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]
+    return command + [f"--bind-ro={here}:{there}" for here, there in binds(box)]
+
+
+def leader(box):
+    """The pid, on this host, of the box's own process 1; None while there is none."""
+    keeper = daemon_pid(box.keeper)
+    for nspawn in children(keeper) if keeper else []:
+        for child in children(nspawn):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{child}/status").read_text()
+                # Its name too: before it executes systemd it is still nspawn.
+                if re.search(r"^Name:\tsystemd$", status, re.M) and re.search(
+                    r"^NSpid:.*\t1$", status, re.M
+                ):
+                    return child
+    return None
+
+
+def enter_command(box, argv):
+    """The command line that runs `argv` in the box with a clean environment."""
+    pid = leader(box)
+    if pid is None:
+        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it anew")
+    environment = [f"{key}={value}" for key, value in CLEAN_ENVIRONMENT.items()]
+    enter = ["nsenter", "--all", f"--target={pid}", "env", "--chdir=/root", "--ignore-environment"]
+    return [*enter, *environment, *argv]
+
+
+def enter_cgroup(box):
+    """
+    Move this process to where the box's process 1 is.
+
+    From elsewhere `systemd-run --scope`, which Salt starts apt with, is refused on a host whose
+    cgroup2 is mounted with nsdelegate.
+    """
+    pid = leader(box)
+    groups = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if pid else []:
+        _, controller, path = line.split(":", 2)
+        groups[controller] = path.lstrip("/")
+    for root in cgroup_roots():
+        kind = "name=systemd" if root.name == "systemd" else ""
+        with contextlib.suppress(OSError, KeyError):
+            (root / groups[kind] / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def inside(box, *argv, **kwargs):
+    """Run a command in the box to its end, and return its CompletedProcess, output as text."""
+    return run(*enter_command(box, argv), preexec_fn=lambda: enter_cgroup(box), **kwargs)
+
+
+def become(box, argv):
+    """Turn this process into a command in the box; its input, output and exit code are ours."""
+    command = enter_command(box, argv)
+    enter_cgroup(box)
+    os.execvp(command[0], command)
+
+
+def reboot(box):
+    """Reboot the box from within and wait until it is back."""
+    before = leader(box)
+    inside(box, "systemctl", "reboot", check=False)
+    await_boot(box, but_not=before)
+
+
+def remove(name):
+    """End a box and clear everything of it, whatever state it is in."""
+    directory = STATE / name
+    with contextlib.suppress(LabError):
+        domain = load(name).domain
+        if not nameserver.is_literal(domain):
+            nameserver.delete_tree(domain)
+        nameserver.delete_pointers(load(name).number)
+    stop_daemon(directory / "keeper.pid")
+    clear_cgroups(name)
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        raise LabError(f"{directory} cannot be removed; is something mounted in it?")
+
+
+# A box has control groups of its own, which also tell which processes are its.
+
+
+def cgroups(name):
+    """The top control groups of a box, in each hierarchy."""
+    return [root / "chatmail-lab" / name for root in cgroup_roots()]
+
+
+def join_cgroup(path):
+    """Move this process into a control group under the lab's, made for it."""
+    for group in cgroups(path):
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def clear_cgroups(name):
+    """End what still runs in a box's control groups, and remove them."""
+    for top in cgroups(name):
+        for pid in members(top):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await_condition(lambda top=top: not members(top), 10, f"the end of all processes of {name}")
+        for group in sorted(top.rglob("*/"), reverse=True):
+            if group.is_dir():
+                group.rmdir()
+        if top.is_dir():
+            top.rmdir()
+
+
+def members(top):
+    """The pids in a control group and those below it."""
+    pids = set()
+    for path in top.rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):
+            pids.update(int(pid) for pid in path.read_text().split())
+    return pids - {0}

@@ -1,0 +1,190 @@
+"""The verbs of the lab's command line."""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import aptproxy
+import boxes
+import converging
+import host
+import images
+import nameserver
+import network
+from host import LabError, lock, say
+
+
+def check(_arguments):
+    """Say whether this machine can run the lab, and why not."""
+    found = host.obstacles()
+    for obstacle in found:
+        say(f"lab: {obstacle}")
+    if not found:
+        say("lab: this machine can run the lab")
+    return 1 if found else 0
+
+
+def setup(_arguments=None):
+    """Install what this host lacks and start the lab's network, DNS and apt proxy."""
+    found = host.obstacles()
+    if found:
+        raise LabError("; ".join(found))
+    for directory in (host.CACHE, host.STATE):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with lock("lab"):
+        host.install_packages()
+        host.allow_inotify()
+        network.ensure()
+        nameserver.ensure()
+        aptproxy.ensure()
+
+
+def up(arguments):
+    """Boot a box and, unless told not to, converge it."""
+    name = arguments.name
+    pillar = arguments.pillar.read_text() if arguments.pillar else None
+    if not boxes.NAME.fullmatch(name):
+        raise LabError(f"{name} is no name for a box: use a-z, 0-9 and -, a letter first")
+    setup()
+    if name in boxes.names() and boxes.is_running(boxes.load(name)):
+        raise LabError(f"box {name} runs already; `lab converge {name}` or `lab down {name}`")
+    layers = images.ensure(arguments.os, aptproxy.url(), with_salt=not arguments.bare)
+    domain = (arguments.domain or f"_{name}.example.org").rstrip(".").lower()
+    started = time.monotonic()
+    box = boxes.create(name, arguments.os, domain, layers, arguments.bare)
+    boxes.furnish(box, pillar)
+    boxes.start(box)
+    nameserver.add_records(nameserver.records_of_box(box.domain, box.number))
+    say(f"{box.name}: {box.release} at {box.ip}, up in {time.monotonic() - started:.1f} s")
+    if arguments.bare or arguments.no_converge:
+        return 0
+    return converging.converge(box)
+
+
+def converge(arguments):
+    """Apply the formula to a box."""
+    return converging.converge(boxes.load(arguments.name), test=arguments.test)
+
+
+def run(arguments):
+    """Run a command in a box: its input, output and exit code are passed through."""
+    return boxes.become(boxes.load(arguments.name), arguments.command or ["bash", "--login"])
+
+
+def client(arguments):
+    """Run a command of this host beside the boxes, with their DNS."""
+    if not network.exists(network.CLIENT):
+        raise LabError("the lab does not run; `lab up NAME` or `lab setup` starts it")
+    script = f'mount --bind {network.RESOLV_CONF} /etc/resolv.conf && exec "$@"'
+    command = ["nsenter", f"--net={network.namespace(network.CLIENT)}"]
+    command += ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh"]
+    command += arguments.command or [os.environ.get("SHELL", "/bin/sh")]
+    return os.execvp(command[0], command)
+
+
+def ip(arguments):
+    """Print a box's IPv4 address."""
+    print(boxes.load(arguments.name).ip)
+
+
+def show(_arguments):
+    """Print a line for each box: name, release, address, domain, state."""
+    for box in boxes.known():
+        state = "running" if boxes.is_running(box) else "dead"
+        print(f"{box.name:16} {box.release:10} {box.ip:15} {state:8} {box.domain}")
+
+
+def reboot(arguments):
+    """Reboot a box and wait until it is back."""
+    boxes.reboot(boxes.load(arguments.name))
+
+
+def down(arguments):
+    """End a box and remove it; --all also ends the lab's network, DNS and apt proxy."""
+    if arguments.all == bool(arguments.name):
+        raise LabError("say which box to end, or --all")
+    if not arguments.all and arguments.name not in boxes.names():
+        raise LabError(f"there is no box {arguments.name}; `lab list` shows which there are")
+    for name in boxes.names() if arguments.all else [arguments.name]:
+        with lock("boxes"):
+            boxes.remove(name)
+    if arguments.all:
+        with lock("lab"):
+            aptproxy.stop()
+            nameserver.stop()
+            network.remove()
+
+
+def dns_set(arguments):
+    """Make a value the one DNS record of its name and type."""
+    nameserver.set_record(arguments.name, arguments.type.upper(), arguments.value)
+
+
+def dns_del(arguments):
+    """Remove the DNS records of a name, of one type or all."""
+    nameserver.delete(arguments.name, arguments.type.upper() if arguments.type else None)
+
+
+def parser():
+    """The command line: each verb's docstring is its help."""
+    top = argparse.ArgumentParser(prog="lab", description="A mail network of throwaway machines.")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name, function, *, to=verbs):
+        added = to.add_parser(name, help=function.__doc__, description=function.__doc__)
+        added.set_defaults(function=function)
+        return added
+
+    verb("check", check)
+    verb("setup", setup)
+    starting = verb("up", up)
+    starting.add_argument("name")
+    starting.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
+    starting.add_argument("--domain", help="mail domain; default _NAME.example.org")
+    starting.add_argument("--pillar", type=Path, metavar="FILE", help="further pillar, an SLS file")
+    starting.add_argument("--no-converge", action="store_true", help="boot only")
+    starting.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")
+    applying = verb("converge", converge)
+    applying.add_argument("name")
+    applying.add_argument("--test", action="store_true", help="change nothing, say what would")
+    for name, function in (("run", run), ("client", client)):
+        running = verb(name, function)
+        if name == "run":
+            running.add_argument("name")
+        running.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
+    verb("ip", ip).add_argument("name")
+    verb("list", show)
+    verb("reboot", reboot).add_argument("name")
+    ending = verb("down", down)
+    ending.add_argument("name", nargs="?")
+    ending.add_argument("--all", action="store_true")
+    dns = verbs.add_parser("dns", help="Change the lab's DNS.").add_subparsers(required=True)
+    setting, deleting = verb("set", dns_set, to=dns), verb("del", dns_del, to=dns)
+    for command in (setting, deleting):
+        command.add_argument("name")
+    setting.add_argument("type")
+    setting.add_argument("value")
+    deleting.add_argument("type", nargs="?")
+    return top
+
+
+def main():
+    """Run the verb; returns the exit code."""
+    if sys.argv[1:2] == ["_keep"]:
+        return boxes.keep(sys.argv[2])
+    arguments = parser().parse_args()
+    if getattr(arguments, "command", None) and arguments.command[0] == "--":
+        del arguments.command[0]
+    try:
+        if os.geteuid() != 0 and arguments.function is not check:
+            raise LabError(f"the lab needs root: sudo {shlex.join(sys.argv)}")
+        if network.is_client():
+            home = f"--net={network.namespace(network.HOST)}"
+            os.execvp("nsenter", ["nsenter", home, *sys.argv])
+        return arguments.function(arguments) or 0
+    except LabError as error:
+        say(f"lab: {error}")
+        return 1

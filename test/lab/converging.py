@@ -1,0 +1,101 @@
+"""Applying the formula to a box, with progress."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import boxes
+import nameserver
+from host import LabError, say
+
+# salt-call's own log is the only thing that tells how far it is.
+RUNNING = re.compile(r"Executing state (\S+) for \[(.*)\]")
+COMMAND = ["salt-call", "--local", "--log-level=info", "--out=json", "state.apply", "chatmail"]
+
+
+def converge(box, test=False):
+    """
+    Apply `chatmail` to a box, show each state as it runs, then what changed or failed.
+
+    Returns an exit code: 0 when every state succeeded.
+    """
+    if box.bare:
+        raise LabError(f"box {box.name} is bare: it has no Salt")
+    started = time.monotonic()
+    output, errors, code = watch(box, [*COMMAND, *(["test=True"] if test else [])], started)
+    try:
+        result = json.loads(output)["local"]
+    except (ValueError, KeyError):
+        say(errors[-3000:] + output[-3000:])
+        raise LabError(f"salt-call in {box.name} failed with exit code {code}") from None
+    succeeded = report(result, time.monotonic() - started)
+    if succeeded and not test:
+        publish_keys(box)
+    return 0 if succeeded else 1
+
+
+def watch(box, argv, started):
+    """
+    Run salt-call and print each state when it begins.
+
+    Returns its output, what it logged, and its exit code.
+    """
+    process = subprocess.Popen(
+        boxes.enter_command(box, argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=lambda: boxes.enter_cgroup(box),
+    )
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        found = RUNNING.search(line)
+        if found:
+            progress(f"{time.monotonic() - started:6.1f} s  {found[1]}: {found[2]}")
+    output = process.stdout.read()
+    return output, "".join(log), process.wait()
+
+
+def progress(text):
+    """One line a state; on a terminal each takes the place of the one before."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
+    else:
+        say(text)
+
+
+def report(result, seconds):
+    """Print what failed and what changed; True when nothing failed."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    if not isinstance(result, dict):
+        # The render failed: Salt answers with a list of messages.
+        print("\n".join(result) if isinstance(result, list) else result)
+        return False
+    states = list(result.values())
+    failed = [state for state in states if state["result"] is False]
+    changed = [state for state in states if state.get("changes")]
+    for state in failed:
+        print(f"FAILED {state.get('__id__', state.get('name'))}: {state['comment']}")
+        if state.get("changes"):
+            print(json.dumps(state["changes"], indent=2))
+    print(f"succeeded={len(states) - len(failed)} changed={len(changed)} failed={len(failed)} "
+          f"in {seconds:.1f} s")  # fmt: skip
+    return not failed
+
+
+def publish_keys(box):
+    """Load the box's DKIM records into the lab's DNS, as its operator would."""
+    done = boxes.inside(
+        box, "salt-call", "--local", "--out=json", "chatmail_dkim.records", check=False
+    )
+    if done.returncode != 0 or "is not available" in done.stdout + done.stderr:
+        say(f"lab: no DKIM record loaded: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
+        return
+    for name, kind, value in nameserver.from_salt(done.stdout):
+        nameserver.set_record(name, kind, value)

@@ -1,0 +1,217 @@
+"""
+Root file systems, built once and shared by every box.
+
+Two kinds: `debian-13` is a minimal Debian as a provider would hand it out, `debian-13-salt` is a
+layer to lay over it that holds Salt, so that a box need not install it each time. Their directories
+carry a fingerprint of their recipe: a changed recipe makes a new image and leaves running boxes
+theirs.
+"""
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from host import CACHE, CLEAN_ENVIRONMENT, LabError, lock, run, say
+
+SUITES = {"debian-12": "bookworm", "debian-13": "trixie"}
+
+BASE_PACKAGES = (
+    "systemd,systemd-sysv,dbus,libpam-systemd,iproute2,iputils-ping,ca-certificates,procps"
+)
+
+SALT = "salt==3008.3"  # newer ones ask for a certifi that not every package source has
+
+# One of Salt's dependencies comes as source: it is compiled where the compiler is thrown away.
+BUILD_WHEELS = f"""
+apt-get update -q
+apt-get install -qy --no-install-recommends python3-venv python3-dev gcc libc6-dev
+python3 -m venv /tmp/salt
+/tmp/salt/bin/pip wheel -q --wheel-dir /wheels {SALT}
+"""
+
+# Salt has no package in Debian. Its own directory and a link is what pip users make of it.
+INSTALL_SALT = f"""
+apt-get update -q
+apt-get install -qy --no-install-recommends python3-venv
+apt-get clean
+rm -rf /var/lib/apt/lists/*
+python3 -m venv /opt/salt
+/opt/salt/bin/pip install -q --no-index --find-links /wheels {SALT}
+ln -s /opt/salt/bin/salt* /usr/local/bin/
+mkdir -p /etc/salt/minion.d /srv/formulas/chatmail /srv/pillar
+"""
+
+
+def fingerprint(*recipe):
+    """Eight hex digits that change when the recipe does."""
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
+
+
+def base_path(release):
+    """Where the image of a release is, or will be."""
+    return CACHE / f"{release}-{fingerprint(release, BASE_PACKAGES)}"
+
+
+def salt_path(release):
+    """Where the layer with Salt is, or will be."""
+    recipe = fingerprint(release, BASE_PACKAGES, BUILD_WHEELS, INSTALL_SALT)
+    return CACHE / f"{release}-salt-{recipe}"
+
+
+def wheels_path(release):
+    """The wheels of Salt and all it needs, for a release's Python."""
+    return salt_path(release).with_name(salt_path(release).name + "-wheels")
+
+
+def ensure(release, proxy, with_salt=True):
+    """
+    Build what is missing of a release's images.
+
+    `proxy` is the URL of the apt proxy. Returns the directories to lay over each other, topmost
+    first. Two labs that want the same image wait for each other.
+    """
+    base, layer = base_path(release), salt_path(release)
+    with lock(f"image-{release}"):
+        if not base.is_dir():
+            build_base(release, base, proxy)
+        if with_salt and not layer.is_dir():
+            build_salt(release, base, layer)
+    return [layer, base] if with_salt else [base]
+
+
+def fresh_directory(path):
+    """An empty directory beside `path`, which an unfinished build may have left full."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def build_base(release, path, proxy):
+    """Make a minimal Debian from the machine's default package source."""
+    say(f"building the {release} image (once; about half a minute)")
+    started = time.monotonic()
+    unfinished = fresh_directory(path)
+    run(
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={BASE_PACKAGES}",
+        f'--aptopt=Acquire::http::Proxy "{proxy}"',
+        # A box is thrown away: nobody needs its packages flushed to the disk one by one.
+        "--dpkgopt=force-unsafe-io",
+        SUITES[release],
+        unfinished,
+        cwd="/",
+        env={**CLEAN_ENVIRONMENT, "TMPDIR": str(CACHE)},
+    )
+    unfinished.chmod(0o755)
+    unfinished.rename(path)
+    say(f"  {path.name} in {time.monotonic() - started:.0f} s")
+
+
+def build_salt(release, base, path):
+    """Make the layer with Salt, and the wheels that it is installed from."""
+    say(f"installing {SALT} for {release} (once; about a minute)")
+    started = time.monotonic()
+    wheels, unfinished = wheels_path(release), fresh_directory(path)
+    if not wheels.is_dir():
+        built = fresh_directory(wheels)
+        change_layer(base, unfinished, built, BUILD_WHEELS)
+        built.rename(wheels)
+        unfinished = fresh_directory(path)
+    change_layer(base, unfinished, wheels, INSTALL_SALT)
+    drop_mount_points(unfinished / "upper")
+    (unfinished / "upper").rename(path)
+    shutil.rmtree(unfinished)
+    say(f"  {path.name} in {time.monotonic() - started:.0f} s")
+
+
+def change_layer(base, build, wheels, script):
+    """
+    Run a script as root of an image, with this host's network and pip settings.
+
+    What it writes is left in `build`/upper; what it puts into /wheels, in `wheels`.
+    """
+    for name in ("upper", "work", "root"):
+        (build / name).mkdir()
+    # pip's own settings, and no others, come from the caller's environment.
+    pip = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
+    commands = "\n".join(chroot_script(base, build, wheels, script))
+    done = subprocess.run(
+        # In a mount namespace of its own: a crash leaves no mount behind.
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", commands],
+        capture_output=True,
+        text=True,
+        env={**CLEAN_ENVIRONMENT, **pip, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LabError(f"cannot build {build.stem}: {done.stderr.strip()[-2000:]}")
+
+
+def drop_mount_points(layer):
+    """Delete the empty files and directories that binds needed to stand on."""
+    for target in ["/wheels", *(target for _, target in host_files())]:
+        path = layer / target.lstrip("/")
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def chroot_script(base, build, wheels, script):
+    """Shell lines that mount the layer, lend it this host's settings, and run the script in it."""
+    root = build / "root"
+    yield (
+        f"mount -t overlay overlay {root} "
+        f"-o lowerdir={base},upperdir={build}/upper,workdir={build}/work"
+    )
+    # Mounts vanish with this script's namespace; the layer keeps nothing of what they show.
+    yield f"mkdir -p {root}/wheels && mount --bind {wheels} {root}/wheels"
+    yield f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
+    yield f"mount -t tmpfs tmpfs {root}/tmp && mount -t tmpfs tmpfs {root}/root"
+    for source, target in host_files():
+        quoted = shlex.quote(f"{root}{target}")
+        if source.is_dir():
+            yield f"mkdir -p {quoted}"
+        else:
+            yield f"mkdir -p $(dirname {quoted}) && [ -e {quoted} ] || : > {quoted}"
+        yield f"mount -o bind,ro {shlex.quote(str(source))} {quoted}"
+    yield f"chroot {root} sh -ec {shlex.quote(script)}"
+
+
+def host_files():
+    """What pip and the resolver read on this host: pairs of (real path, path in the chroot)."""
+    yield Path("/etc/resolv.conf").resolve(), "/etc/resolv.conf"
+    yield Path("/etc/ssl/certs/ca-certificates.crt").resolve(), "/etc/ssl/certs/ca-certificates.crt"
+    settings = {Path("/etc/pip.conf"): "/etc/pip.conf"}
+    home = Path.home()
+    for path in (home / ".pip/pip.conf", home / ".config/pip/pip.conf"):
+        settings[path] = "/root/.config/pip/pip.conf"
+    words = " ".join(value for key, value in os.environ.items() if key.startswith("PIP_"))
+    for path, target in settings.items():
+        if path.is_file():
+            words += " " + path.read_text()
+            yield path, target
+    # A package source may be a local directory, and an index in one links to files beside it.
+    for local in sorted(local_directories(words)):
+        yield local, str(local)
+
+
+def local_directories(words):
+    """
+    The directories of this host that pip settings name, as paths or file:// URLs.
+
+    Of a nested one its parent, except one so near the root that it would hide the box's own /opt.
+    """
+    found = set()
+    for word in words.split():
+        path = Path(word.removeprefix("file://"))
+        if path.is_absolute() and path.is_dir() and len(path.parts) > 2:
+            found.add(path if len(path.parts) == 3 else path.parent)
+    return found

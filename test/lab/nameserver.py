@@ -1,0 +1,194 @@
+"""The lab's DNS: one knotd with authority for everything, since its only zone is the root."""
+
+import ipaddress
+import json
+import shutil
+
+import network
+from host import RUN, LabError, await_condition, daemon_pid, lock, run, start_daemon, stop_daemon
+
+DIRECTORY = RUN / "knot"
+PID = RUN / "knotd.pid"
+LOG = RUN / "knotd.log"
+SETTINGS = DIRECTORY / "knot.conf"
+TTL = 60  # seconds; tests change records and do not want to wait
+
+CONFIGURATION = """\
+server:
+    rundir: "{directory}"
+    listen: ["{address}@53", "{address6}@53"]
+    pidfile: "knot.pid"
+    background-workers: 1
+    udp-workers: 1
+    tcp-workers: 1
+log:
+  - target: stderr
+    any: warning
+database:
+    storage: "{directory}"
+zone:
+  - domain: "."
+    storage: "{directory}"
+    file: "root.zone"
+    semantic-checks: off
+"""
+
+ROOT_ZONE = """\
+. {ttl} SOA ns.lab. hostmaster.lab. 1 3600 600 86400 5
+. {ttl} NS ns.lab.
+ns.lab. {ttl} A {address}
+ns.lab. {ttl} AAAA {address6}
+"""
+
+
+def ensure():
+    """Start the server unless it runs. The caller holds the lab's lock."""
+    if daemon_pid(PID):
+        return
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    DIRECTORY.mkdir(parents=True)
+    values = {
+        "directory": DIRECTORY,
+        "address": network.address(network.NAMESERVER),
+        "address6": network.address6(network.NAMESERVER),
+        "ttl": TTL,
+    }
+    SETTINGS.write_text(CONFIGURATION.format(**values))
+    (DIRECTORY / "root.zone").write_text(ROOT_ZONE.format(**values))
+    argv = ["nsenter", f"--net={network.namespace(network.LAB)}", "knotd", "-c", SETTINGS]
+    process = start_daemon(PID, argv, LOG)
+    await_condition(lambda: process.poll() is not None or answers(), 10, "the start of knotd")
+    if process.poll() is not None:
+        raise LabError(f"knotd did not start: {LOG.read_text().strip()[-1000:]}")
+
+
+def stop():
+    """End the server."""
+    stop_daemon(PID)
+
+
+def knotc(*command, check=True):
+    """Tell the server something over its control socket."""
+    return run("knotc", "-s", DIRECTORY / "knot.sock", *command, check=check)
+
+
+def answers():
+    """True when the server has loaded its zone."""
+    return knotc("zone-read", ".", ".", "SOA", check=False).returncode == 0
+
+
+def change(*commands):
+    """Apply zone commands in one transaction; none of them when one is wrong."""
+    if not daemon_pid(PID):
+        raise LabError("the lab's DNS does not run; `lab up NAME` starts it")
+    with lock("dns"):
+        knotc("zone-abort", ".", check=False)  # what a killed lab left open
+        knotc("zone-begin", ".")
+        try:
+            for command in commands:
+                knotc(command[0], ".", *command[1:])
+        except LabError:
+            knotc("zone-abort", ".")
+            raise
+        knotc("zone-commit", ".")
+
+
+def absolute(name):
+    """A name with its final dot."""
+    return name if name.endswith(".") else f"{name}."
+
+
+def set_record(name, kind, value):
+    """Make `value` the one record of this name and type."""
+    name, rdata = absolute(name), encoded(kind, value)
+    old = [("zone-unset", name, kind)] if records(name, kind) else []
+    change(*old, ("zone-set", name, TTL, kind, rdata))
+
+
+def add_records(found):
+    """Add (name, type, value) triples in one transaction."""
+    change(
+        *(
+            ("zone-set", absolute(name), TTL, kind, encoded(kind, value))
+            for name, kind, value in found
+        )
+    )
+
+
+def delete(name, kind=None):
+    """Remove a name's records, of one type or all; nothing happens when there are none."""
+    name = absolute(name)
+    if records(name, kind):
+        change(("zone-unset", name, *([kind] if kind else [])))
+
+
+def delete_tree(domain):
+    """Remove every record of a domain and of all names below it."""
+    domain = absolute(domain)
+    names = {owner for owner in owners() if owner == domain or owner.endswith(f".{domain}")}
+    if names:
+        change(*(("zone-unset", name) for name in sorted(names)))
+
+
+def records(name, kind=None):
+    """The lines of the zone that belong to a name."""
+    shown = knotc("zone-read", ".", absolute(name), *([kind] if kind else []), check=False)
+    return shown.stdout.splitlines() if shown.returncode == 0 else []
+
+
+def owners():
+    """Every name in the zone. A line reads `[.] owner ttl type data`."""
+    return {line.split()[1] for line in knotc("zone-read", ".").stdout.splitlines()}
+
+
+def encoded(kind, value):
+    """A value in zone-file form: TXT quoted, in strings of at most 255 bytes (RFC 1035, 3.3.14)."""
+    if kind.upper() != "TXT":
+        return value
+    chunks = [value[start : start + 255] for start in range(0, len(value), 255)] or [""]
+    return " ".join('"' + chunk.replace("\\", r"\\").replace('"', r"\"") + '"' for chunk in chunks)
+
+
+def records_of_box(domain, number):
+    """What the owner of a relay's domain would publish before it has any key."""
+    ipv4, ipv6 = network.address(number), network.address6(number)
+    if is_literal(domain):
+        return []
+    return [
+        *((pointer, "PTR", absolute(domain)) for pointer in pointers(number)),
+        (domain, "A", ipv4),
+        (domain, "AAAA", ipv6),
+        (domain, "MX", f"10 {absolute(domain)}"),
+        (f"www.{domain}", "CNAME", absolute(domain)),
+        (f"mta-sts.{domain}", "CNAME", absolute(domain)),
+    ]
+
+
+def pointers(number):
+    """The names under which a box's addresses are looked up in reverse."""
+    found = (network.address(number), network.address6(number))
+    return [ipaddress.ip_address(address).reverse_pointer for address in found]
+
+
+def delete_pointers(number):
+    """Remove the PTR records of a box's addresses."""
+    for pointer in pointers(number):
+        delete(pointer)
+
+
+def is_literal(domain):
+    """True when the mail domain is a bare IPv4 address."""
+    try:
+        ipaddress.IPv4Address(domain)
+    except ValueError:
+        return False
+    return True
+
+
+def from_salt(output):
+    """The triples in what `salt-call --out=json chatmail_dkim.records` prints."""
+    try:
+        found = json.loads(output)["local"]
+        return [(record["name"], record["type"], record["value"]) for record in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(f"chatmail_dkim.records answered something else: {output[:300]}") from error

@@ -1,0 +1,110 @@
+"""A mail client for tests: accounts, logins and encrypted messages, by the standard library and a real OpenPGP."""
+
+import email.utils
+import imaplib
+import json
+import smtplib
+import ssl
+import urllib.request
+from functools import cache
+from typing import NamedTuple
+
+import pysequoia
+
+
+class Account(NamedTuple):
+    """An address and its password."""
+
+    address: str
+    password: str
+
+
+def tls_context(maximum=ssl.TLSVersion.TLSv1_3):
+    """Return a TLS context that takes a self-signed certificate, as clients of test domains do."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    # A probe with an old protocol must not fail on our own side already.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = maximum
+    return context
+
+
+def new_credentials(relay):
+    """Return a fresh Account from `POST /new`; the first login makes the address."""
+    request = urllib.request.Request(f"https://{relay.domain}/new", method="POST")
+    with urllib.request.urlopen(request, timeout=10, context=tls_context()) as answer:
+        fresh = json.load(answer)
+    return Account(fresh["email"], fresh["password"])
+
+
+def imap(relay, account=None, port=993):
+    """Return an IMAP connection, logged in as account when one is given."""
+    connection = imaplib.IMAP4_SSL(relay.domain, port, ssl_context=tls_context(), timeout=20)
+    if account:
+        connection.login(*account)
+    return connection
+
+
+def smtp(relay, account=None, port=465):
+    """Return an SMTP connection over TLS, logged in as account when one is given."""
+    if port == 465:
+        connection = smtplib.SMTP_SSL(relay.domain, port, timeout=20, context=tls_context())
+    else:
+        connection = smtplib.SMTP(relay.domain, port, timeout=20)
+        connection.starttls(context=tls_context())
+    if account:
+        connection.login(*account)
+    return connection
+
+
+def new_account(relay):
+    """Return an Account whose address exists, because it has logged in."""
+    account = new_credentials(relay)
+    imap(relay, account).logout()
+    return account
+
+
+@cache
+def _certificate():
+    return pysequoia.Cert.generate("Test <test@example.org>")
+
+
+@cache
+def _ciphertext(size):
+    return bytes(pysequoia.encrypt(recipients=[_certificate()], bytes=b"x" * size)).decode("ascii")
+
+
+def encrypted(sender, recipient, size=100, **headers):
+    """Return an RFC 3156 message from sender to recipient whose cleartext has size bytes.
+
+    headers: further header fields, `_` for `-` in the name; one that is None is left out.
+    """
+    fields = {
+        "From": f"<{sender}>",
+        "To": f"<{recipient}>",
+        "Date": email.utils.formatdate(),
+        "Message-ID": email.utils.make_msgid(domain="localhost"),
+        "Subject": "a subject that nobody else shall see",
+        "MIME-Version": "1.0",
+        "Content-Type": 'multipart/encrypted; protocol="application/pgp-encrypted"; boundary="bound"',
+    }
+    fields.update({name.replace("_", "-"): value for name, value in headers.items()})
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    lines += ["", "--bound", "Content-Type: application/pgp-encrypted", "", "Version: 1", ""]
+    lines += ["--bound", "Content-Type: application/octet-stream", ""]
+    lines += [*_ciphertext(size).strip().splitlines(), "--bound--", ""]
+    return "\r\n".join(lines).encode()
+
+
+def cleartext(sender, recipient, **headers):
+    """Return a message that anybody can read."""
+    fields = {
+        "From": f"<{sender}>",
+        "To": f"<{recipient}>",
+        "Subject": "hello",
+        "Content-Type": "text/plain",
+    }
+    fields.update({name.replace("_", "-"): value for name, value in headers.items()})
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return "\r\n".join([*lines, "", "Hello, world", ""]).encode()

@@ -1,0 +1,96 @@
+"""One command makes a relay of an empty machine, and the same command then finds nothing to do."""
+
+import json
+
+import pytest
+
+APPLY = "salt-call --local state.apply chatmail"
+
+
+def states(run):
+    """Return the states of a `salt-call --out=json` run, each with its result and changes."""
+    report = json.loads(run.stdout)["local"]
+    assert isinstance(report, dict), report  # a list holds the errors of the rendering
+    return report
+
+
+def not_as_expected(report):
+    """Return what is neither right nor unchanged, for the assertion's message."""
+    return {
+        name: (state["result"], state["comment"], state["changes"])
+        for name, state in report.items()
+        if state["result"] is not True or state["changes"]
+    }
+
+
+def test_first_converge_on_a_machine_that_never_synced_a_module_succeeds(empty_box):
+    box = empty_box()
+    predicted = box.run(f"{APPLY} test=True --out=json", check=False)
+    assert {name for name, state in states(predicted).items() if state["result"] is False} == set()
+
+    first = box.run(APPLY, check=False)
+    assert first.returncode == 0, first.stdout[-6000:]
+    assert "Failed:     0" in first.stdout
+
+    assert not_as_expected(states(box.run(f"{APPLY} --out=json"))) == {}
+    assert not_as_expected(states(box.run(f"{APPLY} test=True --out=json"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("pillar", "named"),
+    [
+        ({"max_mailbox_sice": "1G"}, ["max_mailbox_sice", "max_mailbox_size"]),
+        (
+            {"username_min_length": 12, "max_load_1m": "much"},
+            ["username_min_length", "max_load_1m", "much"],
+        ),
+    ],
+)
+def test_bad_pillar_is_refused_by_name_and_changes_nothing(relay, pillar, named):
+    before = relay.run(
+        "find /etc /usr/local /var/www -newer /etc/chatmail/relay.json | sort"
+    ).stdout
+    override = json.dumps({"chatmail": {"mail_domain": relay.domain, **pillar}})
+    refused = relay.run(f"{APPLY} pillar='{override}'", check=False)
+    assert refused.returncode != 0
+    assert [word for word in named if word not in refused.stdout + refused.stderr] == []
+    assert (
+        relay.run("find /etc /usr/local /var/www -newer /etc/chatmail/relay.json | sort").stdout
+        == before
+    )
+
+
+def test_pillar_raise_on_missing_breaks_nothing(relay):
+    relay.run("echo 'pillar_raise_on_missing: True' > /etc/salt/minion.d/raise.conf")
+    try:
+        assert not_as_expected(states(relay.run(f"{APPLY} test=True --out=json"))) == {}
+    finally:
+        relay.run("rm /etc/salt/minion.d/raise.conf")
+
+
+def test_originals_of_replaced_files_are_kept_once(relay):
+    for path in ("/etc/nginx/nginx.conf", "/etc/postfix/main.cf", "/etc/dovecot/dovecot.conf"):
+        kept = relay.run(f"cat /var/backups/chatmail{path}").stdout
+        assert "Managed by the chatmail formula" not in kept
+        assert "Managed by the chatmail formula" in relay.run(f"cat {path}").stdout
+
+
+def test_foreign_program_on_a_needed_port_stops_the_run_before_it_begins(relay):
+    """A program that listens on 587 would take the mail of our clients."""
+    relay.run("systemctl stop postfix")
+    relay.run("systemd-run --unit=squatter python3 -m http.server 587")
+    try:
+        relay.run("timeout 10 sh -c 'until ss -Hltn sport = 587 | grep -q 587; do sleep 0.1; done'")
+        refused = relay.run(APPLY, check=False)
+        assert refused.returncode != 0
+        assert "587" in refused.stdout
+        assert "python3" in refused.stdout
+        assert "Succeeded: 0" in refused.stdout or "changed" not in refused.stdout
+    finally:
+        relay.run("systemctl stop squatter; systemctl start postfix")
+
+
+def test_settings_are_shown_to_the_operator(relay):
+    shown = relay.salt("chatmail_relay.settings")
+    assert shown["mail_domain"] == relay.domain
+    assert shown == json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)

@@ -1,0 +1,100 @@
+"""Nothing accepted is lost and nothing unencrypted passes, whatever dies; a reboot brings everything back."""
+
+import contextlib
+import smtplib
+import threading
+
+import pytest
+from relay.client import cleartext, encrypted, imap, new_account, smtp
+
+SENDERS, MESSAGES = 20, 10  # a sender's burst is ten
+
+
+def send_until_accepted(relay, account, recipient, number):
+    """Send one message as a client does: again after a temporary failure, at most a minute long."""
+    message = encrypted(account.address, recipient, Message_ID=f"<{number}@stream>")
+    for _ in range(300):
+        try:
+            with smtp(relay, account) as connection:
+                connection.sendmail(account.address, [recipient], message)
+                return
+        except smtplib.SMTPRecipientsRefused as error:
+            assert {code for code, _ in error.recipients.values()} <= {450, 451}
+        except smtplib.SMTPResponseException as error:
+            assert 400 <= error.smtp_code < 500, error
+        except (OSError, smtplib.SMTPServerDisconnected):
+            pass
+        relay.wait(0.2)
+    pytest.fail(f"message {number} was not accepted within a minute")
+
+
+def try_cleartext(relay, account, recipient, stop, accepted):
+    """Try to slip a readable message through, over and over until stop is set."""
+    while not stop.is_set():
+        with (
+            contextlib.suppress(OSError, smtplib.SMTPException),
+            smtp(relay, account) as connection,
+        ):
+            connection.sendmail(account.address, [recipient], cleartext(account.address, recipient))
+            accepted.append(recipient)
+        stop.wait(0.05)
+
+
+def message_ids(relay, account):
+    """Return the Message-IDs of the INBOX, doubles included."""
+    with imap(relay, account) as connection:
+        connection.select("INBOX", readonly=True)
+        _, data = connection.uid("fetch", "1:*", "(BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])")
+        return [
+            part[1].split()[-1].decode()
+            for part in data
+            if isinstance(part, tuple) and part[1].strip()
+        ]
+
+
+@pytest.mark.parametrize("service", ["chatmail-accounts", "chatmail-filter", "dovecot", "postfix"])
+def test_killing_a_service_during_a_stream_loses_nothing(relay, service):
+    recipient = new_account(relay)
+    senders = [new_account(relay) for _ in range(SENDERS)]
+    attacker = new_account(relay)
+    stop, slipped = threading.Event(), []
+    attack = threading.Thread(
+        target=try_cleartext, args=(relay, attacker, recipient.address, stop, slipped)
+    )
+    attack.start()
+    try:
+        for number in range(SENDERS * MESSAGES):
+            if number % 50 == 25:
+                relay.run(f"systemctl kill --signal=KILL {service}")
+            send_until_accepted(relay, senders[number % SENDERS], recipient.address, number)
+    finally:
+        stop.set()
+        attack.join()
+    wanted = {f"<{number}@stream>" for number in range(SENDERS * MESSAGES)}
+    relay.run("postqueue -f")
+    relay.wait_until(lambda: wanted <= set(message_ids(relay, recipient)), seconds=90)
+    assert slipped == []
+    found = message_ids(relay, recipient)
+    assert set(found) == wanted
+    # Only a process that dies between delivery and reply may double a message.
+    assert len(found) <= len(wanted) + 4
+
+
+def test_reboot_brings_everything_back(relay):
+    alice, bob = new_account(relay), new_account(relay)
+    with smtp(relay, alice) as connection:
+        connection.sendmail(
+            alice.address,
+            [bob.address],
+            encrypted(alice.address, bob.address, Message_ID="<1@boot>"),
+        )
+    relay.wait_until(lambda: message_ids(relay, bob) == ["<1@boot>"], seconds=20)
+    relay.reboot()
+    assert relay.run("systemctl is-system-running --wait", check=False).stdout.strip() == "running"
+    with smtp(relay, alice) as connection:
+        connection.sendmail(
+            alice.address,
+            [bob.address],
+            encrypted(alice.address, bob.address, Message_ID="<2@boot>"),
+        )
+    relay.wait_until(lambda: message_ids(relay, bob) == ["<1@boot>", "<2@boot>"], seconds=20)

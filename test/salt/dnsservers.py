@@ -1,0 +1,218 @@
+"""Real name servers on loopback addresses: Knot and BIND with TSIG, and Unbound to resolve.
+
+The root zone on ROOT delegates example.org and example.net to the addresses below, so that code
+under test finds them as it would anywhere: through /etc/resolv.conf and delegation. All of them
+listen on port 53 of addresses in 127.53.0.0/24 and are ended by their process id.
+"""
+
+import contextlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import dns.message
+import dns.query
+
+ROOT, RESOLVER = "127.53.0.1", "127.53.0.2"
+# Of zone example.org: what takes updates, and another server of the zone.
+PRIMARY, SECONDARY = "127.53.0.3", "127.53.0.4"
+# Of zone example.net: where somebody else has a web server.
+ELSEWHERE = "127.53.0.5"
+# Nothing listens here.
+NOBODY = "127.53.0.9"
+
+KEY = 'key "relay" {\n\talgorithm hmac-sha256;\n\tsecret "9fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k=";\n};\n'
+SECRET = "9fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
+READER_SECRET = "3fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
+
+ROOT_ZONE = f"""\
+. 60 SOA ns. hostmaster. 1 3600 600 86400 1
+. 60 NS ns.
+ns. 60 A {ROOT}
+example.org. 60 NS ns1.example.org.
+ns1.example.org. 60 A {PRIMARY}
+example.net. 60 NS ns.example.net.
+ns.example.net. 60 A {ELSEWHERE}
+"""
+# Others' records: they have to survive whatever we do.
+OTHERS = """\
+@ 60 MX 10 mx.other.example.
+@ 60 TXT "proof=of somebody"
+chat 60 TXT "proof=of ownership" "; with \\"quotes\\""
+chat 60 CAA 0 iodef "mailto:admin@example.org"
+_dmarc 60 TXT "v=DMARC1; p=none"
+www 60 A 203.0.113.80
+"""
+ZONE = f"""\
+$ORIGIN example.org.
+@ 60 SOA ns1 hostmaster 1 3600 600 86400 1
+@ 60 NS ns1
+ns1 60 A {PRIMARY}
+"""
+ELSEWHERE_ZONE = f"""\
+$ORIGIN example.net.
+@ 60 SOA ns hostmaster 1 3600 600 86400 1
+@ 60 NS ns
+ns 60 A {ELSEWHERE}
+web 60 A 203.0.113.99
+relay 60 A 198.51.100.7
+"""
+
+KNOT = """\
+server:
+    rundir: "{directory}"
+    listen: "{address}@53"
+    background-workers: 1
+    udp-workers: 1
+    tcp-workers: 1
+database:
+    storage: "{directory}"
+log:
+  - target: stderr
+    any: warning
+key:
+  - id: relay
+    algorithm: hmac-sha256
+    secret: "{secret}"
+  - id: reader
+    algorithm: hmac-sha256
+    secret: "{reader}"
+acl:
+  - id: update
+    key: relay
+    action: [update, transfer]
+  - id: copy
+    address: 127.53.0.0/24
+    action: [transfer, notify]
+{remotes}
+zone:
+{zones}
+"""
+BIND = """\
+options {{
+    directory "{directory}";
+    listen-on port 53 {{ {address}; }};
+    listen-on-v6 {{ none; }};
+    pid-file "{directory}/named.pid";
+    session-keyfile "{directory}/session.key";
+    recursion no;
+    dnssec-validation no;
+    notify no;
+}};
+controls {{ }};
+key "relay" {{ algorithm hmac-sha256; secret "{secret}"; }};
+key "reader" {{ algorithm hmac-sha256; secret "{reader}"; }};
+{zones}
+"""
+UNBOUND = """\
+server:
+    interface: {address}
+    port: 53
+    chroot: ""
+    username: ""
+    directory: "{directory}"
+    pidfile: "{directory}/unbound.pid"
+    use-syslog: no
+    do-daemonize: no
+    do-ip6: no
+    do-not-query-localhost: no
+    root-hints: "{directory}/hints"
+    module-config: "iterator"
+    cache-max-ttl: 0
+    cache-max-negative-ttl: 0
+    local-zone: "100.51.198.in-addr.arpa." nodefault
+remote-control:
+    control-enable: no
+"""
+
+
+@contextlib.contextmanager
+def _daemon(argv, address, zone):
+    """Run a server until the end of the block; wait until it answers for the zone."""
+    directory = Path(argv[-1]).parent
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 15
+        while not answers(address, zone):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{argv[0]} does not run: {(directory / 'log').read_text()}")
+            time.sleep(0.02)
+        yield directory
+    finally:
+        process.terminate()
+        process.wait(timeout=15)
+
+
+def answers(address, zone):
+    """Tell whether a server answers for a zone."""
+    with contextlib.suppress(OSError, dns.exception.DNSException):
+        response = dns.query.udp(dns.message.make_query(zone, "SOA"), address, timeout=0.5)
+        return response.rcode() == 0 and bool(response.answer)
+    return False
+
+
+def knot(directory, address, zones, secondary_of=None, notify=None):
+    """Run Knot with {zone: text}; as a secondary it takes them from another address."""
+    directory.mkdir()
+    rows, remotes = "", ""
+    for name, text in zones.items():
+        rows += f'  - domain: "{name}"\n    storage: "{directory}"\n    file: "{name}zone"\n'
+        rows += "    acl: [update, copy]\n    zonefile-load: difference-no-serial\n"
+        rows += "    journal-content: all\n"
+        if secondary_of:
+            rows += "    master: other\n"
+        else:
+            (directory / f"{name}zone").write_text(text)
+        if notify:
+            rows += "    notify: other\n"
+    if secondary_of or notify:
+        remotes = f'remote:\n  - id: other\n    address: "{secondary_of or notify}@53"'
+    values = {"secret": SECRET, "reader": READER_SECRET, "zones": rows, "remotes": remotes}
+    (directory / "knot.conf").write_text(
+        KNOT.format(directory=directory, address=address, **values)
+    )
+    return _daemon(["knotd", "-c", str(directory / "knot.conf")], address, next(iter(zones)))
+
+
+@contextlib.contextmanager
+def bind(directory, address, zones):
+    """Run BIND with {zone: text}. It listens only on addresses that an interface has."""
+    directory.mkdir()
+    rows = ""
+    for name, text in zones.items():
+        (directory / f"{name}zone").write_text(text)
+        rows += f'zone "{name}" {{ type primary; file "{name}zone"; check-names ignore;\n'
+        rows += "    update-policy { grant relay zonesub any; }; };\n"
+    values = {"secret": SECRET, "reader": READER_SECRET, "zones": rows}
+    (directory / "named.conf").write_text(
+        BIND.format(directory=directory, address=address, **values)
+    )
+    argv = ["named", "-g", "-c", str(directory / "named.conf")]
+    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    try:
+        with _daemon(argv, address, next(iter(zones))):
+            yield directory
+    finally:
+        subprocess.run(["ip", "address", "delete", f"{address}/32", "dev", "lo"], check=True)
+
+
+def unbound(directory, address=RESOLVER):
+    """Run a resolver that begins at ROOT."""
+    directory.mkdir()
+    (directory / "hints").write_text(f". 60 NS ns.\nns. 60 A {ROOT}\n")
+    (directory / "unbound.conf").write_text(UNBOUND.format(directory=directory, address=address))
+    return _daemon(["unbound", "-d", "-c", str(directory / "unbound.conf")], address, ".")
+
+
+SERVERS = {"knot": knot, "bind": bind}
+
+
+def key_file(directory, text=KEY):
+    """Write a TSIG key file that nobody else may read; return its path."""
+    path = directory / "tsig.key"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    os.chmod(path, 0o600)
+    return path

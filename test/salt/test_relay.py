@@ -1,0 +1,140 @@
+"""chatmail_relay: who is on the relay's ports, and how the relay is doing."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+
+@pytest.fixture
+def relay_module(salt_modules, tmp_path, monkeypatch):
+    """Return the module's globals, with paths of the test's own."""
+    namespace = salt_modules["chatmail_relay.ports"].func.__globals__
+    monkeypatch.setitem(namespace, "SETTINGS", tmp_path / "relay.json")
+    monkeypatch.setitem(namespace, "DKIM_SIGNING", tmp_path / "signing.json")
+    return namespace
+
+
+@pytest.fixture
+def listeners(relay_module, monkeypatch):
+    """Listen on a TCP and a UDP port, and let the module take them for two of the relay's."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        udp.bind(("127.0.0.1", 0))
+        ports = {"tcp": (tcp.getsockname()[1],), "udp": (udp.getsockname()[1],)}
+        monkeypatch.setitem(relay_module, "PORTS", ports)
+        yield ports
+
+
+def test_every_foreign_listener_is_named_at_once(listeners, salt_modules, salt_states):
+    found = salt_modules["chatmail_relay.ports"]()
+    assert {(each["proto"], each["port"]) for each in found} == {
+        ("tcp", *listeners["tcp"]),
+        ("udp", *listeners["udp"]),
+    }
+    assert {each["pid"] for each in found} == {os.getpid()}
+    assert all(each["process"] for each in found)
+    for test in (True, False):
+        ret = salt_states("chatmail_relay.ports_free", test=test, name="relay")
+        assert ret["result"] is False
+        assert ret["changes"] == {}
+        for proto in ("tcp", "udp"):
+            assert f"- {listeners[proto][0]}/{proto} at 127.0.0.1: " in ret["comment"]
+
+
+def test_free_ports_and_ports_of_clients_are_no_reason_to_fail(
+    listeners, relay_module, salt_states
+):
+    with socket.create_connection(("127.0.0.1", *listeners["tcp"])) as client:
+        relay_module["PORTS"] = {"tcp": (client.getsockname()[1],), "udp": ()}
+        ret = salt_states("chatmail_relay.ports_free", name="relay")
+        assert (ret["result"], ret["changes"]) == (True, {})
+
+
+@pytest.mark.parametrize(
+    ("unit", "converged", "foreign"),
+    [
+        ("postfix@-.service", True, False),
+        ("nginx.service", True, False),
+        ("chatmail-accounts.service", True, False),
+        ("apache2.service", True, True),
+        (None, True, True),
+        ("postfix@-.service", False, True),
+        ("chatmail-accounts.service", False, True),
+    ],
+)
+def test_units_of_the_relay_are_ours_once_it_is_set_up(
+    listeners, relay_module, salt_modules, monkeypatch, unit, converged, foreign
+):
+    monkeypatch.setitem(relay_module, "_unit", lambda pid: unit)
+    if converged:
+        relay_module["SETTINGS"].write_text("{}")
+    assert bool(salt_modules["chatmail_relay.ports"]()) is foreign
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("0::/system.slice/dovecot.service\n", "dovecot.service"),
+        ("0::/system.slice/system-postfix.slice/postfix@-.service\n", "postfix@-.service"),
+        ("0::/machine.slice/box.service/payload/system.slice/ssh.service\n", "ssh.service"),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+        ("", None),
+    ],
+)
+def test_unit_is_read_from_the_cgroup(relay_module, monkeypatch, cgroup, unit):
+    monkeypatch.setattr(Path, "read_text", lambda self: cgroup)
+    assert relay_module["_unit"](1) == unit
+
+
+def test_status_tells_what_the_machine_runs_with(
+    relay_module, salt_modules, salt_opts, tmp_path, monkeypatch
+):
+    salt_opts["pillar"]["chatmail"] = {
+        "mail_domain": "_chat.example.org",
+        "mailboxes_dir": str(tmp_path / "mail"),
+    }
+    relay = dict(salt_modules["chatmail_relay.settings"]())
+    relay["tls_certificate"] = str(tmp_path / "fullchain.pem")
+    relay_module["SETTINGS"].write_text(json.dumps(relay))
+    relay_module["DKIM_SIGNING"].write_text('{"selectors": [{"selector": "r1"}]}')
+    for name, password in (("a@_chat.example.org", True), ("b@x", False), ("lost+found", False)):
+        (tmp_path / "mail" / name).mkdir(parents=True)
+        if password:
+            (tmp_path / "mail" / name / "password").touch()
+    shown = (
+        "Id=dovecot.service\nLoadState=loaded\nActiveState=active\n\n"
+        "Id=coturn.service\nLoadState=not-found\nActiveState=inactive\n\n"
+        "Id=chatmail-filter.service\nLoadState=loaded\nActiveState=failed\n"
+    )
+    answers = {
+        "cmd.run_stdout": lambda *_, **__: shown,
+        "pkg.version": lambda name: "" if name == "unbound" else "1.0",
+    }
+    monkeypatch.setitem(relay_module, "__salt__", answers)
+    status = salt_modules["chatmail_relay.status"]()
+    assert status["domain"] == "_chat.example.org"
+    assert status["addresses"] == 1
+    assert status["units"] == {"dovecot": "active", "chatmail-filter": "failed"}
+    assert status["certificate"] is None
+    assert status["dkim_selectors"] == ["r1"]
+    assert status["limits"]["max_message_size"] == 31457280
+    assert "unbound" not in status["versions"]
+    assert status["versions"]["postfix"] == "1.0"
+
+
+def test_status_before_the_first_converge_says_what_to_run(relay_module, salt_modules):
+    with pytest.raises(CommandExecutionError, match=r"salt-call state\.apply chatmail"):
+        salt_modules["chatmail_relay.status"]()
+
+
+def test_certificate_that_is_none_raises_with_its_path(relay_module, salt_modules, tmp_path):
+    (tmp_path / "x.pem").write_text("junk")
+    with pytest.raises(CommandExecutionError, match=r"x\.pem: expected a PEM certificate"):
+        salt_modules["chatmail_relay.certificate"](str(tmp_path / "x.pem"))
+    assert salt_modules["chatmail_relay.certificate"](str(tmp_path / "none.pem")) is None

@@ -1,0 +1,88 @@
+"""Messages for the filter's tests, encrypted by Sequoia."""
+
+import base64
+import functools
+
+import pysequoia
+
+SENDER = "alice0000@chat.example.org"
+RECIPIENT = "bobby0000@chat.example.org"
+STRANGER = "carol@classic.example.net"
+
+
+@functools.cache
+def certificate() -> pysequoia.Cert:
+    return pysequoia.Cert.generate("Bob <bob@example.org>")
+
+
+@functools.cache
+def armored(text: bytes = b"Content-Type: text/plain\r\n\r\nHello", lines: str = "\r\n") -> bytes:
+    """Return an OpenPGP message to the certificate, its lines ended as mail wants it."""
+    message = bytes(pysequoia.encrypt(text, recipients=[certificate()]))
+    return b"\r\n".join(message.splitlines()) + b"\r\n"
+
+
+@functools.cache
+def packets() -> bytes:
+    return dearmor(armored())
+
+
+def dearmor(armor: bytes) -> bytes:
+    lines = armor.split(b"\r\n\r\n", 1)[1].split(b"\r\n")
+    return base64.b64decode(b"".join(line for line in lines if line and line[:1] not in b"-="))
+
+
+def armor(data: bytes, header: bytes = b"", checksum: bytes = b"") -> bytes:
+    """Armor by hand, so that it can be wrong."""
+    text = base64.b64encode(data)
+    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+    return b"\r\n".join(
+        [
+            b"-----BEGIN PGP MESSAGE-----",
+            header,
+            *lines,
+            *([checksum] if checksum else []),
+            b"-----END PGP MESSAGE-----",
+            b"",
+        ]
+    )
+
+
+def encrypted_body(armor: bytes | None = None, boundary: bytes = b"=_edge") -> bytes:
+    """Return the body of a multipart/encrypted message (RFC 3156)."""
+    return (
+        b"--%b\r\nContent-Type: application/pgp-encrypted\r\n"
+        b"Content-Description: PGP/MIME version identification\r\n\r\nVersion: 1\r\n\r\n"
+        b'--%b\r\nContent-Type: application/octet-stream; name="encrypted.asc"\r\n'
+        b'Content-Disposition: inline; filename="encrypted.asc";\r\n\r\n%b\r\n--%b--\r\n'
+    ) % (boundary, boundary, armored() if armor is None else armor, boundary)
+
+
+def fields(author: str = SENDER, **others: str | None) -> list[tuple[bytes, bytes]]:
+    """Return the header of an encrypted message; keywords replace, add or (None) leave out."""
+    header = {
+        "From": f'"Alice" <{author}>',
+        "To": f"<{RECIPIENT}>",
+        "Subject": "The secret plan",
+        "Date": "Sun, 22 Nov 2026 12:00:00 +0000",
+        "Message-ID": "<one@chat.example.org>",
+        "MIME-Version": "1.0",
+        "Content-Type": 'multipart/encrypted; protocol="application/pgp-encrypted";\r\n'
+        '\tboundary="=_edge"',
+    }
+    header |= {name.replace("_", "-"): value for name, value in others.items()}
+    return [
+        (name.encode(), b" " + value.encode())
+        for name, value in header.items()
+        if value is not None
+    ]
+
+
+def secure_join(step: str = "vc-request") -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return header and body of a Secure-Join request."""
+    header = fields(Secure_Join=step, Content_Type='multipart/mixed; boundary="=_edge"')
+    body = (
+        b"--=_edge\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+        b"Secure-Join: %b\r\n\r\n--=_edge--\r\n"
+    ) % step.encode()
+    return header, body

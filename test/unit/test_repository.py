@@ -1,0 +1,119 @@
+"""The rules of this repository that a reader would otherwise have to watch over."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("chatmail_settings", ROOT / "chatmail/settings.py")
+settings = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(settings)
+
+SLS = sorted((ROOT / "chatmail").rglob("*.sls"))
+TEMPLATES = sorted(each for each in (ROOT / "chatmail").rglob("*.j*nja*") if each.is_file())
+# Salt's own convention: a first line of #!py says that the file is Python.
+PYTHON_SLS = [each for each in SLS if each.read_text().startswith("#!py")]
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def public_functions(kind):
+    """Return (file, function) of every function that Salt would offer."""
+    found = []
+    for path in sorted((ROOT / kind).glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                found.append(pytest.param(node, id=f"{path.stem}.{node.name}"))
+    return found
+
+
+@pytest.mark.parametrize("function", public_functions("_modules") + public_functions("_runners"))
+def test_function_that_an_operator_calls_shows_how(function):
+    docstring = ast.get_docstring(function) or ""
+    assert "CLI Example:" in docstring
+    assert re.search(r"\n {4,}(sudo )?salt(-call|-run|-ssh)? ", docstring), "no command is shown"
+
+
+@pytest.mark.parametrize("function", public_functions("_states"))
+def test_state_is_explained(function):
+    assert ast.get_docstring(function)
+
+
+@pytest.mark.parametrize("path", SLS, ids=relative)
+def test_sls_opens_with_what_it_is(path):
+    opening = '#!py\n"""' if path in PYTHON_SLS else "{#-"
+    assert path.read_text().startswith(opening)
+
+
+@pytest.mark.parametrize("path", [*SLS, *TEMPLATES], ids=relative)
+def test_values_come_from_the_settings_and_not_from_pillar_or_grains(path):
+    text = path.read_text()
+    for forbidden in (
+        r"pillar\.get",
+        r"pillar\[",
+        r"config\.get",
+        r"grains\.(get|item)",
+        r"grains\[",
+    ):
+        assert not re.search(forbidden, text), f"{forbidden}: add it to chatmail/settings.py"
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=relative)
+def test_template_calls_no_salt_function(path):
+    """salt-ssh ships only what the low state names, so a template gets all it needs as context."""
+    if path == ROOT / "chatmail/settings.jinja":
+        return
+    assert not re.search(r"\bsalt[.\[]", path.read_text())
+
+
+def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
+    formula = yaml.safe_load((ROOT / "FORMULA").read_text())
+    releases = re.findall(r"^## \[?v?([0-9][^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert str(formula["version"]) == releases[0]
+
+
+# pillar.example
+
+
+def example():
+    return yaml.safe_load((ROOT / "pillar.example").read_text())["chatmail"]
+
+
+def test_example_pillar_has_exactly_the_keys_of_the_settings():
+    nested = {name for name, value in example().items() if isinstance(value, dict)}
+    shown = {name for name in example() if name not in nested}
+    shown |= {f"{group}:{name}" for group in nested for name in example()[group]}
+    assert shown == {key.name for key in settings.KEYS}
+
+
+@pytest.mark.parametrize("release", [12, 13])
+def test_example_pillar_resolves_to_the_defaults(release):
+    grains = {"os": "Debian", "osmajorrelease": release}
+    domain = {"mail_domain": example()["mail_domain"]}
+    assert settings.resolve({"chatmail": example()}, grains) == settings.resolve(
+        {"chatmail": domain}, grains
+    )
+
+
+def test_every_key_of_the_example_pillar_is_explained():
+    lines = (ROOT / "pillar.example").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" +[a-z_0-9]+:", line)]
+    # A comment stands above a key, or above the one right before it that it shares it with.
+    unexplained = [
+        lines[number]
+        for number in keys
+        if not lines[number - 1].lstrip().startswith("#") and number - 1 not in keys
+    ]
+    assert unexplained == []
+
+
+def test_no_address_of_a_place_of_work_is_in_the_repository():
+    """The repository speaks of the project alone."""
+    for path in [*SLS, *TEMPLATES, ROOT / "pillar.example", *ROOT.glob("*.md")]:
+        assert "/work/" not in path.read_text(), relative(path)
