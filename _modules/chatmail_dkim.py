@@ -289,7 +289,8 @@ def list_():
 
     Returns {selector: {"algorithm", "bits", "status", "since", "permissions"}}. The status is
     signing, next (made for a rotation that waits for DNS), retired (its record stays for a while)
-    or unused. "since" is when that status began, for an unused key when its file was written.
+    or unused; the keys stand in this order. "since" is when that status began, for an unused key
+    when its file was written.
 
     CLI Example:
 
@@ -303,9 +304,9 @@ def list_():
         for name, status in statuses.items()
         for key in _signing()[name]
     }
-    names = {path.stem for path in DIRECTORY.glob("*.pem")} | set(listed)
+    unused = {path.stem for path in DIRECTORY.glob("*.pem")} - set(listed)
     keys = {}
-    for selector in sorted(names):
+    for selector in [*listed, *sorted(unused)]:
         key, found = _load(selector), _path(selector).stat()
         written = datetime.datetime.fromtimestamp(int(found.st_mtime), UTC)
         status, since = listed.get(selector, ("unused", written.isoformat()))
@@ -433,8 +434,9 @@ def records():
 
 def _in_grace(relay, state):
     """Return the retired keys whose signatures may still be on their way."""
-    days = relay["dkim"]["retire_after"]
-    return [key for key in state["retired"] if _days_since(key["since"]) < days]
+    return [
+        key for key in state["retired"] if _days_since(key["since"]) < relay["dkim"]["retire_after"]
+    ]
 
 
 def withdrawn():

@@ -6,15 +6,15 @@ a function of the operator's). Needs dnspython in Salt's own Python, which `chat
 """
 
 import base64
+import collections
 import functools
 import ipaddress
 import json
 import re
 import socket
 import time
-from collections import namedtuple
+import urllib.parse
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from salt.exceptions import CommandExecutionError
 
@@ -93,11 +93,11 @@ WHY = {
 }
 
 # One answer: resource data, TTL, the alias (a name or None) that stands in its place.
-Answer = namedtuple("Answer", "values ttl alias")
+Answer = collections.namedtuple("Answer", "values ttl alias")
 # What the zone must become: rdata before and after of one name and type.
-Change = namedtuple("Change", "name rdtype ttl old new")
+Change = collections.namedtuple("Change", "name rdtype ttl old new")
 # The server that takes updates. key is a dns.tsig.Key.
-Primary = namedtuple("Primary", "shown host port key")
+Primary = collections.namedtuple("Primary", "shown host port key")
 
 
 class _NoAnswer(Exception):
@@ -202,7 +202,7 @@ def _caa(relay):
     """Return the CAA value that names our ACME account, None without one (RFC 8657 section 3)."""
     if relay["tls_mode"] != "acme":
         return None
-    directory = urlsplit(relay["acme_directory"])
+    directory = urllib.parse.urlsplit(relay["acme_directory"])
     issuer = relay["dns"]["caa_issuer"] or CAA_ISSUERS.get(directory.hostname)
     # certbot: accounts/<host of the directory>/<path of the directory>/<account>/regr.json
     folder = ACME_ACCOUNTS / directory.netloc / directory.path.strip("/")
@@ -285,8 +285,8 @@ class _View:
             servers = [rdata.target for rdata in self.resolver.resolve(zone, "NS")]
         except dns.exception.DNSException as error:
             raise CommandExecutionError(
-                f"the zone of {name} cannot be found: {error} Is the domain registered and "
-                "delegated, and does the resolver of this machine work?"
+                f"the zone of {name} cannot be found: {_brief(error)}. Is the domain registered "
+                "and delegated, do its name servers run, does the resolver of this machine work?"
             ) from error
         self.zones[zone] = {server: self.hosts(server) for server in servers}
         return zone
@@ -515,18 +515,17 @@ def _same(rdtype, wanted, found):
     return COMPARED.get(rdtype, _same_text)(wanted, found)
 
 
-def _is_ours(rdtype, wanted, found):
-    """Tell whether a found value stands in the place of a wanted one, right or wrong."""
-    if rdtype == "TXT" and _kind(wanted) not in ("v=dkim1", "dkim="):
-        return _kind(found) == _kind(wanted)
+def _ours(rdtype, wanted, found):
+    """Tell whether a found value stands in the place of the wanted ones, right or wrong."""
+    if rdtype == "TXT" and _kind(wanted[0]) not in ("v=dkim1", "dkim="):
+        return _kind(found) == _kind(wanted[0])
     if rdtype == "CAA":
         return _caa_parts(found)[0] == "issue"
     return True
 
 
-def _judge(rdtype, wanted, found):
-    """Return ok, missing or wrong for the values of one name and type."""
-    ours = [value for value in found if any(_is_ours(rdtype, each, value) for each in wanted)]
+def _judge(rdtype, wanted, ours):
+    """Return ok, missing or wrong for the values found of one name and type, others' left out."""
     if not ours:
         return "missing"
     if rdtype == "TXT" and len(ours) != len(wanted):
@@ -537,7 +536,7 @@ def _judge(rdtype, wanted, found):
 
 
 # One name and type, and the values that it must have; none: it must not be there.
-Group = namedtuple("Group", "name type wanted need why")
+Group = collections.namedtuple("Group", "name type wanted need why")
 
 
 def _groups(names=None):
@@ -582,11 +581,11 @@ def _evaluate(group, ask, view, addresses):
     if group.type == "CNAME" and group.wanted:
         return _evaluate_alias(group, answer, lambda rdtype: ask(name, rdtype), view, addresses)
     found = [_text(rdata) for rdata in view.followed(answer, group.type)]
-    if group.wanted:
-        status = _judge(group.type, group.wanted, found)
-    else:
-        status = "wrong" if found and group.type in ("A", "AAAA") else "not needed"
-    return status, [f"CNAME {answer.alias}"] if answer.alias and status == "missing" else found
+    if not group.wanted:
+        return "wrong" if found and group.type in ("A", "AAAA") else "not needed", found
+    found = [value for value in found if _ours(group.type, group.wanted, value)]
+    status = _judge(group.type, group.wanted, found)
+    return status, [f"CNAME {answer.alias}"] if answer.alias and not found else found
 
 
 def _evaluate_alias(group, answer, ask, view, addresses):
@@ -863,7 +862,7 @@ def _changes_of(group, ask, view, addresses):
     others = tuple(
         rdata
         for rdata in answer.values
-        if group.wanted and not any(_is_ours(group.type, w, _text(rdata)) for w in group.wanted)
+        if group.wanted and not _ours(group.type, group.wanted, _text(rdata))
     )
     new = others + tuple(_rdata(group.type, value) for value in group.wanted)
     ttl = answer.ttl if answer.values else TTL
@@ -967,7 +966,8 @@ def _exchange(primary, message, timeout):
     try:
         response = _send(primary, message, timeout)
     except dns.tsig.PeerBadKey as error:
-        told = f"{primary.shown} does not know TSIG key {key}: configure it there"
+        # Knot says so of a key that it knows and that no acl of the zone allows, too.
+        told = f"{primary.shown} does not know TSIG key {key}, or not for this zone: allow it there"
         raise CommandExecutionError(told) from error
     except dns.tsig.PeerBadTime as error:
         told = f"the clocks of {primary.shown} and this machine differ: see `timedatectl`"

@@ -30,9 +30,6 @@ import sys
 import time
 from collections import Counter
 
-# The only functions that Salt's loader shall show.
-__load__ = ["quota", "report", "run"]
-
 SETTINGS = "/etc/chatmail/relay.json"
 NEEDED_SETTINGS = (
     "address_domain",
@@ -53,7 +50,7 @@ EMPTY_SECONDS = 60
 MESSAGE_DIRECTORIES = frozenset(("cur", "new", "tmp"))
 # `<arrival>.<unique>,S=<size>,W=<size with CRLF>:2,<flags>`. Dovecot's quota counts the first `,S=`
 # when only digits stand before the next `:`, `,` or the end, and the file's own size otherwise.
-MESSAGE = re.compile(r"([0-9]+)\.(?:.*?,S=([0-9]*)([:,]|\Z)?)?", re.DOTALL)
+MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=([0-9]*)([:,]|\Z)?)?")
 # A mailbox to be removed is renamed to this first. It has no `@`, so no login and no delivery
 # finds it, and no address in it, so nothing tells whose it was.
 ASIDE = ".expired-"
@@ -252,7 +249,8 @@ class Tally:
         self.removed_bytes = 0
         self.passed_over = Counter()  # by PASSED_OVER
         self.mailboxes = 0
-        self.accounts = Counter()  # `all`, `ci`, and days of ACTIVE_DAYS
+        self.machines = 0  # addresses whose name begins with `ci-`
+        self.users = [0] * (len(ACTIVE_DAYS) + 1)  # the others, by index in ACTIVE_DAYS
         self.extra_bytes = 0
         # Messages and their bytes, by index + 1 in SIZE_CLASSES.
         self.messages = [0] * (len(SIZE_CLASSES) + 1)
@@ -261,11 +259,11 @@ class Tally:
 
     def add(self, other):
         """Add another batch's numbers to these; its announcements are the caller's to print."""
-        for counter in ("removed", "passed_over", "accounts"):
+        for counter in ("removed", "passed_over"):
             getattr(self, counter).update(getattr(other, counter))
-        for number in ("removed_bytes", "mailboxes", "extra_bytes"):
+        for number in ("removed_bytes", "mailboxes", "machines", "extra_bytes"):
             setattr(self, number, getattr(self, number) + getattr(other, number))
-        for numbers in ("messages", "bytes"):
+        for numbers in ("users", "messages", "bytes"):
             sums = map(sum, zip(getattr(self, numbers), getattr(other, numbers), strict=True))
             setattr(self, numbers, list(sums))
 
@@ -286,11 +284,10 @@ class Tally:
 
     def login(self, name, days):
         """Count an address that logged in `days` ago last."""
-        self.accounts["all"] += 1
         if name.startswith("ci-"):
-            self.accounts["ci"] += 1
+            self.machines += 1
         else:
-            self.accounts.update(limit for limit in ACTIVE_DAYS if days <= limit)
+            self.users[bisect.bisect_left(ACTIVE_DAYS, days)] += 1
 
     def as_dict(self):
         """Return the numbers as `run` documents them."""
@@ -303,11 +300,13 @@ class Tally:
 
     def _report(self):
         total = sum(self.bytes)
-        everyone, machines = self.accounts["all"], self.accounts["ci"]
+        users = sum(self.users)
         # Keys are text: JSON, which the mine and the command line speak, has no others.
         return {
-            "accounts": {"all": everyone, "ci": machines, "user": everyone - machines},
-            "accounts_active": {str(days): self.accounts[days] for days in ACTIVE_DAYS},
+            "accounts": {"all": users + self.machines, "ci": self.machines, "user": users},
+            "accounts_active": {
+                str(days): sum(self.users[:i]) for i, days in enumerate(ACTIVE_DAYS, 1)
+            },
             "storage_bytes": {
                 "messages": total,
                 "extra": self.extra_bytes,
@@ -342,7 +341,10 @@ class Mailbox:
 
     def scan(self):
         """Look at every entry once: messages past their time go, the others are counted."""
-        self._scan_folder(self.fd, ())
+        try:
+            self._scan_folder(self.fd, ())
+        except OSError as error:
+            self.tally.pass_over(error)
 
     def cut(self):
         """Remove the oldest messages until the rest is within the target."""
@@ -350,17 +352,26 @@ class Mailbox:
         if excess <= 0:
             return
         for _, name, place, counted, size in _oldest(self._cuttable(), excess):
-            with _opened(self.fd, place) as directory:
-                gone = self._remove(directory, place, name, "over_quota", size)
+            try:
+                with _opened(self.fd, place) as directory:
+                    gone = self._remove(directory, place, name, "over_quota", size)
+            except OSError as error:
+                self.tally.pass_over(error)
+                continue
             if gone:
                 self.quota_bytes -= counted
                 self.tally.uncount_message(size)
 
     def finish(self):
         """Drop Dovecot's quota sums if they are no longer true; it makes them anew."""
-        if self.changed and not self.plan.dry_run:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink("maildirsize", dir_fd=self.fd)
+        if not self.changed:
+            return
+        try:
+            os.unlink("maildirsize", dir_fd=self.fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.tally.pass_over(error)
 
     def last_login(self):
         """Return when the address was used last, and whether it has a password.
@@ -375,10 +386,6 @@ class Mailbox:
         if not stat.S_ISREG(status.st_mode):
             return math.inf, False
         return status.st_mtime, True
-
-    def is_inactive(self):
-        """Tell whether the address has not been used within the limit."""
-        return self.last_login()[0] < self.plan.inactive
 
     def announce(self, reason, *place):
         """Say in a dry run what would go."""
@@ -424,6 +431,7 @@ class Mailbox:
         """Remove what is past its time, count the rest. This loop is nearly all of a run's work."""
         self.places.append(place)
         plan, tally = self.plan, self.tally
+        messages, volumes, quota_bytes = tally.messages, tally.bytes, 0
         newest_due = max(plan.old, plan.large)
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -440,9 +448,10 @@ class Mailbox:
                     continue
                 size = status.st_size
                 index = bisect.bisect_right(SIZE_CLASSES, size)
-                tally.messages[index] += 1
-                tally.bytes[index] += size
-                self.quota_bytes += size if match[3] is None else int(match[2] or 0)
+                messages[index] += 1
+                volumes[index] += size
+                quota_bytes += size if match[3] is None else int(match[2] or 0)
+        self.quota_bytes += quota_bytes
 
     def _expire(self, entry, status, directory, place):
         """Remove a message that is past its time; return False if it is not."""
@@ -553,20 +562,20 @@ def _visit(plan, tally, root, name):
     try:
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=root)
         try:
-            _expire(root, Mailbox(plan, tally, name, fd))
+            _expire_mailbox(root, Mailbox(plan, tally, name, fd))
         finally:
             os.close(fd)
     except OSError as error:
         tally.pass_over(error)
 
 
-def _expire(root, mailbox):
+def _expire_mailbox(root, mailbox):
     """Remove a mailbox if nobody uses it, else what is past its time in it."""
-    if mailbox.is_inactive() and _remove_mailbox(root, mailbox):
+    plan, tally = mailbox.plan, mailbox.tally
+    last_login, has_password = mailbox.last_login()
+    if last_login < plan.inactive and _remove_mailbox(root, mailbox):
         return
     mailbox.scan()
-    last_login, has_password = mailbox.last_login()
-    plan, tally = mailbox.plan, mailbox.tally
     if not mailbox.entries and last_login < plan.empty:
         _remove_empty(root, mailbox)
         return
@@ -590,7 +599,8 @@ def _remove_mailbox(root, mailbox):
         os.rename(mailbox.name, aside, src_dir_fd=root, dst_dir_fd=root)
         moved = os.stat(aside, dir_fd=root, follow_symlinks=False)
         # It may also be another one by now: deleted and made anew since it was opened.
-        if not os.path.samestat(moved, os.fstat(mailbox.fd)) or not mailbox.is_inactive():
+        is_same = os.path.samestat(moved, os.fstat(mailbox.fd))
+        if not is_same or mailbox.last_login()[0] >= mailbox.plan.inactive:
             os.rename(aside, mailbox.name, src_dir_fd=root, dst_dir_fd=root)
             return False
         _remove_tree(root, aside, mailbox.tally)
@@ -771,7 +781,7 @@ def _target_bytes(settings, target):
 # --- the command line -----------------------------------------------------------------------------
 
 
-def main(arguments=None):
+def _main(arguments=None):
     """Run a command of the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     watch = _watch(options)
@@ -783,6 +793,8 @@ def main(arguments=None):
             result = _sweep(_expiry_plan(settings, options.dry_run), _workers(), watch)
         else:
             result = _sweep(_report_plan(settings), _workers(), watch)["report"]
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # ends the progress line
         if options.prometheus and not options.dry_run:
             _write_metrics(options.prometheus, options.command, result)
     except ExpireError as error:
@@ -954,4 +966,4 @@ def _replace(path, text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

@@ -121,7 +121,6 @@ def ports():
                 "unit": unit,
             }
         )
-    # One process may listen on 0.0.0.0 and ::, and share the socket with its workers.
     return sorted(found, key=lambda each: (each["port"], each["pid"] or 0, each["address"]))
 
 

@@ -22,7 +22,10 @@ def key_present(name, bits=2048):
     A key file that lies unused in the key directory (restored or taken over) is used before a new
     one is made. Existing keys are never replaced.
     """
-    keys = __salt__["chatmail_dkim.list"]()
+    try:
+        keys = __salt__["chatmail_dkim.list"]()
+    except CommandExecutionError as error:
+        return _result(name, False, str(error), {})
     signing = [selector for selector, key in keys.items() if key["status"] == "signing"]
     lacking = [
         algorithm

@@ -1,4 +1,5 @@
 {#- The whole relay, in the order in which its parts need each other. Needs only `chatmail:mail_domain` in pillar. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
 include:
   - chatmail.host
   - chatmail.certificate
@@ -6,4 +7,5 @@ include:
   - chatmail.services
   - chatmail.dovecot
   - chatmail.postfix
+  - chatmail.website
   - chatmail.nginx

@@ -254,6 +254,7 @@ KEYS = (
     Key("acme_email", None, optional(email)),
     Key("tls_external_cert_and_key", None, optional(two_paths)),
     Key("iroh_relay", None, iroh_relay),
+    Key("notification_url", "https://notifications.delta.chat/notify", url),
     Key("metrics_address", None, optional(host_port)),
     Key("imap_rawlog", False, boolean),
     Key("imap_compress", False, boolean),

@@ -6,11 +6,6 @@ include:
   - chatmail.modules
   - chatmail.host
 
-{% if relay.form == "ip" -%}
-{% set names = [relay.mail_domain] -%}
-{% else -%}
-{% set names = [relay.mail_domain, "www." ~ relay.mail_domain, "mta-sts." ~ relay.mail_domain] -%}
-{% endif -%}
 directory of the certificate:
   file.directory:
     - name: /etc/chatmail/tls
@@ -22,6 +17,7 @@ self-signed certificate:
   chatmail_certificate.self_signed:
     - name: {{ relay.tls_certificate }}
     - key: {{ relay.tls_key }}
-    - subject_names: {{ names | json }}
+    - subject_names: {{ relay.tls_names | json }}
+    - placeholder: {{ relay.tls_mode != "self_signed" }}
     - require:
       - file: directory of the certificate

@@ -37,7 +37,7 @@ hardening of the services:
     - mode: "0644"
     - makedirs: True
 
-{% for service in ["accounts", "filter"] %}
+{% for service in ["accounts", "dict", "filter"] %}
 unit chatmail-{{ service }}:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service

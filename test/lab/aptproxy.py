@@ -1,5 +1,4 @@
-"""
-A caching apt proxy on the host's address in the lab: the one way out of it, for packages.
+"""A caching apt proxy on the host's address in the lab: the one way out of it, for packages.
 
 An nginx with a configuration, a cache and a pid of its own; the distribution's service is not it.
 """

@@ -1,5 +1,4 @@
-"""
-A box: one system container under real systemd, on an overlay over the shared images.
+"""A box: one system container under real systemd, on an overlay over the shared images.
 
 What belongs to a box lies in its directory under /var/lib/chatmail-lab; a keeper process holds its
 mounts in a namespace of its own and boots it again when it reboots. When the keeper dies, by
@@ -67,10 +66,17 @@ pillar_roots:
   base: [/srv/pillar]
 """
 
-# Salt merges the two; the box's own domain comes last and wins.
+# Salt merges them in this order; the box's own domain comes last and wins.
 PILLAR_TOP = """\
 base:
-  '*': [extra, relay]
+  '*': [lab, extra, relay]
+"""
+
+
+# The load of a box is that of the whole host, with its other boxes and tests.
+LAB_PILLAR = """\
+chatmail:
+  max_load_1m: 1000
 """
 
 
@@ -124,26 +130,36 @@ def known():
             yield load(name)
 
 
-def is_running(box):
+def is_running(name):
     """True while the box has a keeper."""
-    return daemon_pid(box.keeper) is not None
+    return daemon_pid(STATE / name / "keeper.pid") is not None
 
 
-def create(name, release, domain, layers, bare):
-    """
-    Reserve a name and an address, and lay out the box's directory.
+def create(name, release, domain, layers, *, bare=False, pillar=None):
+    """Reserve a name and an address, lay out the box and start its keeper.
 
-    `domain` is a mail domain or an IPv4 address of the lab, which then becomes the box's own.
+    `domain` is a mail domain or an IPv4 address of the lab, which then becomes the box's own. What
+    a crash left under this name is cleared first. Returns the box, which is about to boot.
     """
     with lock("boxes"):
-        if name in names():
-            remove(name)
+        if is_running(name):
+            raise LabError(f"box {name} runs already; `lab converge {name}` or `lab down {name}`")
+        remove(name)
         number = free_number(domain)
         box = Box(name, release, domain, number, [str(layer) for layer in layers], bare)
         for part in ("upper", "work", "root"):
             (box.directory / part).mkdir(parents=True)
         (box.directory / "box.json").write_text(json.dumps(asdict(box)))
+        furnish(box, pillar)
+        start_keeper(box)
+    if not shared_by_others(box):
+        nameserver.add_box(domain, number)
     return box
+
+
+def shared_by_others(box):
+    """True when another box has the same domain; its records are the ones in the DNS."""
+    return any(other.domain == box.domain for other in known() if other.name != box.name)
 
 
 def free_number(domain):
@@ -166,7 +182,7 @@ def free_number(domain):
     raise LabError(f"all {len(network.BOX_NUMBERS)} addresses of the lab are taken; see `lab list`")
 
 
-def furnish(box, pillar=None):
+def furnish(box, pillar):
     """Write the files that make the image this box: name, addresses, DNS, Salt, pillar."""
     ipv6 = network.address6(box.number)
     files = {
@@ -182,6 +198,7 @@ def furnish(box, pillar=None):
             "etc/salt/minion.d/chatmail.conf": MINION,
             "srv/pillar/top.sls": PILLAR_TOP,
             "srv/pillar/relay.sls": json.dumps({"chatmail": {"mail_domain": box.domain}}) + "\n",
+            "srv/pillar/lab.sls": LAB_PILLAR,
             "srv/pillar/extra.sls": pillar or "{}\n",
         }
     for name, text in files.items():
@@ -195,8 +212,7 @@ def furnish(box, pillar=None):
 
 
 def binds(box):
-    """
-    What a box sees of this host, read-only: pairs of path here and path there.
+    """What a box sees of this host, read-only: pairs of path here and path there.
 
     A bare box sees the checkout, as after `git clone`, and wheels to install Salt from; any other
     the formula at work, as a Salt minion sees it.
@@ -211,22 +227,21 @@ def binds(box):
             yield CHECKOUT / folder, f"{FORMULA}/{folder}"
 
 
-def start(box):
-    """Boot the box and wait until systemd says it is up."""
+def start_keeper(box):
+    """Start the process that boots the box."""
     lab = Path(__file__).with_name("lab")
     start_daemon(
         box.keeper,
         ["unshare", "--mount", "--propagation", "slave", lab, "_keep", box.name],
         box.directory / "keeper.log",
     )
-    await_boot(box)
 
 
 def await_boot(box, but_not=None):
     """Wait until the box has booted; `but_not` is the leader of the boot before."""
 
     def booted():
-        if not is_running(box):
+        if not is_running(box.name):
             raise LabError(f"box {box.name} did not boot: {last_words(box)}")
         pid = leader(box)
         if pid in (None, but_not):
@@ -318,8 +333,7 @@ def enter_command(box, argv):
 
 
 def enter_cgroup(box):
-    """
-    Move this process to where the box's process 1 is.
+    """Move this process to where the box's process 1 is.
 
     From elsewhere `systemd-run --scope`, which Salt starts apt with, is refused on a host whose
     cgroup2 is mounted with nsdelegate.
@@ -358,10 +372,8 @@ def remove(name):
     """End a box and clear everything of it, whatever state it is in."""
     directory = STATE / name
     with contextlib.suppress(LabError):
-        domain = load(name).domain
-        if not nameserver.is_literal(domain):
-            nameserver.delete_tree(domain)
-        nameserver.delete_pointers(load(name).number)
+        box = load(name)
+        nameserver.delete_box(box.number, None if shared_by_others(box) else box.domain)
     stop_daemon(directory / "keeper.pid")
     clear_cgroups(name)
     shutil.rmtree(directory, ignore_errors=True)

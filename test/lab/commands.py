@@ -35,33 +35,43 @@ def setup(_arguments=None):
     for directory in (host.CACHE, host.STATE):
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     with lock("lab"):
-        host.install_packages()
+        host.install_packages(host.missing_packages())
         host.allow_inotify()
         network.ensure()
         nameserver.ensure()
         aptproxy.ensure()
 
 
+def install(arguments):
+    """Install Debian packages on this host, and start none of the services they bring."""
+    with lock("lab"):
+        host.install_packages(arguments.package)
+
+
 def up(arguments):
     """Boot a box and, unless told not to, converge it."""
     name = arguments.name
-    pillar = arguments.pillar.read_text() if arguments.pillar else None
+    pillar = read(arguments.pillar) if arguments.pillar else None
     if not boxes.NAME.fullmatch(name):
         raise LabError(f"{name} is no name for a box: use a-z, 0-9 and -, a letter first")
     setup()
-    if name in boxes.names() and boxes.is_running(boxes.load(name)):
-        raise LabError(f"box {name} runs already; `lab converge {name}` or `lab down {name}`")
     layers = images.ensure(arguments.os, aptproxy.url(), with_salt=not arguments.bare)
     domain = (arguments.domain or f"_{name}.example.org").rstrip(".").lower()
     started = time.monotonic()
-    box = boxes.create(name, arguments.os, domain, layers, arguments.bare)
-    boxes.furnish(box, pillar)
-    boxes.start(box)
-    nameserver.add_records(nameserver.records_of_box(box.domain, box.number))
+    box = boxes.create(name, arguments.os, domain, layers, bare=arguments.bare, pillar=pillar)
+    boxes.await_boot(box)
     say(f"{box.name}: {box.release} at {box.ip}, up in {time.monotonic() - started:.1f} s")
     if arguments.bare or arguments.no_converge:
         return 0
     return converging.converge(box)
+
+
+def read(path):
+    """The text of a file that the user named."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"cannot read {path}: {error}") from None
 
 
 def converge(arguments):
@@ -93,7 +103,7 @@ def ip(arguments):
 def show(_arguments):
     """Print a line for each box: name, release, address, domain, state."""
     for box in boxes.known():
-        state = "running" if boxes.is_running(box) else "dead"
+        state = "running" if boxes.is_running(box.name) else "dead"
         print(f"{box.name:16} {box.release:10} {box.ip:15} {state:8} {box.domain}")
 
 
@@ -140,6 +150,7 @@ def parser():
 
     verb("check", check)
     verb("setup", setup)
+    verb("install", install).add_argument("package", nargs="+")
     starting = verb("up", up)
     starting.add_argument("name")
     starting.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
@@ -181,7 +192,7 @@ def main():
     try:
         if os.geteuid() != 0 and arguments.function is not check:
             raise LabError(f"the lab needs root: sudo {shlex.join(sys.argv)}")
-        if network.is_client():
+        if os.geteuid() == 0 and network.is_client():
             home = f"--net={network.namespace(network.HOST)}"
             os.execvp("nsenter", ["nsenter", home, *sys.argv])
         return arguments.function(arguments) or 0

@@ -16,8 +16,7 @@ COMMAND = ["salt-call", "--local", "--log-level=info", "--out=json", "state.appl
 
 
 def converge(box, test=False):
-    """
-    Apply `chatmail` to a box, show each state as it runs, then what changed or failed.
+    """Apply `chatmail` to a box, show each state as it runs, then what changed or failed.
 
     Returns an exit code: 0 when every state succeeded.
     """
@@ -30,15 +29,14 @@ def converge(box, test=False):
     except (ValueError, KeyError):
         say(errors[-3000:] + output[-3000:])
         raise LabError(f"salt-call in {box.name} failed with exit code {code}") from None
-    succeeded = report(result, time.monotonic() - started)
+    succeeded = report(result, time.monotonic() - started, test)
     if succeeded and not test:
         publish_keys(box)
     return 0 if succeeded else 1
 
 
 def watch(box, argv, started):
-    """
-    Run salt-call and print each state when it begins.
+    """Run salt-call and print each state when it begins.
 
     Returns its output, what it logged, and its exit code.
     """
@@ -69,8 +67,8 @@ def progress(text):
         say(text)
 
 
-def report(result, seconds):
-    """Print what failed and what changed; True when nothing failed."""
+def report(result, seconds, test):
+    """Print what failed and how much changed, or in a test what would; True when nothing failed."""
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     if not isinstance(result, dict):
@@ -80,6 +78,8 @@ def report(result, seconds):
     states = list(result.values())
     failed = [state for state in states if state["result"] is False]
     changed = [state for state in states if state.get("changes")]
+    for state in changed if test else []:
+        print(f"would change {state.get('__id__', state.get('name'))}: {state['comment']}")
     for state in failed:
         print(f"FAILED {state.get('__id__', state.get('name'))}: {state['comment']}")
         if state.get("changes"):

@@ -49,8 +49,7 @@ def say(text):
 
 
 def run(*argv, **kwargs):
-    """
-    Run a command of this host to its end.
+    """Run a command of this host to its end.
 
     Returns the CompletedProcess, its output as text. Raises LabError with the command's last
     words when it fails, unless `check=False`.
@@ -81,8 +80,7 @@ def lock(name):
 
 
 def await_condition(condition, seconds, what):
-    """
-    Ask `condition` again and again until it is true; its value is returned.
+    """Ask `condition` again and again until it is true; its value is returned.
 
     Raises LabError naming `what` when that takes longer than `seconds`.
     """
@@ -174,30 +172,36 @@ def missing_packages():
     return sorted({package for command, package in PACKAGES.items() if not shutil.which(command)})
 
 
-def install_packages():
-    """Install what the lab needs of this host, and start none of the services it brings."""
-    packages = missing_packages()
+def install_packages(packages):
+    """Install Debian packages on this host that it lacks, and start none of their services."""
+    packages = [package for package in packages if not is_installed(package)]
     if not packages:
         return
     if not shutil.which("apt-get"):
-        raise LabError(f"the lab needs {', '.join(packages)} and apt-get is not here to install it")
+        raise LabError(f"{', '.join(packages)} must be installed, and apt-get is not here to do it")
     say(f"installing {' '.join(packages)}")
     with services_kept_down():
-        run("apt-get", "update", "-q")
-        run("apt-get", "install", "-qy", "--no-install-recommends", *packages)
+        environment = {**CLEAN_ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
+        run("apt-get", "update", "-q", env=environment)
+        run("apt-get", "install", "-qy", "--no-install-recommends", *packages, env=environment)
+
+
+def is_installed(package):
+    """True when dpkg has the package."""
+    done = run("dpkg-query", "--show", "--showformat=${db:Status-Status}", package, check=False)
+    return done.stdout == "installed"
 
 
 @contextlib.contextmanager
 def services_kept_down():
-    """
-    Keep package scripts from starting daemons: the lab runs its own nginx and knotd.
+    """Keep package scripts from starting daemons: the lab runs its own nginx and knotd.
 
     policy-rc.d is the way that Debian's policy gives (man invoke-rc.d). One that is there already
     is the machine's own rule and stays.
     """
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
-    known = {name for name in ("nginx", "knot") if unit_exists(name)}
+    enabled_before = enabled_services()
     if ours:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
@@ -206,14 +210,15 @@ def services_kept_down():
     finally:
         if ours:
             policy.unlink(missing_ok=True)
-    if Path("/run/systemd/system").is_dir():
-        for name in {"nginx", "knot"} - known:
-            run("systemctl", "disable", "--now", name, check=False)
+    for service in enabled_services() - enabled_before:
+        run("systemctl", "disable", "--now", service, check=False)
 
 
-def unit_exists(name):
-    """True when this machine had the service before the lab came."""
-    return Path(f"/lib/systemd/system/{name}.service").exists()
+def enabled_services():
+    """The services that systemd starts on this machine by itself."""
+    listing = ["systemctl", "list-unit-files", "--type=service", "--state=enabled", "--no-legend"]
+    done = run(*listing, check=False) if shutil.which("systemctl") else None
+    return {line.split()[0] for line in done.stdout.splitlines() if line} if done else set()
 
 
 def obstacles():
@@ -262,8 +267,7 @@ TRIALS = {
 
 
 def cgroup_roots():
-    """
-    Where the hierarchies that systemd lives in are mounted and writable: a list of paths.
+    """Where the hierarchies that systemd lives in are mounted and writable: a list of paths.
 
     That is cgroup2 alone on a unified host, name=systemd and perhaps cgroup2 beside it on others.
     """
@@ -278,8 +282,7 @@ def cgroup_roots():
 
 
 def allow_inotify():
-    """
-    Raise the kernel's inotify limits: a box's own sysctl cannot, /proc/sys is read-only there.
+    """Raise the kernel's inotify limits: a box's own sysctl cannot, /proc/sys is read-only there.
 
     Dovecot hibernates each idle client with an inotify instance; the default is 128.
     """

@@ -1,5 +1,4 @@
-"""
-Root file systems, built once and shared by every box.
+"""Root file systems, built once and shared by every box.
 
 Two kinds: `debian-13` is a minimal Debian as a provider would hand it out, `debian-13-salt` is a
 layer to lay over it that holds Salt, so that a box need not install it each time. Their directories
@@ -68,8 +67,7 @@ def wheels_path(release):
 
 
 def ensure(release, proxy, with_salt=True):
-    """
-    Build what is missing of a release's images.
+    """Build what is missing of a release's images.
 
     `proxy` is the URL of the apt proxy. Returns the directories to lay over each other, topmost
     first. Two labs that want the same image wait for each other.
@@ -131,8 +129,7 @@ def build_salt(release, base, path):
 
 
 def change_layer(base, build, wheels, script):
-    """
-    Run a script as root of an image, with this host's network and pip settings.
+    """Run a script as root of an image, with this host's network and pip settings.
 
     What it writes is left in `build`/upper; what it puts into /wheels, in `wheels`.
     """
@@ -204,8 +201,7 @@ def host_files():
 
 
 def local_directories(words):
-    """
-    The directories of this host that pip settings name, as paths or file:// URLs.
+    """The directories of this host that pip settings name, as paths or file:// URLs.
 
     Of a nested one its parent, except one so near the root that it would hide the box's own /opt.
     """

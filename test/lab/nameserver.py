@@ -45,8 +45,7 @@ def ensure():
     """Start the server unless it runs. The caller holds the lab's lock."""
     if daemon_pid(PID):
         return
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
-    DIRECTORY.mkdir(parents=True)
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
     values = {
         "directory": DIRECTORY,
         "address": network.address(network.NAMESERVER),
@@ -54,7 +53,9 @@ def ensure():
         "ttl": TTL,
     }
     SETTINGS.write_text(CONFIGURATION.format(**values))
-    (DIRECTORY / "root.zone").write_text(ROOT_ZONE.format(**values))
+    zone = DIRECTORY / "root.zone"
+    if not zone.exists():  # else knotd crashed, and its zone file has what it was told
+        zone.write_text(ROOT_ZONE.format(**values))
     argv = ["nsenter", f"--net={network.namespace(network.LAB)}", "knotd", "-c", SETTINGS]
     process = start_daemon(PID, argv, LOG)
     await_condition(lambda: process.poll() is not None or answers(), 10, "the start of knotd")
@@ -63,8 +64,9 @@ def ensure():
 
 
 def stop():
-    """End the server."""
+    """End the server and forget its records."""
     stop_daemon(PID)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
 
 
 def knotc(*command, check=True):
@@ -82,8 +84,9 @@ def change(*commands):
     if not daemon_pid(PID):
         raise LabError("the lab's DNS does not run; `lab up NAME` starts it")
     with lock("dns"):
-        knotc("zone-abort", ".", check=False)  # what a killed lab left open
-        knotc("zone-begin", ".")
+        if knotc("zone-begin", ".", check=False).returncode != 0:
+            knotc("zone-abort", ".")  # a killed lab left its transaction open
+            knotc("zone-begin", ".")
         try:
             for command in commands:
                 knotc(command[0], ".", *command[1:])
@@ -105,29 +108,11 @@ def set_record(name, kind, value):
     change(*old, ("zone-set", name, TTL, kind, rdata))
 
 
-def add_records(found):
-    """Add (name, type, value) triples in one transaction."""
-    change(
-        *(
-            ("zone-set", absolute(name), TTL, kind, encoded(kind, value))
-            for name, kind, value in found
-        )
-    )
-
-
 def delete(name, kind=None):
     """Remove a name's records, of one type or all; nothing happens when there are none."""
     name = absolute(name)
     if records(name, kind):
         change(("zone-unset", name, *([kind] if kind else [])))
-
-
-def delete_tree(domain):
-    """Remove every record of a domain and of all names below it."""
-    domain = absolute(domain)
-    names = {owner for owner in owners() if owner == domain or owner.endswith(f".{domain}")}
-    if names:
-        change(*(("zone-unset", name) for name in sorted(names)))
 
 
 def records(name, kind=None):
@@ -149,31 +134,40 @@ def encoded(kind, value):
     return " ".join('"' + chunk.replace("\\", r"\\").replace('"', r"\"") + '"' for chunk in chunks)
 
 
-def records_of_box(domain, number):
-    """What the owner of a relay's domain would publish before it has any key."""
+def add_box(domain, number):
+    """Publish what the owner of a relay's domain would before it has any key."""
+    delete_box(number, domain)
     ipv4, ipv6 = network.address(number), network.address6(number)
+    found = [(pointer, "PTR", absolute(domain)) for pointer in pointers(number)]
     if is_literal(domain):
-        return []
-    return [
-        *((pointer, "PTR", absolute(domain)) for pointer in pointers(number)),
+        return
+    found += [
         (domain, "A", ipv4),
         (domain, "AAAA", ipv6),
         (domain, "MX", f"10 {absolute(domain)}"),
         (f"www.{domain}", "CNAME", absolute(domain)),
         (f"mta-sts.{domain}", "CNAME", absolute(domain)),
     ]
+    change(*(("zone-set", absolute(name), TTL, kind, value) for name, kind, value in found))
+
+
+def delete_box(number, domain=None):
+    """Remove the PTR records of a box's addresses, and its domain with all names below it."""
+    gone = {absolute(pointer) for pointer in pointers(number)}
+    tree = absolute(domain) if domain else None
+    names = {
+        owner
+        for owner in owners()
+        if owner in gone or (tree and (owner == tree or owner.endswith(f".{tree}")))
+    }
+    if names:
+        change(*(("zone-unset", name) for name in sorted(names)))
 
 
 def pointers(number):
     """The names under which a box's addresses are looked up in reverse."""
     found = (network.address(number), network.address6(number))
     return [ipaddress.ip_address(address).reverse_pointer for address in found]
-
-
-def delete_pointers(number):
-    """Remove the PTR records of a box's addresses."""
-    for pointer in pointers(number):
-        delete(pointer)
 
 
 def is_literal(domain):

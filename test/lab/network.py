@@ -1,5 +1,4 @@
-"""
-The lab's own network: a bridge that reaches the boxes, a client beside them, and this host.
+"""The lab's own network: a bridge that reaches the boxes, a client beside them, and this host.
 
                  chatmail-lab (network namespace)              chatmail-client
     host  .254 ───────── lab0 ── bridge br0 .53 ── client0 ──────── .200
@@ -20,6 +19,7 @@ NETWORK = ipaddress.ip_network("198.51.100.0/24")  # RFC 5737, documentation
 NETWORK6 = ipaddress.ip_network("2001:db8:25::/64")  # RFC 3849, documentation
 LAB, CLIENT, HOST = "chatmail-lab", "chatmail-client", "chatmail-host"
 NAMESERVER, CLIENT_NUMBER, HOST_NUMBER = 53, 200, 254
+BRIDGE_MAC = "02:00:00:00:00:53"
 BOX_NUMBERS = range(10, 200)
 RESOLV_CONF = Path("/etc/netns") / CLIENT / "resolv.conf"
 
@@ -79,7 +79,9 @@ def create():
         inside(name, "ip", "link", "set", "lo", "up")
     # Verbs that are called from the client's network find back to the host's by this name.
     run("ip", "netns", "attach", HOST, os.getpid())
-    inside(LAB, "ip", "link", "add", "br0", "type", "bridge")
+    # An address of its own: else it takes that of one of its ports, and changes as boxes come and
+    # go, so that everybody's packets to the DNS are lost for some seconds.
+    inside(LAB, "ip", "link", "add", "br0", "address", BRIDGE_MAC, "type", "bridge")
     set_up(LAB, "br0", NAMESERVER)
     for name, link, number, peer in (
         (HOST, "lab0", HOST_NUMBER, "host0"),

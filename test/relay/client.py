@@ -1,4 +1,4 @@
-"""A mail client for tests: accounts, logins and encrypted messages, by the standard library and a real OpenPGP."""
+"""A mail client for tests: accounts, logins, and messages encrypted by a real OpenPGP library."""
 
 import email.utils
 import imaplib
@@ -76,7 +76,8 @@ def _ciphertext(size):
 
 
 def encrypted(sender, recipient, size=100, **headers):
-    """Return an RFC 3156 message from sender to recipient whose cleartext has size bytes.
+    """
+    Return an RFC 3156 message from sender to recipient whose cleartext has size bytes.
 
     headers: further header fields, `_` for `-` in the name; one that is None is left out.
     """

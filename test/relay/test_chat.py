@@ -3,11 +3,15 @@
 import contextlib
 import hashlib
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from deltachat_rpc_client import DeltaChat, EventType, Rpc
 from relay.client import new_credentials
 
+# Beside the interpreter, whether or not its environment is activated.
+CORE = Path(sys.executable).with_name("deltachat-rpc-server")
 FILE_SIZE = 15 * 1000 * 1000
 
 
@@ -15,7 +19,7 @@ FILE_SIZE = 15 * 1000 * 1000
 def chat(tmp_path):
     """A Delta Chat core of its own."""
     with contextlib.ExitStack() as stack:
-        rpc = stack.enter_context(Rpc(accounts_dir=str(tmp_path / "accounts")))
+        rpc = stack.enter_context(Rpc(str(tmp_path / "accounts"), str(CORE)))
         yield DeltaChat(rpc)
 
 
@@ -24,8 +28,7 @@ def online_account(chat, relay, name):
     address, password = new_credentials(relay)
     account = chat.add_account()
     account.set_config("displayname", name)
-    account.set_config_from_qr(f"dclogin:{address}?p={password}&v=1&ic=3")
-    account.configure()
+    account.add_transport_from_qr(f"dclogin:{address}?p={password}&v=1&ic=3")
     account.bring_online()
     return account
 

@@ -1,6 +1,7 @@
 """The certificate state, on real files."""
 
 import datetime
+import json
 import os
 import ssl
 import stat
@@ -168,7 +169,7 @@ def test_missing_directory_fails_with_its_name_and_dry_run_does_not(salt_states,
     arguments = {
         "name": str(tmp_path / "none/fullchain.pem"),
         "key": str(tmp_path / "none/privkey.pem"),
-        "names": NAMES,
+        "subject_names": NAMES,
     }
     assert salt_states("chatmail_certificate.self_signed", test=True, **arguments)["result"] is None
     failed = salt_states("chatmail_certificate.self_signed", **arguments)
@@ -189,4 +190,23 @@ def test_key_of_a_certificate_that_a_ca_issued_is_kept(self_signed, pair):
     Path(pair["key"]).write_bytes(pem)
     self_signed()
     assert contents(pair)[1] == pem
+    belong_together(pair)
+
+
+def test_certificate_is_made_by_a_state_as_it_is_written_in_an_sls(salt_call, pair):
+    """Salt multiplies a state by an argument called `names`, so ours must not be called that."""
+    sls = {
+        "include": ["chatmail.modules"],
+        "self-signed certificate": {
+            "chatmail_certificate.self_signed": [
+                {"name": pair["name"]},
+                {"key": pair["key"]},
+                {"subject_names": NAMES},
+            ]
+        },
+    }
+    done = salt_call("state.apply", "probe", sls={"probe": json.dumps(sls)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    (made,) = [each for each in done.returned.values() if each["changes"]]
+    assert made["changes"]["certificate"]["new"]["names"] == sorted(NAMES)
     belong_together(pair)

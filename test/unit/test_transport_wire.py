@@ -48,7 +48,8 @@ def test_message_without_last_line_end_gains_one():
 
 
 @pytest.mark.parametrize(
-    "false_end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n\x00.\r\n"]
+    "false_end",
+    [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n\x00.\r\n"],
 )
 def test_false_end_of_data_does_not_end_the_message(false_end):
     """SMTP smuggling (CVE-2023-51764): only CR LF . CR LF ends a message."""
@@ -101,7 +102,15 @@ def test_replies_are_read_at_every_buffer_size(octets, replies):
 
 @pytest.mark.parametrize(
     "octets",
-    [b"hello\r\n", b"99 x\r\n", b"199 x\r\n", b"250_x\r\n", b"\r\n", b"2" * 5000, b"250-x\r\n" * 300],
+    [
+        b"hello\r\n",
+        b"99 x\r\n",
+        b"199 x\r\n",
+        b"250_x\r\n",
+        b"\r\n",
+        b"2" * 5000,
+        b"250-x\r\n" * 300,
+    ],
 )
 def test_what_is_no_reply_is_an_error(octets):
     with pytest.raises(wire.ProtocolError):

@@ -8,8 +8,12 @@ import contextlib
 import datetime
 import ipaddress
 import logging
+import os
+import secrets
 import socket
 import ssl
+import sys
+from pathlib import Path
 
 import dns.asyncresolver
 import dns.flags
@@ -18,18 +22,19 @@ import dns.rcode
 import dns.rrset
 from aiohttp import web
 from aiosmtpd.smtp import SMTP
+from chatmaild import delivery as delivery_module
+from chatmaild.delivery import Delivery, Transactions
+from chatmaild.destinations import Destinations
+from chatmaild.httpsclient import HttpsClient, tls_context
+from chatmaild.lmtp import LmtpServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chatmaild.delivery import Delivery, Transactions
-from chatmaild.destinations import Destinations
-from chatmaild.httpsclient import HttpsClient, tls_context
-from chatmaild.lmtp import LmtpServer
-
-# aiosmtpd logs every line of a message; 30 MB of them would be kept by pytest.
-logging.getLogger("mail.log").setLevel(logging.ERROR)
+# aiosmtpd logs every line of a message; 30 MB of them would be kept by pytest. What it reports as
+# an error is that a session of the service ended early, which some tests are about.
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
 MESSAGE = b"From: <a@ours.example>\r\nSubject: [...]\r\n\r\nhello\r\n"
 
@@ -40,12 +45,13 @@ class Authority:
     def __init__(self, directory):
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "transport test CA")])
+        name = f"transport test CA {secrets.token_hex(4)}"
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._serial = 0
         self.certificate = self._sign(self._name, self._key.public_key(), [], ca=True)
 
     def _sign(self, subject, public_key, names, ca=False, days=1):
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         ends = now + datetime.timedelta(days=days)
         builder = (
             x509.CertificateBuilder()
@@ -157,11 +163,15 @@ class HttpsPeer:
         self.answers = list(answers)
         self.posts = []
         self.connections = set()
+        self.dying = set()
         self.running = 0
         self.most = 0
         self.seconds = 0
 
     async def handle(self, request):
+        if request.transport in self.dying:
+            request.transport.abort()
+            return web.Response()
         self.connections.add(request.transport)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -339,3 +349,80 @@ async def lmtp_send(path, recipients, data=MESSAGE, sender="a@ours.example"):
         return (await lmtp_replies(reader, len(recipients) + 1))[:-1]
     finally:
         writer.close()
+
+
+# The service as it is started on a relay, but for its ports, its resolver and a CA of the test.
+PROCESS = """
+import functools, sys
+import dns.asyncresolver
+from chatmaild import delivery, destinations, httpsclient, transport
+
+directory, ca, dns_port, https_port, smtp_port, mxdeliv_port = sys.argv[1:]
+
+def resolver():
+    made = dns.asyncresolver.Resolver(configure=False)
+    made.nameservers, made.port = ["127.0.0.1"], int(dns_port)
+    return made
+
+def tls_context(verified):
+    context = httpsclient.tls_context(verified)
+    context.load_verify_locations(ca)
+    return context
+
+destinations.system_resolver = resolver
+transport.tls_context = tls_context
+transport.Destinations = functools.partial(destinations.Destinations, is_ours=lambda _: False)
+transport.HttpsClient = functools.partial(httpsclient.HttpsClient, port=int(https_port))
+transport.Delivery = functools.partial(delivery.Delivery, smtp_port=int(smtp_port))
+transport.LMTP_SOCKET = directory + "/lmtp"
+transport.MXDELIV = ("127.0.0.1", int(mxdeliv_port))
+transport.SPOOL = directory
+transport.service.load_settings = lambda: {
+    "hostname": "ours.example", "mail_domain": "ours.example",
+    "disable_ipv6": False, "max_message_size": 31457280,
+}
+transport.main()
+"""
+
+
+@contextlib.contextmanager
+def systemd(directory):
+    """What systemd would listen on; give the socket that receives what the service tells."""
+    path = directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(path))
+        notified.setblocking(False)
+        try:
+            yield notified
+        finally:
+            path.unlink()
+
+
+@contextlib.asynccontextmanager
+async def service(directory, authority, dns_port, ports, notified):
+    """Run the service as a process; give it once it told that it is ready, kill it at the end."""
+    ca = directory / "ca.pem"
+    ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    arguments = (directory, ca, dns_port, *ports, free_port())
+    code = str(Path(delivery_module.__file__).parents[1])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PROCESS,
+        *map(str, arguments),
+        env=os.environ | {"PYTHONPATH": code, "NOTIFY_SOCKET": str(directory / "notify")},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    ended = asyncio.create_task(process.wait())
+    told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+        assert told.done(), (await process.stderr.read()).decode()
+        assert told.result() == b"READY=1"
+        yield process
+    finally:
+        told.cancel()
+        if process.returncode is None:
+            process.kill()
+        await ended

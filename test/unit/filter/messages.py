@@ -12,11 +12,11 @@ STRANGER = "carol@classic.example.net"
 
 @functools.cache
 def certificate() -> pysequoia.Cert:
-    return pysequoia.Cert.generate("Bob <bob@example.org>")
+    return pysequoia.Tsk.generate("Bob <bob@example.org>").extract_certificate()
 
 
 @functools.cache
-def armored(text: bytes = b"Content-Type: text/plain\r\n\r\nHello", lines: str = "\r\n") -> bytes:
+def armored(text: bytes = b"Content-Type: text/plain\r\n\r\nHello") -> bytes:
     """Return an OpenPGP message to the certificate, its lines ended as mail wants it."""
     message = bytes(pysequoia.encrypt(text, recipients=[certificate()]))
     return b"\r\n".join(message.splitlines()) + b"\r\n"

@@ -87,10 +87,10 @@ class Filter:
         """Start the process; returns when it has told systemd that it is ready."""
         notify = self.home / "notify"
         notify.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-            systemd.bind(str(notify))
-            systemd.settimeout(30)
-            self.log = (self.home / "log").open("ab")
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(notify))
+        self.systemd.settimeout(30)
+        with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     sys.executable,
@@ -101,21 +101,22 @@ class Filter:
                     *("--sockets", self.sockets),
                 ],
                 env=os.environ | {"PYTHONPATH": str(SERVICES), "NOTIFY_SOCKET": str(notify)},
-                stderr=self.log,
+                stderr=log,
             )
-            assert systemd.recv(100) == b"READY=1", self.logged()
+        assert self.systemd.recv(100) == b"READY=1", self.logged()
 
     def logged(self) -> str:
         return (self.home / "log").read_text()
 
     def children(self) -> list[int]:
-        """Return the process ids of the roles."""
+        """Return the process ids of the roles: submission, incoming, sign."""
         task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in task.read_text().split()]
 
     def stop(self) -> int:
         """End the process; returns its exit status."""
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(30)
-        self.log.close()
+        self.systemd.close()
         return status

@@ -112,14 +112,15 @@ class Destinations:
         turn comes, so that a dead backup MX costs the first one no time.
         Raises NoHost, when not a single one was found.
         """
-        reason = NoHost(550, f"5.4.4 no host of {domain} has an address")
+        reason = None
         found = False
         for name in await self._names(domain):
             try:
                 addresses = await self.addresses(name)
             except NoHost as error:
-                # What may be there tomorrow outweighs what is not there.
-                reason = error if error.answer.temporary else reason
+                # What may be there later outweighs what is not there.
+                if reason is None or error.answer.temporary:
+                    reason = error
                 continue
             if name in self._own_names or any(self._is_ours(a) for a in addresses):
                 # RFC 5321, 5.1: neither ourselves nor anything less preferred than ourselves.

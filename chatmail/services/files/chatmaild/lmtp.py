@@ -61,13 +61,13 @@ class _Input:
         """Let the next read begin with this."""
         self._buffer = data + self._buffer
 
-    async def line(self) -> str:
+    async def line(self, seconds: float) -> str:
         """Return the next command without its line end. Raises Gone, ProtocolError."""
         data = b""
         while b"\n" not in data:
             if len(data) > MAX_LINE:
                 raise ProtocolError("line too long")
-            data += await self.read(IDLE_SECONDS)
+            data += await self.read(seconds)
         line, _, rest = data.partition(b"\n")
         self.put_back(rest)
         return line.rstrip(b"\r").decode("ascii", "replace")
@@ -158,9 +158,11 @@ class _Session:
             "NOOP": lambda _: "250 2.0.0 ok",
             "VRFY": lambda _: "252 2.0.0 not verified",
         }
-        while not self.stopping:
+        while True:
+            # Stopping, the client may still take its leave.
+            seconds = 1 if self.stopping else IDLE_SECONDS
             try:
-                verb, _, argument = (await self._input.line()).partition(" ")
+                verb, _, argument = (await self._input.line(seconds)).partition(" ")
             except ProtocolError as error:
                 return await self.reply(f"500 5.5.2 {error}")
             verb = verb.upper()
@@ -172,7 +174,6 @@ class _Session:
                 await self.reply(commands[verb](argument))
             else:
                 await self.reply("500 5.5.1 unknown command")
-        return await self.reply("421 4.3.2 stopping")
 
     async def reply(self, text: str) -> None:
         """Send a reply of one or more lines."""
@@ -192,6 +193,8 @@ class _Session:
         return "".join(f"250-{line}\n" for line in lines) + f"250 {last}"
 
     def _mail(self, argument: str) -> str:
+        if self.stopping:
+            return "421 4.3.2 stopping"
         if not self._greeted or self.sender is not None:
             return "503 5.5.1 expected LHLO first, and MAIL once"
         try:

@@ -170,7 +170,7 @@ class Message(Milter.Base):
         if self.relay.keys is None:
             return
         signatures = signing.signature_fields(
-            fields, self.content, self.relay.mail_domain, self.relay.keys.keys()
+            fields, self.content, self.relay.mail_domain, self.relay.keys.current()
         )
         for signature in reversed(signatures):
             self.addheader("DKIM-Signature", _for_postfix(signature), 0)

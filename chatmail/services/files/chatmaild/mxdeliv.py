@@ -46,7 +46,9 @@ class Doorway:
 
     def application(self) -> web.Application:
         """Return the web application; methods other than POST get a 405 of their own accord."""
-        application = web.Application()
+        # aiohttp takes 128 header fields by default, while each recipient is one. nginx and
+        # MAX_RECIPIENTS set the limit here.
+        application = web.Application(handler_args={"max_headers": 32768})
         application.router.add_post("/mxdeliv", self.post)
         return application
 

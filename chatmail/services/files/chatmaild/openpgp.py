@@ -21,9 +21,9 @@ DECODE_STEP = 1 << 18
 
 _BEGIN_LINE = re.compile(BEGIN + rb"\r?\n")
 _ARMOR_HEADER = re.compile(rb"(?:Version|Comment): ?[^\r\n]*\r?\n")
-_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
+_EMPTY_LINES = re.compile(rb"[\r\n]*+")
 _CHECKSUM = re.compile(rb"\n=[A-Za-z0-9+/]{4}\Z")
-_PADDING = re.compile(rb"=(?:\r?\n)*=?")
+_PADDING = re.compile(rb"=[\r\n]*+=?")
 
 
 class NotOpenPGP(ValueError):

@@ -77,7 +77,7 @@ class KeyRing:
         stat = (self._directory / "signing.json").stat()
         return stat.st_mtime_ns, stat.st_ino
 
-    def keys(self) -> list[SigningKey]:
+    def current(self) -> list[SigningKey]:
         """Return the keys; the last good ones as long as the files are not in order."""
         try:
             state = self._state()

@@ -77,7 +77,7 @@ class SmtpConnection(asyncio.Protocol):
         """Let writers go on."""
         self._writable.set()
 
-    async def reply(self, seconds: float = REPLY_SECONDS) -> Reply:
+    async def reply(self, seconds: float) -> Reply:
         """Return the next reply. Raises Unreachable."""
         try:
             async with asyncio.timeout(seconds):
@@ -104,7 +104,7 @@ class SmtpConnection(asyncio.Protocol):
     async def command(self, line: str) -> Reply:
         """Send one command and return its reply. Raises Unreachable."""
         await self.send(f"{line}\r\n".encode("ascii"))
-        return await self.reply()
+        return await self.reply(REPLY_SECONDS)
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         """Go on in TLS once the server agreed. Raises Unreachable, with the reason of OpenSSL."""
@@ -154,7 +154,7 @@ class SmtpSession:
 
     async def greet(self) -> None:
         """Wait for the greeting and say EHLO."""
-        self._require(await self._connection.reply(), 220)
+        self._require(await self._connection.reply(REPLY_SECONDS), 220)
         await self.hello()
 
     async def hello(self) -> None:
@@ -222,7 +222,7 @@ class SmtpSession:
                 return [mail]
             return [mail, *[await self._connection.command(line) for line in commands[1:]]]
         await self._connection.send("".join(f"{line}\r\n" for line in commands).encode("ascii"))
-        return [await self._connection.reply() for _ in commands]
+        return [await self._connection.reply(REPLY_SECONDS) for _ in commands]
 
     async def _data(self, message: Message) -> Reply:
         reply = await self._connection.command("DATA")

@@ -2,6 +2,7 @@
 
 import binascii
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,6 +28,8 @@ MAX_KEY_RECORDS = 3
 DNS_SECONDS = 20.0
 # RFC 8301 section 3.2 for the lower limit; above the upper one verifying costs too much.
 MIN_RSA_BITS, MAX_RSA_BITS = 1024, 8192
+_DNS_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
+MAX_DNS_NAME = 253
 # Clocks differ.
 CLOCK_SKEW = 3600
 
@@ -54,7 +57,8 @@ class Signature(NamedTuple):
     field: Field
     tags: dict[str, bytes]
     domain: str
-    selector: str
+    key_name: str  # where DNS has the key
+    length: int | None  # l=
     names: list[bytes]  # h=, lower case
     relaxed_header: bool
     relaxed_body: bool
@@ -140,6 +144,10 @@ def parse_signature(field: Field) -> Signature:
     if int(tags.get("x", b"%d" % now)) < int(now) or int(tags.get("t", b"0")) > now + CLOCK_SKEW:
         raise Invalid("expired, or from the future")
     domain = tags["d"].decode("ascii").lower()
+    selector = tags["s"].decode("ascii")
+    key_name = f"{selector}._domainkey.{domain}"
+    if not _DNS_NAME.fullmatch(key_name) or len(key_name) > MAX_DNS_NAME:
+        raise Invalid("selector and domain make no DNS name")
     identity = tags.get("i", b"@" + tags["d"]).decode("ascii").lower().rpartition("@")[2]
     if identity != domain and not identity.endswith("." + domain):
         raise Invalid("i= is not within d=")
@@ -147,7 +155,8 @@ def parse_signature(field: Field) -> Signature:
         field=field,
         tags=tags,
         domain=domain,
-        selector=tags["s"].decode("ascii"),
+        key_name=key_name + ".",
+        length=int(tags["l"]) if "l" in tags else None,
         names=names,
         relaxed_header=header == b"relaxed",
         relaxed_body=content == b"relaxed",
@@ -159,7 +168,7 @@ def _check_body(signature: Signature, digest: bytes, length: int) -> None:
 
     A signature over a part of the body (l=) lets anybody add to it, so it counts for nothing.
     """
-    if int(signature.tags.get("l", length)) != length:
+    if signature.length not in (None, length):
         raise Invalid("the signature does not cover the whole body")
     if _base64(signature.tags["bh"]) != digest:
         raise Invalid("the body was changed")
@@ -169,11 +178,10 @@ def _check_header(
     signature: Signature, fields: list[Field], lookup: Lookup, deadline: float
 ) -> None:
     """Verify the signature with a key of its selector. Raises Invalid or LookupFailed."""
-    name = f"{signature.selector}._domainkey.{signature.domain}."
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise LookupFailed("no time left")
-    records = lookup(name, seconds)
+    records = lookup(signature.key_name, seconds)
     data = signed_bytes(fields, signature.names, signature.field, signature.relaxed_header)
     value = _base64(signature.tags["b"])
     for record in records[:MAX_KEY_RECORDS]:

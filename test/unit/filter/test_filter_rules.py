@@ -5,13 +5,12 @@ import quopri
 import re
 
 import pytest
+from chatmaild import rules
+from chatmaild.rules import Refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.filter import messages
 from unit.filter.messages import RECIPIENT, SENDER, encrypted_body, fields, secure_join
-
-from chatmaild import rules
-from chatmaild.rules import Refusal
 
 
 def never() -> bool:
@@ -434,10 +433,26 @@ def test_cleaned_removes_what_tells_about_the_sender():
 
 field_values = st.binary(max_size=120).filter(lambda value: b"\0" not in value)
 pieces = st.sampled_from(
-    [b"--=_edge", b"--", b"\r\n", b"\n", b"\r", b":", b";", b'"', b"(", b"<", b"@", b" ", b"=", b",",
-     OCTETS, b"Content-Type: ", b"text/plain", b"multipart/encrypted", b"boundary==_edge", ARMOR,
-     SENDER.encode(), b"\\", b"\xff", b"Version: 1", b"Secure-Join: vc-request"]
-)  # fmt: skip
+    [
+        *(
+            b"--=_edge",
+            b"--",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b":",
+            b";",
+            b'"',
+            b"(",
+            b"<",
+            b"@",
+            b" ",
+            b"=",
+        ),
+        *(OCTETS, b"Content-Type: ", b"text/plain", b"multipart/encrypted", b"boundary==_edge"),
+        *(b",", ARMOR, SENDER.encode(), b"\\", b"\xff", b"Version: 1", b"Secure-Join: vc-request"),
+    ]
+)
 scraps = st.lists(pieces, max_size=20).map(b"".join)
 names = st.sampled_from([b"From", b"Content-Type", b"Secure-Join", b"Subject", b"Auto-Submitted"])
 

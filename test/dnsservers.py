@@ -2,7 +2,7 @@
 
 The root zone on ROOT delegates example.org and example.net to the addresses below, so that code
 under test finds them as it would anywhere: through /etc/resolv.conf and delegation. All of them
-listen on port 53 of addresses in 127.53.0.0/24 and are ended by their process id.
+listen on port 53 of loopback addresses, and are ended by their process id.
 """
 
 import contextlib
@@ -13,17 +13,22 @@ from pathlib import Path
 
 import dns.message
 import dns.query
+import dns.tsig
+import dns.update
+import dns.zone
 
-ROOT, RESOLVER = "127.53.0.1", "127.53.0.2"
+# Of this process's own, so that two test runs on one machine do not meet.
+NETWORK = f"127.{64 + os.getpid() // 250 % 64}.{os.getpid() % 250}"
+ROOT, RESOLVER = f"{NETWORK}.1", f"{NETWORK}.2"
 # Of zone example.org: what takes updates, and another server of the zone.
-PRIMARY, SECONDARY = "127.53.0.3", "127.53.0.4"
+PRIMARY, SECONDARY = f"{NETWORK}.3", f"{NETWORK}.4"
 # Of zone example.net: where somebody else has a web server.
-ELSEWHERE = "127.53.0.5"
+ELSEWHERE = f"{NETWORK}.5"
 # Nothing listens here.
-NOBODY = "127.53.0.9"
+NOBODY = f"{NETWORK}.9"
 
-KEY = 'key "relay" {\n\talgorithm hmac-sha256;\n\tsecret "9fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k=";\n};\n'
 SECRET = "9fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
+# Of a key that may ask and not update.
 READER_SECRET = "3fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
 
 ROOT_ZONE = f"""\
@@ -82,8 +87,11 @@ acl:
   - id: update
     key: relay
     action: [update, transfer]
+  - id: ask
+    key: reader
+    action: query
   - id: copy
-    address: 127.53.0.0/24
+    address: 127.0.0.0/8
     action: [transfer, notify]
 {remotes}
 zone:
@@ -159,7 +167,7 @@ def knot(directory, address, zones, secondary_of=None, notify=None):
     rows, remotes = "", ""
     for name, text in zones.items():
         rows += f'  - domain: "{name}"\n    storage: "{directory}"\n    file: "{name}zone"\n'
-        rows += "    acl: [update, copy]\n    zonefile-load: difference-no-serial\n"
+        rows += "    acl: [update, ask, copy]\n    zonefile-load: difference-no-serial\n"
         rows += "    journal-content: all\n"
         if secondary_of:
             rows += "    master: other\n"
@@ -184,7 +192,9 @@ def bind(directory, address, zones):
     for name, text in zones.items():
         (directory / f"{name}zone").write_text(text)
         rows += f'zone "{name}" {{ type primary; file "{name}zone"; check-names ignore;\n'
-        rows += "    update-policy { grant relay zonesub any; }; };\n"
+        rows += (
+            "    allow-transfer { key relay; }; update-policy { grant relay zonesub any; }; };\n"
+        )
     values = {"secret": SECRET, "reader": READER_SECRET, "zones": rows}
     (directory / "named.conf").write_text(
         BIND.format(directory=directory, address=address, **values)
@@ -206,13 +216,36 @@ def unbound(directory, address=RESOLVER):
     return _daemon(["unbound", "-d", "-c", str(directory / "unbound.conf")], address, ".")
 
 
+def contents(address, zone="example.org."):
+    """Return all records of a zone but the SOA, as (name, type, data) texts."""
+    found = dns.zone.from_xfr(dns.query.xfr(address, zone, keyring=_key(), lifetime=10))
+    return {
+        (str(name.derelativize(found.origin)), dns.rdatatype.to_text(data.rdtype), data.to_text())
+        for name, _ttl, data in found.iterate_rdatas()
+        if data.rdtype != dns.rdatatype.SOA
+    }
+
+
+def set_records(name, rdtype, *data, address=PRIMARY, zone="example.org."):
+    """Replace all records of a name and type, as somebody else would."""
+    message = dns.update.UpdateMessage(zone, keyring=_key())
+    message.delete(name, rdtype)
+    for each in data:
+        message.add(name, 60, rdtype, each)
+    response = dns.query.tcp(message, address, timeout=10)
+    assert response.rcode() == 0, response
+
+
+def _key():
+    return dns.tsig.Key("relay", SECRET, "hmac-sha256")
+
+
 SERVERS = {"knot": knot, "bind": bind}
 
 
-def key_file(directory, text=KEY):
-    """Write a TSIG key file that nobody else may read; return its path."""
+def key_file(directory, name="relay", secret=SECRET):
+    """Write a key file as tsig-keygen does, which nobody else may read; return its path."""
     path = directory / "tsig.key"
     path.touch(mode=0o600)
-    path.write_text(text)
-    os.chmod(path, 0o600)
+    path.write_text(f'key "{name}" {{\n\talgorithm hmac-sha256;\n\tsecret "{secret}";\n}};\n')
     return path

@@ -2,11 +2,10 @@
 
 import pysequoia
 import pytest
+from chatmaild import openpgp
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.filter import messages
-
-from chatmaild import openpgp
 
 
 def packet(tag: int, body: bytes) -> bytes:
@@ -100,7 +99,8 @@ def test_is_encrypted_message_with_millions_of_chunks_gives_up():
 
 def sequoia(profile=None, **options) -> bytes:
     generation = {"profile": profile} if profile else {}
-    certificate = pysequoia.Cert.generate("Bob <bob@example.org>", **generation)
+    key = pysequoia.Tsk.generate("Bob <bob@example.org>", **generation)
+    certificate = key.extract_certificate()
     made = bytes(pysequoia.encrypt(b"Hello" * 1000, recipients=[certificate], **options))
     return b"\r\n".join(made.splitlines()) + b"\r\n"
 
@@ -118,8 +118,8 @@ def test_is_encrypted_armor_accepts_what_sequoia_writes():
 
 
 def test_is_encrypted_armor_refuses_what_sequoia_signs_only():
-    key = pysequoia.Cert.generate("Alice <alice@example.org>")
-    signed = bytes(pysequoia.sign(key.secrets.signer(), b"Hello"))
+    key = pysequoia.Tsk.generate("Alice <alice@example.org>")
+    signed = bytes(pysequoia.sign(key.signer(), b"Hello"))
     assert signed.startswith(b"-----BEGIN PGP MESSAGE-----")
     assert not openpgp.is_encrypted_armor(b"\r\n".join(signed.splitlines()), outgoing=False)
 
@@ -151,7 +151,7 @@ ARMORS = {
     "a signature's armor": (messages.armor(GOOD).replace(b"MESSAGE", b"SIGNATURE"), False, False),
     "a broken CRC24": (messages.armor(GOOD, checksum=b"=ab"), False, False),
     "two CRC24": (messages.armor(GOOD, checksum=b"=njUN\r\n=njUN"), False, False),
-    "a CRC24 within a line": (messages.armor(GOOD[:-1] + b"eee") + b"=njUN", False, False),
+    "a CRC24 within a line": (BEGIN + b"\r\n" + TEXT.rstrip() + b"=njUN\r\n" + END, False, False),
     "8-bit junk": (BEGIN + b"\r\n" + b"\xff\xfe" + TEXT + END, False, False),
     "a space in the text": (BEGIN + b"\r\n" + TEXT[:8] + b" " + TEXT[8:] + END, False, False),
     "a dash in the text": (BEGIN + b"\r\n" + TEXT[:8] + b"-" + TEXT[8:] + END, False, False),

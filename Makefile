@@ -1,0 +1,58 @@
+# `make relay` shows a relay at work, `make test` checks everything; `make help` lists the rest.
+# Needs a Debian 12 or 13 with git, make and root or sudo; what else is missing gets installed.
+
+OS ?= debian-13
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
+LAB := test/lab/lab
+VENV := .venv/bin
+# Machines in containers, other people's ports: the tests run as root, and leave no files as root.
+PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovider
+# Boots of both releases, unless told otherwise: make lab RELAY_OPTIONS="--os debian-12 -k chat"
+RELAY_OPTIONS ?=
+PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
+
+.PHONY: help relay test lint unit salt lab setup clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+relay: python3 ## boot a throwaway relay, pass a message through it, show an account (OS=debian-12)
+	@$(SUDO) test/lab/demo.py --os $(OS)
+
+test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
+	$(PYTEST) test/unit test/salt test/relay $(RELAY_OPTIONS)
+
+lint: .venv/ready ## ruff, salt-lint, yamllint, shellcheck
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/salt-lint $$(git ls-files '*.sls')
+	yamllint --strict -d '{extends: default, rules: {line-length: {max: 100}, document-start: disable}}' \
+		$$(git ls-files '*.yml' '*.yaml') FORMULA pillar.example
+	shellcheck bootstrap.sh .ci/run
+
+unit: .venv/ready ## tests of plain Python
+	$(PYTEST) test/unit
+
+salt: .venv/ready ## tests of modules and states with Salt's loader
+	$(PYTEST) test/salt
+
+lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
+	$(PYTEST) test/relay $(RELAY_OPTIONS)
+
+setup: .venv/ready ## install what work on this repository needs
+
+.venv/ready: pyproject.toml test/packages.txt | python3
+	$(SUDO) $(LAB) install $(PACKAGES)
+	/usr/bin/python3 -m venv --system-site-packages .venv
+	$(VENV)/pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/pip install --quiet --group lint --group test
+	touch $@
+
+.PHONY: python3
+python3:
+	@test -x /usr/bin/python3 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy python3; }
+
+clean: ## end all boxes of the lab, and remove what these targets made here
+	$(SUDO) $(LAB) down --all
+	rm -rf .venv .ruff_cache .hypothesis .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,241 @@
+#!/bin/bash
+# Makes a chatmail relay of a bare Debian 12 or 13 server, as root:
+#
+#     ./bootstrap.sh chat.example.org
+#
+# Installs Salt, copies this formula to /srv/formulas/chatmail, writes a pillar with the mail domain
+# to /srv/pillar, and converges. It refuses, before it changes anything, what cannot end well.
+# Running it again is safe: it brings the formula of this checkout into place, keeps the pillar, and
+# converges again.
+set -euo pipefail
+
+SALT_VERSION=3008.3 # newer ones ask for a certifi that not every package source has
+FORMULA=/srv/formulas/chatmail
+FOLDERS=(chatmail _modules _states _runners)
+PILLAR=/srv/pillar/chatmail.sls
+PILLAR_TOP=/srv/pillar/top.sls
+MINION=/etc/salt/minion.d/chatmail.conf
+# What the relay listens on, and the units whose processes may do so once it is set up.
+TCP_PORTS=(25 80 143 443 465 587 993)
+UDP_PORTS=(3478)
+OUR_UNITS='(nginx|dovecot|postfix(@.*)?|coturn|chatmail-.*)\.service'
+# https://docs.saltproject.io/salt/install-guide/en/latest/topics/install-by-operating-system/linux-deb.html
+SALT_REPOSITORY=https://packages.broadcom.com/artifactory/saltproject-deb
+SALT_KEY=https://packages.broadcom.com/artifactory/api/security/keypair/SaltProjectKey/public
+SALT_KEYRING=/etc/apt/keyrings/salt-archive-keyring.asc
+SALT_SOURCES=/etc/apt/sources.list.d/salt.sources
+SALT_PIN=/etc/apt/preferences.d/salt-pin-1001
+
+checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export DEBIAN_FRONTEND=noninteractive
+
+die() {
+    printf 'bootstrap.sh: %s\n' "$@" >&2
+    exit 1
+}
+
+say() {
+    printf '\n== %s\n' "$*"
+}
+
+# --- Refusals: nothing is written before all of these have passed.
+
+refuse_without_root() {
+    [[ $EUID -eq 0 ]] || die "must run as root: sudo $0 $*"
+}
+
+refuse_other_systems() {
+    local ID="" VERSION_ID="" PRETTY_NAME="an unknown system"
+    # shellcheck disable=SC1091 # not a file of this repository
+    [[ ! -r /etc/os-release ]] || source /etc/os-release
+    [[ $ID == debian && $VERSION_ID =~ ^(12|13)$ ]] ||
+        die "this is $PRETTY_NAME; a relay needs Debian 12 or 13"
+    [[ -d /run/systemd/system ]] || die "systemd does not run this machine; a relay needs it"
+}
+
+is_ipv4() {
+    local octet='(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
+    [[ $1 =~ ^$octet(\.$octet){3}$ ]]
+}
+
+# A domain, one whose first label starts with _, or an IPv4 address that a host can have.
+is_mail_domain() {
+    local label='[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
+    if is_ipv4 "$1"; then
+        [[ ! ${1%%.*} =~ ^(0|127|22[4-9]|2[3-5][0-9])$ ]]
+    else
+        [[ ${#1} -le 245 && $1 =~ ^_?$label(\.$label)+$ && ! ${1##*.} =~ ^[0-9]+$ ]]
+    fi
+}
+
+refuse_other_domains() {
+    is_mail_domain "$1" || die "\"$1\" is no mail domain. Allowed are:" \
+        "  chat.example.org   a domain that points to this machine" \
+        "  _chat.example.org  a test domain: its first label starts with _" \
+        "  13.12.23.42        a bare IPv4 address"
+}
+
+refuse_other_pillars() {
+    local present=""
+    [[ ! -e $PILLAR ]] || present=$(sed -nE 's/^ +mail_domain: *"?([^" #]+).*/\1/p' "$PILLAR")
+    [[ ! -e $PILLAR || ${present,,} == "$1" ]] ||
+        die "$PILLAR is there and has mail_domain: ${present:-(none)}, not $1; edit or move it"
+    [[ ! -e $PILLAR_TOP ]] || grep -qE '^ *- +"?chatmail"? *$' "$PILLAR_TOP" ||
+        die "$PILLAR_TOP is there and does not name chatmail; add it as an item under base: '*'"
+}
+
+refuse_minions() {
+    ! systemctl --quiet is-active salt-minion ||
+        die "this machine is a minion of a Salt master; let that one apply the formula"
+}
+
+# Prints port/protocol, process and pid of every listener on our ports that is not ours.
+foreign_listeners() {
+    local protocol=$1 filter sockets address users name pid
+    shift
+    filter=$(printf ' or sport = :%s' "$@")
+    sockets=$(ss --no-header --listening --numeric --processes "--$protocol" "${filter# or }")
+    while read -r _ _ _ address _ users; do
+        [[ -n $address ]] || continue
+        name="" pid=""
+        [[ ! $users =~ \(\(\"([^\"]+)\",pid=([0-9]+) ]] ||
+            { name=${BASH_REMATCH[1]} pid=${BASH_REMATCH[2]}; }
+        [[ -e /etc/chatmail/relay.json && -n $pid ]] &&
+            grep -qsE "/$OUR_UNITS(/|\$)" "/proc/$pid/cgroup" && continue
+        printf '  %s/%s  %s (pid %s)\n' "${address##*:}" "$protocol" "${name:-unknown}" "${pid:-unknown}"
+    done <<<"$sockets"
+}
+
+refuse_taken_ports() {
+    local found
+    command -v ss >/dev/null || die "the program ss is missing: apt install iproute2"
+    found=$({
+        foreign_listeners tcp "${TCP_PORTS[@]}"
+        foreign_listeners udp "${UDP_PORTS[@]}"
+    } | sort -nu)
+    [[ -z $found ]] || die "other programs hold ports that the relay needs:" "$found" \
+        "Stop them for good (systemctl disable --now …) and run this again."
+}
+
+# --- Salt: what is there, else its own packages, else pip.
+
+salt_from_packages() {
+    apt-get install -qy salt-minion || return
+    # Only salt-call is needed; the daemon would look for a master.
+    systemctl disable --now salt-minion
+}
+
+add_salt_repository() {
+    local key
+    key=$(mktemp)
+    # apt's own downloader: it is on every machine, and knows its proxy.
+    if ! /usr/lib/apt/apt-helper download-file "$SALT_KEY" "$key" >/dev/null 2>&1; then
+        rm -f "$key"
+        return 1
+    fi
+    install -D -m 0644 "$key" "$SALT_KEYRING"
+    rm -f "$key"
+    printf 'Package: salt-*\nPin: version %s.*\nPin-Priority: 1001\n' "${SALT_VERSION%%.*}" >"$SALT_PIN"
+    printf '%s\n' "Types: deb" "URIs: $SALT_REPOSITORY" "Suites: stable" "Components: main" \
+        "Signed-By: $SALT_KEYRING" >"$SALT_SOURCES"
+    apt-get update -q && return
+    rm -f "$SALT_SOURCES" "$SALT_PIN" "$SALT_KEYRING"
+    return 1
+}
+
+# Salt's own Python environment: nothing else on the machine sees it. PIP_* settings are honoured.
+salt_from_pip() {
+    local pip=/opt/salt/bin/pip
+    apt-get install -qy --no-install-recommends python3-venv
+    python3 -m venv --clear /opt/salt
+    # One of its dependencies is C source for most package sources, and a mail server has no compiler.
+    if ! $pip install --quiet "salt==$SALT_VERSION"; then
+        say "once more with a compiler, for what is not prebuilt"
+        apt-get install -qy --no-install-recommends python3-dev gcc libc6-dev
+        $pip install --quiet "salt==$SALT_VERSION"
+    fi
+    ln -sf /opt/salt/bin/salt-call /usr/local/bin/salt-call
+}
+
+install_salt() {
+    if salt-call --version >/dev/null 2>&1; then
+        return
+    fi
+    apt-get update -q
+    if apt-cache show salt-minion >/dev/null 2>&1 || add_salt_repository; then
+        salt_from_packages && return
+    fi
+    say "Salt's own packages cannot be had here; taking it from pip into /opt/salt"
+    salt_from_pip
+}
+
+# --- The formula, and what tells Salt where it is.
+
+place_formula() {
+    local new=$FORMULA.new folder
+    [[ $checkout != "$FORMULA" ]] || return 0
+    rm -rf "$new"
+    mkdir -p "$new"
+    for folder in "${FOLDERS[@]}"; do
+        [[ ! -d $checkout/$folder ]] || cp -r "$checkout/$folder" "$new/"
+    done
+    chown -R root:root "$new"
+    chmod -R u=rwX,go=rX "$new"
+    rm -rf "$FORMULA"
+    mv "$new" "$FORMULA"
+}
+
+place_configuration() {
+    mkdir -p "${MINION%/*}" "${PILLAR%/*}"
+    cat >"$MINION" <<END
+# Written by bootstrap.sh of the chatmail formula: this machine has no master.
+file_client: local
+file_roots:
+  base: [/srv/salt, $FORMULA]
+pillar_roots:
+  base: [${PILLAR%/*}]
+END
+    [[ -e $PILLAR_TOP ]] || printf "base:\n  '*':\n    - chatmail\n" >"$PILLAR_TOP"
+    [[ -e $PILLAR ]] || cat >"$PILLAR" <<END
+# Settings of this relay; pillar.example in the formula's repository explains all there are.
+chatmail:
+  mail_domain: $1
+END
+}
+
+tell_what_is_next() {
+    cat <<END
+
+The relay for $1 is set up.
+  its page, with an invitation      https://$1/
+  DNS records that it needs         salt-call --local chatmail_dns.zone
+  are they there?                   salt-call --local chatmail_dns.check
+  how it is doing                   salt-call --local chatmail_relay.status
+  settings                          edit $PILLAR, then
+                                    salt-call --local state.apply chatmail
+END
+}
+
+main() {
+    [[ $# -eq 1 && $1 != -* ]] || die "usage: $0 MAIL_DOMAIN, for example $0 chat.example.org"
+    local domain=${1,,}
+    domain=${domain%.}
+    refuse_without_root "$@"
+    refuse_other_systems
+    refuse_other_domains "$domain"
+    refuse_other_pillars "$domain"
+    refuse_minions
+    refuse_taken_ports
+
+    say "installing Salt"
+    install_salt
+    say "putting the formula into $FORMULA and the settings into $PILLAR"
+    place_formula
+    place_configuration "$domain"
+    say "salt-call --local state.apply chatmail"
+    salt-call --local --state-output=changes --state-verbose=False state.apply chatmail ||
+        die "the machine did not converge; correct what is named above and run this again"
+    tell_what_is_next "$domain"
+}
+
+main "$@"

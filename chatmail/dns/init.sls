@@ -1,0 +1,46 @@
+{#- What Salt needs to look at DNS, and the relay's records themselves where pillar says how to publish them. Needs the
+    signing keys (chatmail.dkim). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+  - chatmail.dkim
+
+{% set debian_python = "/usr/lib/python3/dist-packages" -%}
+
+dnspython:
+  pkg.installed:
+    - name: python3-dnspython
+    - reload_modules: True
+
+{%- if relay.salt_site_packages %}
+
+# Salt brings a Python of its own, which does not look where Debian puts packages. dnspython is nothing but Python, so
+# both can use the one that Debian keeps up to date.
+dnspython in Salt's own Python:
+  file.symlink:
+    - name: {{ relay.salt_site_packages }}/dns
+    - target: {{ debian_python }}/dns
+    - unless:
+      - fun: file.file_exists
+        path: {{ relay.salt_site_packages }}/dns/__init__.py
+    - reload_modules: True
+    - require:
+      - pkg: dnspython
+{%- endif %}
+
+{%- if relay.dns.server or relay.dns.hook %}
+
+records of the relay:
+  chatmail_dns.published:
+    - require:
+      - sls: chatmail.dkim
+      - pkg: dnspython
+{%- if relay.dkim.rotate_after %}
+
+young signing keys:
+  chatmail_dkim.rotated:
+    - require:
+      - chatmail_dns: records of the relay
+{%- endif %}
+{%- endif %}

@@ -1,0 +1,18 @@
+-- Managed by the chatmail formula. Tells chatmail-dict of each message that LMTP delivers, for Dovecot 2.3 and 2.4.
+-- https://doc.dovecot.org/2.4.1/core/plugins/push_notification_lua.html
+
+function dovecot_lua_notify_begin_txn(user)
+  return user
+end
+
+-- A message that somebody sent to himself, as clients do to reach their other devices, wakes nobody.
+function dovecot_lua_notify_event_message_new(user, event)
+  if event.from_address ~= user.username then
+    -- The entry is not kept; setting it is the news. If that fails, Dovecot logs it and the message is stored all the same.
+    user:metadata_set("/private/messagenew", "")
+  end
+end
+
+-- Dovecot asks for it.
+function dovecot_lua_notify_end_txn(user, success)
+end

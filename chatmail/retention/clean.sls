@@ -1,0 +1,22 @@
+{#- Removes the timers, what they start, and their numbers. Mail is left as it is, and grows old. -#}
+{% for timer in ["expire", "report"] %}
+timer chatmail-{{ timer }} is stopped:
+  service.dead:
+    - name: chatmail-{{ timer }}.timer
+    - enable: False
+
+units of chatmail-{{ timer }} are removed:
+  file.absent:
+    - names:
+      - /etc/systemd/system/chatmail-{{ timer }}.timer
+      - /etc/systemd/system/chatmail-{{ timer }}.service
+      - /var/lib/systemd/timers/stamp-chatmail-{{ timer }}.timer
+    - require:
+      - service: timer chatmail-{{ timer }} is stopped
+{% endfor %}
+
+retention program and its numbers are removed:
+  file.absent:
+    - names:
+      - /usr/local/lib/chatmail/chatmail_expire.py
+      - /var/lib/chatmail-retention

@@ -1,0 +1,54 @@
+{#- Retention: what is past its time goes every night, and a report is made four times a day. Needs the user of the
+    mail and the settings file (chatmail.host), Python and the units' hardening (chatmail.services). Dovecot runs the
+    same program when a mailbox is nearly full. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.host
+  - chatmail.services
+
+# The very file that Salt loads as the module chatmail_expire.
+retention program:
+  file.managed:
+    - name: /usr/local/lib/chatmail/chatmail_expire.py
+    - source: salt://_modules/chatmail_expire.py
+    - mode: "0755"
+    - makedirs: True
+    - require:
+      - pkg: libraries of the services
+
+unit chatmail-expire:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-expire.service
+    - source: salt://chatmail/retention/files/chatmail-expire.service.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+
+unit chatmail-report:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-report.service
+    - source: salt://chatmail/retention/files/chatmail-report.service
+    - mode: "0644"
+
+{% for timer in ["expire", "report"] %}
+schedule of chatmail-{{ timer }}:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-{{ timer }}.timer
+    - source: salt://chatmail/retention/files/chatmail-{{ timer }}.timer
+    - mode: "0644"
+
+timer chatmail-{{ timer }}:
+  service.running:
+    - name: chatmail-{{ timer }}.timer
+    - enable: True
+    - watch:
+      - file: schedule of chatmail-{{ timer }}
+    - require:
+      - file: retention program
+      - file: unit chatmail-{{ timer }}
+      - file: hardening of the services
+      - file: settings of the services
+      - file: home of the mail
+{% endfor %}

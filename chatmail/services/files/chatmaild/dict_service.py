@@ -1,0 +1,137 @@
+"""The dict service: what Dovecot asks and tells about an address, by its dict protocol.
+
+Over a Unix socket that Dovecot's mail processes (user vmail) connect to:
+
+`priv/<mailbox>/devicetoken`: the address's device tokens, for METADATA.
+`shared/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/deltachat/<name>`: entries of the server.
+`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/messagenew`, set by Dovecot's `push.lua`: a message
+    from somebody else came, so the address's devices are woken.
+`shared/last-login/<address>`, set by Dovecot's last_login plugin.
+
+Files are read and written within the event loop: they are small, and the order of what one
+address does needs no locks then.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from chatmaild import last_login, metadata
+from chatmaild.addresses import is_address
+from chatmaild.dict_protocol import Conversation, ProtocolError, Refused
+from chatmaild.notifier import Notifier
+from chatmaild.service import load_settings, notify, start_logging
+
+# Both made by systemd, RuntimeDirectory= and StateDirectory=.
+SOCKET = Path("/run/chatmail-dict/dict")
+PENDING = Path("/var/lib/chatmail-dict/pending")
+
+# Dovecot opens a connection for each question and closes it; this ends those that it forgot.
+CONNECTION_TIMEOUT = 60
+MAX_READ = 16384
+# A restart of Dovecot brings all clients at once.
+BACKLOG = 4096
+
+# How Dovecot writes entries of the server, as opposed to those of a mailbox.
+SERVER = "vendor/vendor.dovecot/pvt/server/"
+DELTACHAT = f"{SERVER}vendor/deltachat/"
+
+log = logging.getLogger(__name__)
+
+
+def home_of(relay: dict, address: str) -> Path:
+    """Return the directory of an address. Raises Refused when the name is none of ours."""
+    if not is_address(address, relay["address_domain"]):
+        raise Refused("not an address of this relay")
+    return Path(relay["mailboxes_dir"]) / address
+
+
+def lookup(relay: dict, address: str, key: str) -> str | None:
+    """Return what an address may read under a key, or None. Raises Refused."""
+    home = home_of(relay, address)
+    match key.split("/", 2):
+        case ["priv", _, "devicetoken"]:
+            return " ".join(metadata.tokens(home, time.time())) or None
+        case ["shared", _, name] if name.startswith(DELTACHAT):
+            return metadata.server_entry(name.removeprefix(DELTACHAT), relay, time.time())
+    return None
+
+
+def change(relay: dict, notifier: Notifier, address: str, key: str, value: str | None) -> None:
+    """Set a key of an address, or remove it (value None). Raises Refused."""
+    home = home_of(relay, address)
+    try:
+        match key.split("/", 2):
+            case ["priv", _, "devicetoken"] if value is None:
+                metadata.remove_tokens(home)
+            case ["priv", _, "devicetoken"]:
+                metadata.add_token(home, value, time.time())
+            case ["priv", _, name] if name == f"{SERVER}messagenew":
+                for token in metadata.tokens(home, time.time()):
+                    notifier.notify(address, token)
+            case ["shared", "last-login", user] if user == address:
+                last_login.touch(home, time.time())
+            case _:
+                raise Refused("no such entry")
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        # Not the whole error: its file name is the address.
+        raise Refused(f"cannot be written: {error.strerror}") from None
+
+
+def forget(relay: dict, address: str, token: str) -> None:
+    """Drop a token that the notification service has no device for any more."""
+    try:
+        metadata.remove_token(home_of(relay, address), token, time.time())
+    except (OSError, Refused) as error:
+        log.error("a dead device token stays: %s", type(error).__name__)
+
+
+async def serve(lookup, change, reader, writer):
+    """Answer one connection until its end."""
+    conversation = Conversation(lookup, change)
+    try:
+        async with asyncio.timeout(CONNECTION_TIMEOUT) as limit:
+            while data := await reader.read(MAX_READ):
+                writer.write(conversation.receive(data))
+                await writer.drain()
+                limit.reschedule(asyncio.get_running_loop().time() + CONNECTION_TIMEOUT)
+    except ProtocolError as error:
+        log.error("a client of the dict socket sent %s", error)
+    except (ConnectionError, TimeoutError):
+        pass
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def main():
+    """Serve until systemd says stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    relay = load_settings()
+    PENDING.mkdir(mode=0o700, exist_ok=True)
+    family = socket.AF_INET if relay["disable_ipv6"] else 0
+    async with Notifier(
+        PENDING, relay["notification_url"], partial(forget, relay), family
+    ) as notifier:
+        handler = partial(serve, partial(lookup, relay), partial(change, relay, notifier))
+        server = await asyncio.start_unix_server(handler, SOCKET, backlog=BACKLOG)
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+        # Connections under way end with the loop: a change is done before its reply is due.
+        server.close()
+
+
+if __name__ == "__main__":
+    start_logging()
+    asyncio.run(main())

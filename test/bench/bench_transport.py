@@ -1,0 +1,70 @@
+"""How fast chatmail-transport hands messages to one other relay, and what it holds meanwhile.
+
+Run by hand: `python3 test/bench/bench_transport.py`. The service runs as a process; a second one
+would be needed to measure the far side apart, so the rate is that of both on one core.
+"""
+
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), "chatmail/services/files"]
+
+from unit import transport_peers as peers  # noqa: E402
+
+# What is sent: how many messages, at once, of how many octets.
+ROUNDS = ((300, 1, 4_000), (1000, 40, 4_000), (20, 4, 15 * 2**20))
+
+
+async def measure(path, process, count, at_once, size):
+    """Send and print one line of figures."""
+    data = (b"k" * 76 + b"\r\n") * (size // 78)
+    slots = asyncio.Semaphore(at_once)
+    times = []
+
+    async def one():
+        async with slots:
+            began = time.perf_counter()
+            [reply] = await peers.lmtp_send(path, ["x@b.example"], data)
+            times.append(time.perf_counter() - began)
+            assert reply.startswith("250 "), reply
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(count)))
+    took = time.perf_counter() - began
+    status = Path(f"/proc/{process.pid}/status").read_text().split("\n")
+    peak = next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM:"))
+    times.sort()
+    print(
+        f"{count} messages of {size} octets, {at_once} at once: {count / took:.0f}/s, "
+        f"median {times[count // 2] * 1000:.1f} ms, worst {times[-1] * 1000:.0f} ms, "
+        f"peak memory so far {peak} MB"
+    )
+
+
+async def main():
+    """Start DNS, the far relay and the service; measure each round."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        authority = peers.Authority(directory)
+        ports = peers.free_port(), peers.free_port()
+        zone = {("b.example", "A"): ["127.0.0.2"]}
+        https = peers.HttpsPeer()
+        with peers.systemd(directory) as notified:
+            async with (
+                peers.dns_server(zone) as (_, resolver),
+                https.at("127.0.0.2", ports[0], authority.server("b.example")),
+                peers.service(directory, authority, resolver.port, ports, notified) as process,
+            ):
+                for figures in ROUNDS:
+                    await measure(str(directory / "lmtp"), process, *figures)
+                    https.posts.clear()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    messages = sum(count for count, _, _ in ROUNDS)
+    print(f"CPU of the service: {used.ru_utime + used.ru_stime:.1f} s for {messages} messages")
+
+
+asyncio.run(main())

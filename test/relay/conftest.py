@@ -1,0 +1,333 @@
+"""Boxes for the tests in this folder.
+
+    pytest test/relay                        boots a relay of each release, one after the other
+    pytest test/relay --os debian-12         of one release
+    pytest test/relay --box one              on a box that `lab up one` made, and leaves it be
+    pytest test/relay --hosts ssh://HOST     on a machine that somebody else converged (kitchen)
+
+A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
+`empty_box` (makes machines of the test's own), `idle_box` or `bare_box` (unconverged ones that a
+file shares) or `lab` (any verb). From the first of these on, this very process stands in the lab's
+client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that it
+starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would to
+any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
+own; nothing of the machine changes.
+
+With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped.
+"""
+
+import base64
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import shlex
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import testinfra
+import testinfra.host
+from testinfra.backend.base import BaseBackend
+
+LAB = Path(__file__).parents[1] / "lab" / "lab"
+RELEASES = ("debian-13", "debian-12")
+CLIENT_NAMESPACE = "/run/netns/chatmail-client"
+CLIENT_RESOLV_CONF = "/etc/netns/chatmail-client/resolv.conf"
+BOOT_AND_CONVERGE = 1500  # seconds; the first run builds images
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
+MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000  # linux/mount.h
+
+counter = itertools.count(1)
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("relay")
+    group.addoption("--os", action="append", choices=RELEASES, help="Debian release, or both")
+    group.addoption("--box", help="a running box of the lab to test, instead of a fresh one")
+    group.addoption("--keep-boxes", action="store_true", help="leave the boxes for a look inside")
+
+
+def pytest_generate_tests(metafunc):
+    if "release" in metafunc.fixturenames:
+        metafunc.parametrize("release", releases(metafunc.config.option), scope="session")
+
+
+def releases(option):
+    """The releases to test: as asked, that of the named box, or what the machine elsewhere has."""
+    if option.hosts:
+        return ["elsewhere"]
+    if option.box:
+        return [box_record(option.box)["release"]]
+    return option.os or list(RELEASES)
+
+
+def pytest_collection_modifyitems(items):
+    """A test's time begins when its machine is there."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
+    """Run a verb of the lab; returns its CompletedProcess, output as text."""
+    kwargs.setdefault("capture_output", True)
+    argv = [str(LAB), *map(str, arguments)]
+    done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **kwargs)
+    if check and done.returncode != 0:
+        pytest.fail(
+            f"`lab {shlex.join(map(str, arguments))}` failed with exit code {done.returncode}:\n"
+            f"{done.stdout}{done.stderr}",
+            pytrace=False,
+        )
+    return done
+
+
+def box_record(name):
+    """What the lab knows of a box: name, release, domain and more."""
+    path = Path("/var/lib/chatmail-lab") / name / "box.json"
+    if not path.exists():
+        raise pytest.UsageError(f"there is no box {name}; `lab list` shows which there are")
+    return json.loads(path.read_text())
+
+
+class LabBackend(BaseBackend):
+    """How pytest-testinfra reaches a box: by `lab run`."""
+
+    NAME = "lab"
+
+    def run(self, command, *args, **_kwargs):
+        command = self.get_command(command, *args)
+        return self.run_local(f"{LAB} run %s -- sh -c %s", self.hostname, command)
+
+
+class Relay:
+    """A machine under test: a box of the lab, or with --hosts one elsewhere.
+
+    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object).
+    """
+
+    def __init__(self, host, name, domain, ip, in_lab=True):
+        self.host, self.name, self.domain, self.ip = host, name, domain, ip
+        self.in_lab = in_lab
+
+    def run(self, command, *, check=True, input=None):
+        """Run a shell command (a string) or a program (a list) as root on the machine.
+
+        `input` is text for its stdin. Returns a CompletedProcess with text output; a non-zero exit
+        code fails the test unless `check=False`.
+        """
+        line = command if isinstance(command, str) else shlex.join(map(str, command))
+        done = self.execute(line, input or "")
+        if check and done.returncode != 0:
+            said = f"{done.stdout}{done.stderr}"
+            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{said}")
+        return done
+
+    def execute(self, line, sent):
+        """Run a shell line with `sent` as its stdin, in the box or over testinfra's connection."""
+        if self.in_lab:
+            return lab("run", self.name, "--", "sh", "-c", line, check=False, input=sent)
+        encoded = base64.b64encode(sent.encode()).decode()
+        result = self.host.run(f"echo {encoded} | base64 -d | sh -c {shlex.quote(line)}")
+        return subprocess.CompletedProcess(line, result.rc, result.stdout, result.stderr)
+
+    def salt(self, function, *arguments, check=True):
+        """Call an execution function on the machine; returns its result, parsed from JSON."""
+        call = ["salt-call", "--local", "--out=json", "--log-level=error", function, *arguments]
+        done = self.run(call, check=check)
+        try:
+            return json.loads(done.stdout)["local"]
+        except (ValueError, KeyError):
+            pytest.fail(f"on {self.name}: {function} gave no JSON:\n{done.stdout}{done.stderr}")
+
+    def client(self, *argv, check=True, **kwargs):
+        """Run a program of this machine as a host beside the relay; returns CompletedProcess."""
+        kwargs.setdefault("timeout", 60)
+        return subprocess.run(argv, capture_output=True, text=True, check=check, **kwargs)
+
+    def dns_set(self, name, kind, value):
+        """Make `value` the one record of that name and type in the lab's DNS."""
+        self.needs_lab("its DNS")
+        lab("dns", "set", name, kind, value)
+
+    def dns_del(self, name, kind=None):
+        """Remove a name from the lab's DNS, or its records of one type."""
+        self.needs_lab("its DNS")
+        lab("dns", "del", name, *([kind] if kind else []))
+
+    def reboot(self):
+        """Reboot the machine and wait until it is back."""
+        self.needs_lab("its power switch")
+        lab("reboot", self.name)
+
+    def wait(self, seconds):
+        """Let time pass between two looks at the machine."""
+        time.sleep(seconds)
+
+    def wait_until(self, condition, seconds=30):
+        """Ask `condition` until it is true, and return its value; fail after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"on {self.name}: not within {seconds} s: {condition}")
+            time.sleep(0.1)
+        return value
+
+    def needs_lab(self, what):
+        """Skip the test where there is no lab."""
+        if not self.in_lab:
+            pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
+
+
+def lab_relay(name):
+    """The Relay object of a box of the lab."""
+    record = box_record(name)
+    host = testinfra.host.Host(LabBackend(name))
+    host.backend.set_host(host)
+    return Relay(host, name, record["domain"], lab("ip", name).stdout.strip())
+
+
+def elsewhere_relay(option):
+    """The Relay object of the machine that --hosts names; it must be converged already."""
+    host = testinfra.get_host(
+        option.hosts,
+        sudo=option.sudo,
+        ssh_config=option.ssh_config,
+        ssh_extra_args=option.ssh_extra_args,
+        ssh_identity_file=option.ssh_identity_file,
+    )
+    settings = json.loads(host.file("/etc/chatmail/relay.json").content_string)
+    address = host.check_output("hostname -I").split()[-1]  # vagrant's own network comes first
+    resolve(settings["mail_domain"], address)
+    return Relay(host, host.backend.get_hostname(), settings["mail_domain"], address, in_lab=False)
+
+
+def resolve(domain, address):
+    """Have this process take `domain` for `address`: no DNS knows a test machine of kitchen's."""
+    original = socket.getaddrinfo
+
+    def getaddrinfo(name, *args, **kwargs):
+        return original(address if name == domain else name, *args, **kwargs)
+
+    socket.getaddrinfo = getaddrinfo
+
+
+@pytest.fixture(scope="session")
+def lab_network():
+    """The lab's network, with this process in it; where none can be, skip, or fail if CI=true."""
+    done = lab("check", check=False)
+    if done.returncode != 0:
+        reason = f"no lab on this machine: {done.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    lab("setup")
+    enter_client()
+
+
+def enter_client():
+    """Move this process into the client's network, and give it that one's resolv.conf."""
+    with open(CLIENT_NAMESPACE) as namespace:
+        libc("setns", namespace.fileno(), CLONE_NEWNET)
+    libc("unshare", CLONE_NEWNS)
+    libc("mount", None, b"/", None, MS_REC | MS_SLAVE, None)
+    libc("mount", CLIENT_RESOLV_CONF.encode(), b"/etc/resolv.conf", None, MS_BIND, None)
+
+
+def libc(function, *arguments):
+    """Call a function of the C library (Python 3.11 has neither setns nor mount)."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, function)(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{function}: {os.strerror(code)}")
+
+
+def make_box(release, *options):
+    """Boot a box under a name that no other session has; returns its Relay."""
+    name = f"d{release.removeprefix('debian-')}-{os.getpid()}-{next(counter)}"
+    lab("up", name, "--os", release, *options, capture_output=False)
+    return lab_relay(name)
+
+
+def remove_box(box, option):
+    """End a box, or tell how to look at it."""
+    if option.keep_boxes:
+        print(f"\nkept: {LAB} run {box.name}   (end it with {LAB} down {box.name})")
+    else:
+        lab("down", box.name)
+
+
+@pytest.fixture(scope="session")
+def relay(release, request):
+    """A converged machine that the session's tests share: they leave it as they found it."""
+    option = request.config.option
+    if release == "elsewhere":
+        yield elsewhere_relay(option)
+        return
+    request.getfixturevalue("lab_network")
+    if option.box:
+        yield lab_relay(option.box)
+        return
+    box = make_box(release)
+    yield box
+    remove_box(box, option)
+
+
+@pytest.fixture(scope="session")
+def host(relay):
+    """The machine as pytest-testinfra knows it; takes the place of the plugin's own fixture."""
+    return relay.host
+
+
+@pytest.fixture(scope="module")
+def idle_box(release, request):
+    """An unconverged machine that a file's tests share."""
+    with boxes(release, request) as make:
+        yield make()
+
+
+@pytest.fixture(scope="module")
+def bare_box(release, request):
+    """A machine that a file's tests share and that has only what a provider installs: no Salt."""
+    with boxes(release, request) as make:
+        yield make("--bare")
+
+
+@pytest.fixture
+def empty_box(release, request):
+    """Makes machines for one test alone.
+
+    `empty_box()` is one with Salt and the pillar, not converged; options of `lab up` may follow:
+    `empty_box("--bare")`, `empty_box("--pillar", path)`. All of them end with the test.
+    """
+    with boxes(release, request) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def boxes(release, request):
+    """A function that makes unconverged boxes, which end with the context."""
+    if release == "elsewhere":
+        pytest.skip("needs the lab for a machine of its own")
+    request.getfixturevalue("lab_network")
+    made = []
+
+    def make(*options):
+        made.append(make_box(release, "--no-converge", *options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for box in made:
+            remove_box(box, request.config.option)
+
+
+@pytest.fixture(scope="session", name="lab")
+def lab_verb(lab_network):
+    """The function that runs a verb of the lab."""
+    return lab

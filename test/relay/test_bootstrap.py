@@ -1,0 +1,141 @@
+"""bootstrap.sh on a bare server: what it refuses, and what it makes.
+
+A bare box has the repository at /srv/checkout, as after `git clone`, and wheels of Salt at
+/srv/wheels, which stand in for a package index: the lab has no way out but to Debian's packages.
+"""
+
+import json
+import re
+
+import pytest
+
+BOOTSTRAP = "/srv/checkout/bootstrap.sh"
+WITH_WHEELS = f"PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels {BOOTSTRAP}"
+LISTEN = (
+    "use IO::Socket::INET; my @held = map {{ "
+    "IO::Socket::INET->new(Proto => '{protocol}', LocalPort => $_, {more}) or die $@ "
+    "}} ({ports}); sleep"
+)
+
+
+def files(box):
+    """Return every file of the machine with size and time of its last change."""
+    skipped = (
+        "-path /proc -o -path /sys -o -path /run -o -path /dev -o -path /srv -o -path /var/log"
+    )
+    return box.run(
+        f"find / \\( {skipped} -o -path /tmp \\) -prune -o -type f -printf '%p %s %T@\\n' | sort;"
+        "find /srv -maxdepth 1; ls /etc/salt /opt",
+        check=False,
+    ).stdout.splitlines()
+
+
+def hold(box, unit, protocol, *ports):
+    """Start a program that listens on ports, as a unit of its own."""
+    more = "Listen => 1" if protocol == "tcp" else ""
+    program = LISTEN.format(protocol=protocol, more=more, ports=", ".join(map(str, ports)))
+    box.run(["systemd-run", f"--unit={unit}", "perl", "-e", program])
+    box.wait_until(lambda: box.run(f"ss -Hln --{protocol} sport = :{ports[-1]}").stdout)
+
+
+@pytest.fixture
+def refused(bare_box):
+    """Run a command line that must be refused; returns what it said, and checks nothing changed."""
+    before = files(bare_box)
+
+    def run(line):
+        done = bare_box.run(line, check=False)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert files(bare_box) == before
+        return done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "chat",
+        "chat..example.org",
+        "chat-.example.org",
+        "chat_.example.org",
+        "https://chat.example.org",
+        "user@chat.example.org",
+        "1.2.3",
+        "1.2.3.256",
+        "127.0.0.1",
+        "255.255.255.255",
+        "[1.2.3.4]",
+        "chat.example.123",
+        "chat.example.org; true",
+        f"{'a' * 64}.example.org",
+        f"{'a.' * 123}org",
+    ],
+)
+def test_name_that_is_no_mail_domain_is_refused(bare_box, domain):
+    done = bare_box.run([BOOTSTRAP, domain], check=False)
+    assert done.returncode == 1
+    assert f'"{domain}" is no mail domain' in done.stderr
+    assert bare_box.run("ls /opt /srv/formulas /srv/pillar", check=False).stdout == "/opt:\n"
+
+
+def test_missing_domain_is_answered_with_the_usage(refused):
+    assert "usage:" in refused(BOOTSTRAP)
+
+
+def test_user_who_is_not_root_is_refused(refused):
+    nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    assert "must run as root" in refused(f"{nobody} {BOOTSTRAP} chat.example.org")
+
+
+def test_other_system_is_refused(refused):
+    said = refused(
+        "unshare --mount sh -c 'mount -t tmpfs tmpfs /mnt && "
+        'echo "ID=ubuntu VERSION_ID=24.04 PRETTY_NAME=Ubuntu" | tr " " "\\n" > /mnt/os && '
+        f"mount --bind /mnt/os /usr/lib/os-release && {BOOTSTRAP} chat.example.org'"
+    )
+    assert "this is Ubuntu; a relay needs Debian 12 or 13" in said
+
+
+def test_taken_ports_are_refused_and_all_of_them_named(bare_box, refused):
+    hold(bare_box, "oldmail", "tcp", 25, 587)
+    hold(bare_box, "oldturn", "udp", 3478)
+    try:
+        pids = [
+            bare_box.run(f"systemctl show --value --property=MainPID {unit}").stdout.strip()
+            for unit in ("oldmail", "oldturn")
+        ]
+        said = refused(f"{BOOTSTRAP} chat.example.org")
+    finally:
+        bare_box.run("systemctl stop oldmail oldturn")
+    assert re.findall(r"(\d+/\w+)  (\S+) \(pid (\d+)\)", said) == [
+        ("25/tcp", "perl", pids[0]),
+        ("587/tcp", "perl", pids[0]),
+        ("3478/udp", "perl", pids[1]),
+    ]
+
+
+def test_bare_server_becomes_a_relay_and_a_second_run_changes_nothing(empty_box):
+    box = empty_box("--bare")
+    first = box.run(f"{WITH_WHEELS} {box.domain.upper()}.", check=False)
+    assert first.returncode == 0, first.stdout[-6000:] + first.stderr[-3000:]
+    assert f"The relay for {box.domain} is set up." in first.stdout
+    settings = json.loads(box.run("cat /etc/chatmail/relay.json").stdout)
+    assert settings["mail_domain"] == box.domain
+    assert box.run("systemctl is-active nginx dovecot").stdout.split() == ["active"] * 2
+
+    box.run("echo '  max_mailbox_size: 500M' >> /srv/pillar/chatmail.sls")
+    second = box.run(f"{WITH_WHEELS} {box.domain}", check=False)
+    assert second.returncode == 0, second.stdout[-6000:] + second.stderr[-3000:]
+    assert "max_mailbox_size" in box.run("cat /srv/pillar/chatmail.sls").stdout
+    assert re.search(r"Succeeded: \d+\n", second.stdout), second.stdout[-3000:]
+
+    other = box.run(f"{BOOTSTRAP} other.example.org", check=False)
+    assert other.returncode == 1
+    assert f"has mail_domain: {box.domain}, not other.example.org" in other.stderr
+
+    box.run("systemctl stop nginx")
+    hold(box, "oldweb", "tcp", 80)
+    taken = box.run(f"{BOOTSTRAP} {box.domain}", check=False)
+    assert taken.returncode == 1
+    assert re.findall(r"(\d+/\w+)  (\S+) ", taken.stderr) == [("80/tcp", "perl")]

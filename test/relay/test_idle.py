@@ -1,0 +1,172 @@
+"""A message reaches whoever waits for it at once, and nobody who waits is dropped (section 8)."""
+
+import contextlib
+import json
+import socket
+import statistics
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from relay.client import encrypted, new_account, smtp, tls_context
+
+CLIENTS = 20
+# A sender's burst of messages is ten, so each sends half of them.
+SENDERS = 2
+IDLE_SECONDS = 2
+MEDIAN_LIMIT = 0.050
+
+
+class IdleClient:
+    """Just enough IMAP to wait for mail as Delta Chat does: compressed whenever that is offered."""
+
+    def __init__(self, relay, account):
+        plain = socket.create_connection((relay.domain, 993), timeout=20)
+        self.socket = tls_context().wrap_socket(plain)
+        self.deflate = self.inflate = None
+        self.received = b""
+        self.line()
+        capabilities = self.command(f"LOGIN {account.address} {account.password}")
+        self.compressed = "COMPRESS=DEFLATE" in capabilities + self.command("CAPABILITY")
+        if self.compressed:
+            self.command("COMPRESS DEFLATE")
+            # RFC 4978, section 4: raw deflate, without zlib's header.
+            self.deflate, self.inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(-15)
+        self.command("SELECT INBOX")
+
+    def send(self, line):
+        data = line.encode() + b"\r\n"
+        if self.deflate:
+            data = self.deflate.compress(data) + self.deflate.flush(zlib.Z_SYNC_FLUSH)
+        self.socket.sendall(data)
+
+    def line(self):
+        """Return the next line; a connection that the server closed fails the test."""
+        while b"\r\n" not in self.received:
+            data = self.socket.recv(65536)
+            if not data:
+                pytest.fail("the relay closed an IMAP connection")
+            self.received += self.inflate.decompress(data) if self.inflate else data
+        line, _, self.received = self.received.partition(b"\r\n")
+        return line.decode()
+
+    def command(self, command):
+        """Send a command and return its answer as text, which must be OK."""
+        self.send(f"a {command}")
+        return self.answer()
+
+    def answer(self):
+        lines = []
+        while not (lines and lines[-1].startswith("a ")):
+            lines.append(self.line())
+        assert lines[-1].startswith("a OK"), lines[-1]
+        return "\n".join(lines)
+
+    def idle(self):
+        """Begin to wait."""
+        self.send("a IDLE")
+        assert self.line().startswith("+")
+
+    def wait_for_message(self):
+        """Return when the server tells of a new message."""
+        while not self.line().endswith(" EXISTS"):
+            pass
+
+    def done(self):
+        """End the waiting, and see that the session is as good as before."""
+        self.send("DONE")
+        self.answer()
+        self.command("NOOP")
+
+    def close(self):
+        self.socket.close()
+
+
+@pytest.fixture
+def accounts(relay):
+    """Addresses of the clients, then those of the senders."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(new_account, [relay] * (CLIENTS + SENDERS)))
+
+
+@pytest.fixture
+def clients(relay, accounts):
+    """Clients that have been in IDLE for two seconds."""
+    with contextlib.ExitStack() as stack:
+        clients = [IdleClient(relay, account) for account in accounts[:CLIENTS]]
+        for client in clients:
+            stack.callback(client.close)
+            client.idle()
+        time.sleep(IDLE_SECONDS)  # this is the condition: in IDLE for 2 s
+        yield clients
+
+
+def seconds_until_told(connection, sender, recipient, client):
+    """Send one message; return the time from the end of DATA to the client's notice."""
+    connection.mail(sender)
+    connection.rcpt(recipient)
+    connection.putcmd("data")
+    assert connection.getreply()[0] == 354
+    connection.send(encrypted(sender, recipient) + b".\r\n")
+    end_of_data = time.monotonic()
+    client.wait_for_message()
+    told = time.monotonic()
+    assert connection.getreply()[0] == 250
+    return told - end_of_data
+
+
+def deliver_to_all(relay, accounts, clients):
+    """Send one message to each client; return the seconds that each took."""
+    latencies = []
+    for number, sender in enumerate(accounts[CLIENTS:]):
+        with smtp(relay, sender) as connection:
+            for client, account in list(zip(clients, accounts, strict=False))[number::SENDERS]:
+                latencies.append(
+                    seconds_until_told(connection, sender.address, account.address, client)
+                )
+    return latencies
+
+
+def live_imap_processes(relay):
+    return int(relay.run("pgrep --count --exact imap", check=False).stdout)
+
+
+def test_message_reaches_an_idling_client_at_once(relay, accounts, clients, record_property):
+    latencies = deliver_to_all(relay, accounts, clients)
+    median = statistics.median(latencies)
+    shown = f"median {median * 1000:.0f} ms, slowest {max(latencies) * 1000:.0f} ms"
+    record_property("idle_notice", shown)
+    print(shown)
+    assert len(latencies) == CLIENTS
+    assert median <= MEDIAN_LIMIT, shown
+
+
+def test_idling_clients_hibernate(relay, clients):
+    """Otherwise each costs a process, and a message waits half a second."""
+    assert not any(client.compressed for client in clients)
+    assert live_imap_processes(relay) == 0
+    for client in clients:
+        client.done()
+    assert live_imap_processes(relay) == CLIENTS
+
+
+def test_reload_drops_no_idling_client(relay, accounts, clients):
+    """Without `shutdown_clients = no`, a reload ended each hibernated session."""
+    just_begun = IdleClient(relay, accounts[CLIENTS])
+    just_begun.idle()
+    relay.run("systemctl reload dovecot")
+    deliver_to_all(relay, accounts, clients)
+    for client in [*clients, just_begun]:
+        client.done()
+        client.close()
+
+
+def test_compression_is_not_offered_by_default(relay):
+    """It would keep clients from hibernating; 2.4 offers it unless told not to."""
+    assert json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)["imap_compress"] is False
+    client = IdleClient(relay, new_account(relay))
+    capabilities = client.command("CAPABILITY")
+    client.close()
+    assert "COMPRESS" not in capabilities
+    assert {"IDLE", "QUOTA", "XDELTAPUSH", "XCHATMAIL"} <= set(capabilities.split())

@@ -1,0 +1,259 @@
+"""METADATA, the last login, and the push that a message sets off (contract, sections 3, 8, 9)."""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import time
+
+import pytest
+from relay.client import encrypted, imap, new_account, new_credentials, smtp
+from relay.notifications import notification_service
+
+DAY = 24 * 3600
+
+
+@pytest.fixture(scope="module")
+def service(relay):
+    """The stand-in for the notification service, which this relay uses until the tests end."""
+    relay.needs_lab("a notification service beside it")
+    with notification_service(relay.domain) as service:
+        pillar = json.dumps({"chatmail": {"notification_url": service.url}})
+        relay.salt("state.apply", "chatmail.services", f"pillar={pillar}")
+        yield service
+        relay.salt("state.apply", "chatmail.services")
+
+
+@pytest.fixture(autouse=True)
+def healthy(request):
+    """Each test begins with a notification service that works."""
+    if "service" in request.fixturenames:
+        request.getfixturevalue("service").status = 200
+
+
+@pytest.fixture(scope="module")
+def bob(relay):
+    """Somebody who sends messages to the others."""
+    return new_account(relay)
+
+
+@pytest.fixture
+def alice(relay):
+    """An address of which nothing is known yet."""
+    return new_account(relay)
+
+
+def set_metadata(connection, mailbox, entry, value):
+    """Set an entry; returns OK or the text of the refusal."""
+    try:
+        return connection.xatom("SETMETADATA", mailbox, f'({entry} "{value}")')[0]
+    except connection.error as refusal:
+        return str(refusal)
+
+
+def get_metadata(connection, mailbox, entry):
+    """Return the value of an entry, or None for NIL."""
+    connection.xatom("GETMETADATA", mailbox, f"({entry})")
+    parts = connection.untagged_responses.pop("METADATA")
+    line = b"".join(part if isinstance(part, bytes) else b"".join(part) for part in parts)
+    assert entry.encode() in line, line
+    answer = line.partition(entry.encode())[2].decode().strip(" )")
+    literal = re.fullmatch(r"\{[0-9]+\}(.*)", answer, re.DOTALL)
+    return literal[1] if literal else None if answer == "NIL" else answer.strip('"')
+
+
+def new_device(relay, account):
+    """Register a device of an address; returns its token."""
+    # No two tests may hear of each other's pushes.
+    token = f"openpgp:{secrets.token_urlsafe(300)}"
+    with imap(relay, account) as connection:
+        assert set_metadata(connection, "INBOX", "/private/devicetoken", token) == "OK"
+    return token
+
+
+def devices(relay, account):
+    """Return the tokens that an address has."""
+    with imap(relay, account) as connection:
+        return (get_metadata(connection, "INBOX", "/private/devicetoken") or "").split(" ")
+
+
+def send(relay, sender, recipient):
+    """Send a message; returns when the relay had taken it (time.time())."""
+    with smtp(relay, sender) as connection:
+        connection.sendmail(
+            sender.address, [recipient.address], encrypted(sender.address, recipient.address)
+        )
+    return time.time()
+
+
+def server_entry(relay, account, name):
+    with imap(relay, account) as connection:
+        return get_metadata(connection, '""', f"/shared/vendor/deltachat/{name}")
+
+
+def test_each_device_adds_its_token_and_all_are_answered(relay, alice, bob):
+    with imap(relay, alice) as connection:
+        assert get_metadata(connection, "INBOX", "/private/devicetoken") is None
+    first, second = new_device(relay, alice), new_device(relay, alice)
+    assert devices(relay, alice) == [first, second]
+    assert first not in devices(relay, bob)
+
+
+def test_token_of_several_words_is_refused(relay, alice):
+    with imap(relay, alice) as connection:
+        assert "NO" in set_metadata(connection, "INBOX", "/private/devicetoken", "two words")
+        assert get_metadata(connection, "INBOX", "/private/devicetoken") is None
+
+
+def test_entries_that_nobody_keeps_are_refused(relay, alice):
+    with imap(relay, alice) as connection:
+        assert "NO" in set_metadata(connection, "INBOX", "/private/comment", "hello")
+        assert get_metadata(connection, "INBOX", "/private/comment") is None
+
+
+def test_client_is_told_the_limits_and_services_of_the_relay(relay, alice):
+    settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
+    iroh = settings["iroh_relay"]
+    expected = f"https://{relay.domain}" if iroh is None else iroh or None
+    assert server_entry(relay, alice, "irohrelay") == expected
+    assert server_entry(relay, alice, "maxsmtprecipients") == "1000"
+    admin = settings["privacy_mail"] and f"mailto:{settings['privacy_mail']}"
+    with imap(relay, alice) as connection:
+        assert get_metadata(connection, '""', "/shared/admin") == admin
+
+
+def test_client_is_told_the_operators_app_versions(relay, alice):
+    path = "/etc/chatmail/appversions.json"
+    before = relay.run(f"test ! -e {path}", check=False).returncode == 0
+    assert before, f"{path} is somebody's: this test would change it"
+    assert server_entry(relay, alice, "appversions") is None
+    try:
+        relay.run(f"cat > {path}", input='{\n "android": "2.1"\n}\n')
+        assert json.loads(server_entry(relay, alice, "appversions")) == {"android": "2.1"}
+    finally:
+        relay.run(f"rm {path}")
+
+
+def test_turn_credentials_are_made_of_the_relays_secret(relay, alice):
+    secret = relay.run("cat /etc/chatmail/turn-secret", check=False).stdout.strip()
+    answer = server_entry(relay, alice, "turn")
+    if not secret:
+        assert answer is None
+        return
+    host, port, user, password = answer.split(":")
+    assert (host, port) == (relay.domain, "3478")
+    assert int(user) > time.time() + DAY
+    digest = hmac.digest(secret.encode(), user.encode(), hashlib.sha1)
+    assert base64.b64decode(password) == digest
+
+
+def test_last_login_is_known_to_the_day_and_no_finer(relay, alice):
+    home = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)["mailboxes_dir"]
+    password = f"{home}/{alice.address}/password"
+
+    def last_login():
+        return int(relay.run(["stat", "-c", "%Y", password]).stdout)
+
+    today = int(time.time()) // DAY * DAY
+    assert last_login() == today
+    relay.run(["touch", "-d", "5 days ago", password])
+    imap(relay, alice).logout()
+    assert last_login() == today
+
+
+def test_message_wakes_every_device_of_its_recipient_within_a_second(relay, service, alice, bob):
+    tokens = [new_device(relay, alice), new_device(relay, alice)]
+    sent = send(relay, bob, alice)
+    for token in tokens:
+        push = service.wait_for(token)[0]
+        assert push.when - sent < 1
+    assert [len(service.pushes(token)) for token in tokens] == [1, 1]
+
+
+def test_message_to_oneself_wakes_nobody(relay, service, alice, bob):
+    token = new_device(relay, alice)
+    send(relay, alice, alice)
+    # What comes after it is told, and alone.
+    send(relay, bob, alice)
+    service.wait_for(token)
+    relay.wait_until(lambda: arrived(relay, alice) == 2)
+    assert len(service.pushes(token)) == 1
+
+
+def arrived(relay, account):
+    """Return the number of messages in an inbox."""
+    with imap(relay, account) as connection:
+        return int(connection.select("INBOX", readonly=True)[1][0])
+
+
+def test_device_that_is_gone_is_forgotten(relay, service, alice, bob):
+    gone = new_device(relay, alice)
+    service.status = 410
+    send(relay, bob, alice)
+    service.wait_for(gone)
+    relay.wait_until(lambda: devices(relay, alice) == [""])
+    service.status = 200
+    there = new_device(relay, alice)
+    send(relay, bob, alice)
+    service.wait_for(there)
+    assert len(service.pushes(gone)) == 1
+
+
+def test_push_is_tried_again_after_8_seconds_and_after_a_restart(relay, service, alice, bob):
+    token = new_device(relay, alice)
+    service.status = 500
+    send(relay, bob, alice)
+    first, second = service.wait_for(token, 2, seconds=15)
+    assert 7.9 < second.when - first.when < 10
+    # Ahead of it lies a pause of 64 seconds, which the restart ends.
+    service.status = 200
+    relay.run("systemctl restart chatmail-dict")
+    assert service.wait_for(token, 3)[2].status == 200
+    relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-dict/pending").stdout)
+    relay.run("systemctl restart chatmail-dict")
+    assert len(service.pushes(token)) == 3
+
+
+def test_push_survives_the_service_being_killed(relay, service, alice, bob):
+    token = new_device(relay, alice)
+    service.status = 500
+    send(relay, bob, alice)
+    service.wait_for(token)
+    service.status = 200
+    relay.run("systemctl kill --signal=KILL chatmail-dict")
+    assert service.wait_for(token, 2, seconds=10)[1].status == 200
+
+
+def test_message_arrives_while_nobody_takes_notice_of_it(relay, alice, bob):
+    """Dovecot cannot tell of it, and delivers all the same, at once."""
+    relay.run("systemctl stop chatmail-dict")
+    try:
+        sent = send(relay, bob, alice)
+        relay.wait_until(lambda: arrived(relay, alice) == 1, seconds=5)
+        assert time.time() - sent < 2
+    finally:
+        relay.run("systemctl start chatmail-dict")
+
+
+def test_no_token_is_in_the_journal(relay, service, alice, bob):
+    token = new_device(relay, alice)
+    service.status = 500
+    send(relay, bob, alice)
+    service.wait_for(token)
+    with imap(relay, alice) as connection:
+        set_metadata(connection, "INBOX", "/private/devicetoken", f"{token} and more")
+    journal = relay.run("journalctl --no-pager --output=cat --since=-1h").stdout
+    assert "notification service" in journal
+    assert token not in journal
+    assert alice.address not in relay.run("journalctl -u chatmail-dict --no-pager").stdout
+
+
+def test_first_login_of_an_address_sets_its_day(relay):
+    """Made and used within one second: the time of creation is not on record either."""
+    fresh = new_credentials(relay)
+    imap(relay, fresh).logout()
+    home = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)["mailboxes_dir"]
+    found = relay.run(["stat", "-c", "%Y", f"{home}/{fresh.address}/password"]).stdout
+    assert int(found) % DAY == 0
