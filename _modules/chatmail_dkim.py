@@ -117,13 +117,8 @@ def _save(state):
 
 def _write(path, content, replace=False):
     """Write a file of the filter's group, whole or not at all; never over an existing key."""
-    try:
-        group = grp.getgrnam(GROUP).gr_gid
-        DIRECTORY.mkdir(mode=0o750, parents=True, exist_ok=True)
-    except KeyError as error:
-        raise CommandExecutionError(
-            f"group {GROUP} does not exist: run `state.apply chatmail.host` first"
-        ) from error
+    group = _group()
+    _make_directory()
     handle, aside = tempfile.mkstemp(dir=DIRECTORY, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -145,10 +140,27 @@ def _write(path, content, replace=False):
             os.unlink(aside)
 
 
+def _group():
+    """Return the number of the filter's group."""
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError as error:
+        raise CommandExecutionError(
+            f"group {GROUP} does not exist: run `state.apply chatmail.host` first"
+        ) from error
+
+
+def _make_directory():
+    """Make the directory of the keys where no converge has yet."""
+    if not DIRECTORY.is_dir():
+        DIRECTORY.mkdir(mode=0o750, parents=True)
+        os.chown(DIRECTORY, 0, _group())
+
+
 @contextlib.contextmanager
 def _locked():
     """Let one process at a time change keys; a second one is told so at once."""
-    DIRECTORY.mkdir(mode=0o750, parents=True, exist_ok=True)
+    _make_directory()
     handle = os.open(DIRECTORY, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -344,14 +356,10 @@ def protect(selector):
     """
     path = _path(selector)
     try:
-        os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
+        os.chown(path, 0, _group())
         os.chmod(path, 0o640)
     except FileNotFoundError as error:
         raise CommandExecutionError(f"{path} is missing: there is no such key") from error
-    except KeyError as error:
-        raise CommandExecutionError(
-            f"group {GROUP} does not exist: run `state.apply chatmail.host` first"
-        ) from error
     return _permissions(path)
 
 

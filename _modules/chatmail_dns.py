@@ -12,11 +12,17 @@ import ipaddress
 import json
 import re
 import socket
+import sys
 import time
 import urllib.parse
 from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
+
+# Where dnspython is missing, Salt's loader can import salt/utils/dns.py under its name; that one
+# would stand in the way when the same run installs dnspython. Ours is a package and has a path.
+if not hasattr(sys.modules.get("dns"), "__path__"):
+    sys.modules.pop("dns", None)
 
 try:
     import dns.exception

@@ -5,7 +5,9 @@ reach it through `chatmail/settings.jinja` only. A setting is one row of `KEYS`;
 from settings (file names, the TLS mode, megabytes) is computed in `_derived()`.
 """
 
+import copy
 import difflib
+import hashlib
 import ipaddress
 import posixpath
 import re
@@ -27,6 +29,10 @@ MAX_DOMAIN = 253 - len("mta-sts.")
 # RFC 5321 section 4.5.3.1.1.
 MAX_LOCAL_PART = 64
 
+TRUST_ANCHOR = re.compile(
+    r"[A-Za-z0-9._-]+( +[0-9]+)?( +IN)? +(DS( +[0-9]+){3} +[0-9A-Fa-f ]+|"
+    r"DNSKEY( +[0-9]+){3} +[A-Za-z0-9+/= ]+)"
+)
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 # Paths end up in the configuration languages of several daemons, so nothing that one of them
@@ -228,6 +234,74 @@ def _punycode(value):
         return "its punycode (xn--…)"
 
 
+def host_and_port(default):
+    """Return a check for a server, with or without a port; it answers `host:port`."""
+    allowed = "a host name or IP address, with or without :port, such as ns1.example.org:53"
+
+    def check(value):
+        given = value.strip().lower().removesuffix(".") if isinstance(value, str) else ""
+        if _is_host(given):
+            given = f"[{given}]:{default}" if ":" in given else f"{given}:{default}"
+        try:
+            return host_port(given)
+        except ValueError:
+            raise ValueError(allowed) from None
+
+    return check
+
+
+def addresses(value):
+    """Check a list of IP addresses."""
+    allowed = "a list of IP addresses such as [192.0.2.1, 2001:db8::1]"
+    if not isinstance(value, list) or not value or not all(isinstance(a, str) for a in value):
+        raise ValueError(allowed)
+    try:
+        return [str(ipaddress.ip_address(address)) for address in value]
+    except ValueError:
+        raise ValueError(allowed) from None
+
+
+def domain_name(value):
+    """Check a DNS name, of one label or more; a final dot is dropped."""
+    name = value.lower().removesuffix(".") if isinstance(value, str) else ""
+    labels = name.split(".")
+    if len(name) > 253 or not all(LABEL.fullmatch(label.removeprefix("_")) for label in labels):
+        raise ValueError("a DNS name such as example.org")
+    return name
+
+
+def ip_addresses(value):
+    """Check a list of IP addresses that may be empty."""
+    return [] if value == [] else addresses(value)
+
+
+def trust_anchors(value):
+    """Check a list of DNSSEC trust anchors: DS or DNSKEY records as in a zone file."""
+    if not isinstance(value, list) or not all(
+        isinstance(each, str) and TRUST_ANCHOR.fullmatch(each) for each in value
+    ):
+        raise ValueError("a list of DS or DNSKEY records such as [. IN DS 20326 8 2 E06D...]")
+    return value
+
+
+def one_of(*words):
+    """Return a check for one of these words."""
+
+    def check(value):
+        if value not in words:
+            raise ValueError(" or ".join(words))
+        return value
+
+    return check
+
+
+def salt_function(value):
+    """Check the name of a Salt execution function."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*", value):
+        raise ValueError("a Salt function such as my_dns.apply")
+    return value
+
+
 DAYS = integer(1, 36500)
 COUNT = integer(1, 1_000_000)
 
@@ -252,6 +326,8 @@ KEYS = (
     Key("max_smtp_connections", 1000, integer(5, 1_000_000)),
     Key("disable_ipv6", False, boolean),
     Key("acme_email", None, optional(email)),
+    Key("acme_directory", "https://acme-v02.api.letsencrypt.org/directory", url),
+    Key("acme_challenge", "http-01", one_of("http-01", "dns-01")),
     Key("tls_external_cert_and_key", None, optional(two_paths)),
     Key("iroh_relay", None, iroh_relay),
     Key("notification_url", "https://notifications.delta.chat/notify", url),
@@ -267,6 +343,16 @@ KEYS = (
     Key("nocreate", False, boolean),
     Key("fsync", False, boolean),
     Key("clean:purge", False, boolean),
+    Key("resolver:forwarders", [], ip_addresses),
+    Key("resolver:trust_anchors", [], trust_anchors),
+    Key("dkim:rotate_after", None, optional(integer(7, 36500))),
+    Key("dkim:retire_after", 14, integer(3, 365)),
+    Key("dns:addresses", None, optional(addresses)),
+    Key("dns:server", None, optional(host_and_port(53))),
+    Key("dns:tsig_key_file", None, optional(path)),
+    Key("dns:zone", None, optional(domain_name)),
+    Key("dns:hook", None, optional(salt_function)),
+    Key("dns:caa_issuer", None, optional(domain_name)),
 )
 
 
@@ -274,7 +360,7 @@ def resolve(pillar, grains):
     """Return the relay's settings: every key of `KEYS` and what is derived from them.
 
     pillar: the whole pillar; its mapping `chatmail` is used, which may be partial.
-    grains: `os` and `osmajorrelease` are used.
+    grains: `os`, `osmajorrelease` and `pythonpath` (Salt's own search path) are used.
     Sizes come back in bytes; nested keys as nested dictionaries.
     Raises SettingsError naming every offending key, its value and what is allowed.
     """
@@ -290,6 +376,7 @@ def resolve(pillar, grains):
         )
     settings = _nested(values)
     settings.update(_derived(settings, release))
+    settings["salt_site_packages"] = _site_packages(grains)
     return settings
 
 
@@ -344,7 +431,7 @@ def _checked(given, errors):
     values = {}
     for key in KEYS:
         if key.name not in given:
-            values[key.name] = key.default
+            values[key.name] = copy.copy(key.default)
             continue
         try:
             values[key.name] = key.check(given[key.name])
@@ -365,7 +452,22 @@ def _contradictions(values):
     ):
         if low in values and high in values and values[low] > values[high]:
             reports.append(f"{low}: {values[low]}, allowed is at most {high}, {values[high]}")
-    return reports + _shared_paths(values)
+    return reports + _shared_paths(values) + _ways_to_publish(values)
+
+
+def _ways_to_publish(values):
+    """Return the reports on DNS settings of which one asks for another."""
+    server, key, hook = (values.get(f"dns:{name}") for name in ("server", "tsig_key_file", "hook"))
+    reports = []
+    if bool(server) != bool(key):
+        reports.append("dns:server and dns:tsig_key_file: allowed are both or neither")
+    if server and hook:
+        reports.append("dns:server and dns:hook: allowed is one way to publish")
+    if values.get("acme_challenge") == "dns-01" and not server:
+        reports.append("acme_challenge: dns-01 needs dns:server, to publish the challenges")
+    if values.get("dkim:rotate_after") and not (server or hook):
+        reports.append("dkim:rotate_after: needs dns:server or dns:hook, to publish new keys")
+    return reports
 
 
 def _shared_paths(values):
@@ -388,6 +490,19 @@ def _mailboxes_dir(domain):
     return f"/home/vmail/mail/{domain}"
 
 
+def _mta_sts_policy(domain):
+    """Return the policy that /.well-known/mta-sts.txt serves (RFC 8461 section 3.2)."""
+    return f"version: STSv1\nmode: enforce\nmx: {domain}\nmax_age: 2419200\n"
+
+
+def _site_packages(grains):
+    """Return where Salt's own Python looks for packages, None if it sees Debian's."""
+    path = grains.get("pythonpath") or []
+    if "/usr/lib/python3/dist-packages" in path:
+        return None
+    return next((each for each in path if each.endswith("/site-packages")), None)
+
+
 def _nested(values):
     """Return the flat names as nested dictionaries."""
     nested = {}
@@ -406,8 +521,12 @@ def _derived(settings, release):
         tls_mode = "external"
     else:
         tls_mode = "acme" if form == "domain" else "self_signed"
+    policy = _mta_sts_policy(domain) if form == "domain" else None
     return {
         "form": form,
+        "mta_sts_policy": policy,
+        # RFC 8461 section 3.1 allows 32 letters and digits; it changes when the policy does.
+        "mta_sts_id": policy and hashlib.sha256(policy.encode()).hexdigest()[:32],
         "address_domain": f"[{domain}]" if ip else domain,
         "hostname": ipaddress.IPv4Address(domain).reverse_pointer if ip else domain,
         "tls_mode": tls_mode,
@@ -417,6 +536,8 @@ def _derived(settings, release):
         "dkim_required": not ip,
         "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),
         "max_mailbox_size_mb": settings["max_mailbox_size"] // MIB,
+        # nginx's limit, above which it answers itself; below it our own handler does.
+        "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
         "debian_release": release,
         "dovecot_version": DOVECOT_VERSIONS[release],

@@ -200,12 +200,21 @@ def bind(directory, address, zones):
         BIND.format(directory=directory, address=address, **values)
     )
     argv = ["named", "-g", "-c", str(directory / "named.conf")]
-    subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
+    with _on_loopback(address), _daemon(argv, address, next(iter(zones))):
+        yield directory
+
+
+@contextlib.contextmanager
+def _on_loopback(address):
+    """Give the loopback interface one of the 127/8 addresses, all of which it answers, by name."""
+    change = ["ip", "address", "add", f"{address}/32", "dev", "lo"]
+    if address.startswith("127."):
+        subprocess.run(change, check=True)
     try:
-        with _daemon(argv, address, next(iter(zones))):
-            yield directory
+        yield
     finally:
-        subprocess.run(["ip", "address", "delete", f"{address}/32", "dev", "lo"], check=True)
+        if address.startswith("127."):
+            subprocess.run([*change[:2], "delete", *change[3:]], check=True)
 
 
 def unbound(directory, address=RESOLVER):

@@ -37,6 +37,17 @@ user of the filter:
       - user: user of the mail
       - group: group of the signing keys
 
+user of the transport:
+  user.present:
+    - name: chatmail-transport
+    - system: True
+    - usergroup: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+    - require:
+      - chatmail_relay: ports of the relay are free
+
 home of the mail:
   file.directory:
     - names: [/home/vmail, /home/vmail/mail, {{ relay.mailboxes_dir | json }}]

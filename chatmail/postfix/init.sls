@@ -11,7 +11,7 @@ include:
 {{ kept_original("/etc/postfix/main.cf", {"pkg": "postfix package"}) }}
 {{ kept_original("/etc/postfix/master.cf", {"pkg": "postfix package"}) }}
 
-{% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter", "tls_policy"] %}
+{% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter"] %}
 postfix table {{ table }}:
   file.managed:
     - name: /etc/postfix/{{ table }}
@@ -23,19 +23,12 @@ postfix table {{ table }}:
       - service: postfix service
 {% endfor %}
 
-postfix main configuration:
+checker of postfix configurations:
   file.managed:
-    - name: /etc/postfix/main.cf
-    - source: salt://chatmail/postfix/files/main.cf.jinja
-    - template: jinja
-    - context:
-        relay: {{ relay | json }}
-    - mode: "0644"
-    # Refuses what Postfix would only warn about: a misspelt parameter.
-    - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
-    - require:
-      - file: original of /etc/postfix/main.cf is kept
-      - file: checker of postfix configurations
+    - name: /usr/local/lib/chatmail/check-postfix
+    - source: salt://chatmail/postfix/files/check-postfix
+    - mode: "0755"
+    - makedirs: True
 
 postfix services:
   file.managed:
@@ -48,14 +41,21 @@ postfix services:
     - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
     - require:
       - file: original of /etc/postfix/master.cf is kept
-      - file: postfix main configuration
+      - file: checker of postfix configurations
 
-checker of postfix configurations:
+postfix main configuration:
   file.managed:
-    - name: /usr/local/lib/chatmail/check-postfix
-    - source: salt://chatmail/postfix/files/check-postfix
-    - mode: "0755"
-    - makedirs: True
+    - name: /etc/postfix/main.cf
+    - source: salt://chatmail/postfix/files/main.cf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    # Refuses what Postfix would only warn about: a parameter that nothing uses, here or in master.cf.
+    - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
+    - require:
+      - file: original of /etc/postfix/main.cf is kept
+      - file: postfix services
 
 # Stock units leave a crashed master(8) down.
 postfix is started again after a crash:

@@ -1,4 +1,4 @@
-{#- Postfix as Debian ships it, and the directory in which it finds the filter: below its own, because most of its
+{#- Postfix as Debian ships it, and the directories in which it finds our services: below its own, because most of its
     daemons live in a chroot there. Needs the users (chatmail.host). -#}
 include:
   - chatmail.host
@@ -9,12 +9,21 @@ postfix package:
     - require:
       - sls: chatmail.host
 
+# The sockets get the directories' group: Postfix connects, nobody else.
 directory of the filter's sockets:
   file.directory:
     - name: /var/spool/postfix/chatmail
     - user: chatmail-filter
     - group: postfix
-    # The sockets get the directory's group: Postfix connects, nobody else.
+    - mode: "2750"
+    - require:
+      - pkg: postfix package
+
+directory of the transport's socket:
+  file.directory:
+    - name: /var/spool/postfix/chatmail-transport
+    - user: chatmail-transport
+    - group: postfix
     - mode: "2750"
     - require:
       - pkg: postfix package

@@ -1,17 +1,18 @@
-{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that stays ours. Needs nothing. -#}
+{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and stays ours. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - chatmail.host
+  - .others
 
-resolver packages:
+resolver package:
   pkg.installed:
-    - pkgs: [unbound, dns-root-data]
+    - name: unbound
     - require:
       - sls: chatmail.host
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver packages"}) }}
+{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver package"}) }}
 
 resolver configuration:
   file.managed:
@@ -34,37 +35,7 @@ resolver service:
 
 {{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
 
-# Whoever else writes resolv.conf is told not to, before ours takes its place.
-{% for manager in ["systemd-resolved", "resolvconf"] %}
-{{ manager }} writes no resolv.conf:
-  service.dead:
-    - name: {{ manager }}
-    - enable: False
-    - require:
-      - service: resolver service
-    - require_in:
-      - file: resolv.conf names our resolver
-{% endfor %}
-
-NetworkManager writes no resolv.conf:
-  file.managed:
-    - name: /etc/NetworkManager/conf.d/chatmail.conf
-    - contents:
-      - "# Managed by the chatmail formula."
-      - "[main]"
-      - "dns=none"
-    - mode: "0644"
-    - makedirs: True
-
-dhclient writes no resolv.conf:
-  file.managed:
-    - name: /etc/dhcp/dhclient-enter-hooks.d/chatmail
-    - contents:
-      - "# Managed by the chatmail formula."
-      - "make_resolv_conf() { :; }"
-    - mode: "0755"
-    - makedirs: True
-
+# A link to some manager's file is replaced, and not what it leads to.
 resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf
@@ -76,3 +47,4 @@ resolv.conf names our resolver:
     - follow_symlinks: False
     - require:
       - file: original of /etc/resolv.conf is kept
+      - sls: chatmail.resolver.others

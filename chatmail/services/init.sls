@@ -37,7 +37,7 @@ hardening of the services:
     - mode: "0644"
     - makedirs: True
 
-{% for service in ["accounts", "dict", "filter"] %}
+{% for service in ["accounts", "dict", "filter", "transport"] %}
 unit chatmail-{{ service }}:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service
@@ -60,4 +60,5 @@ service chatmail-{{ service }}:
     - require:
       - sls: chatmail.dkim
       - file: directory of the filter's sockets
+      - file: directory of the transport's socket
 {% endfor %}

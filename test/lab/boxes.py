@@ -219,8 +219,7 @@ def binds(box):
     """
     if box.bare:
         yield CHECKOUT, "/srv/checkout"
-        if images.wheels_path(box.release).is_dir():
-            yield images.wheels_path(box.release), "/srv/wheels"
+        yield images.wheels_path(box.release), "/srv/wheels"
         return
     for folder in FORMULA_FOLDERS:
         if (CHECKOUT / folder).is_dir():

@@ -199,3 +199,5 @@ def main():
     except LabError as error:
         say(f"lab: {error}")
         return 1
+    except KeyboardInterrupt:
+        return 130

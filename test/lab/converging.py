@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 import boxes
@@ -40,23 +41,26 @@ def watch(box, argv, started):
 
     Returns its output, what it logged, and its exit code.
     """
-    process = subprocess.Popen(
-        boxes.enter_command(box, argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        preexec_fn=lambda: boxes.enter_cgroup(box),
-    )
     log = []
-    for line in process.stderr:
-        log.append(line)
-        found = RUNNING.search(line)
-        if found:
-            progress(f"{time.monotonic() - started:6.1f} s  {found[1]}: {found[2]}")
-    output = process.stdout.read()
-    return output, "".join(log), process.wait()
+    # Its result goes to a file: a pipe that nobody reads yet would fill up and stop it.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            boxes.enter_command(box, argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            preexec_fn=lambda: boxes.enter_cgroup(box),
+        )
+        for line in process.stderr:
+            log.append(line)
+            found = RUNNING.search(line)
+            if found:
+                progress(f"{time.monotonic() - started:6.1f} s  {found[1]}: {found[2]}")
+        code = process.wait()
+        output.seek(0)
+        return output.read(), "".join(log), code
 
 
 def progress(text):

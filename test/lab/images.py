@@ -67,7 +67,7 @@ def wheels_path(release):
 
 
 def ensure(release, proxy, with_salt=True):
-    """Build what is missing of a release's images.
+    """Build what is missing of a release's images, and of the wheels of Salt.
 
     `proxy` is the URL of the apt proxy. Returns the directories to lay over each other, topmost
     first. Two labs that want the same image wait for each other.
@@ -76,7 +76,7 @@ def ensure(release, proxy, with_salt=True):
     with lock(f"image-{release}"):
         if not base.is_dir():
             build_base(release, base, proxy)
-        if with_salt and not layer.is_dir():
+        if not layer.is_dir():
             build_salt(release, base, layer)
     return [layer, base] if with_salt else [base]
 

@@ -56,6 +56,7 @@ def ensure():
     zone = DIRECTORY / "root.zone"
     if not zone.exists():  # else knotd crashed, and its zone file has what it was told
         zone.write_text(ROOT_ZONE.format(**values))
+    (DIRECTORY / "knot.pid").unlink(missing_ok=True)  # a killed one's, which knotd would believe
     argv = ["nsenter", f"--net={network.namespace(network.LAB)}", "knotd", "-c", SETTINGS]
     process = start_daemon(PID, argv, LOG)
     await_condition(lambda: process.poll() is not None or answers(), 10, "the start of knotd")

@@ -21,6 +21,8 @@ LAB, CLIENT, HOST = "chatmail-lab", "chatmail-client", "chatmail-host"
 NAMESERVER, CLIENT_NUMBER, HOST_NUMBER = 53, 200, 254
 BRIDGE_MAC = "02:00:00:00:00:53"
 BOX_NUMBERS = range(10, 200)
+# namespace, its link, last byte of its address, the bridge's end of the link
+LINKS = ((HOST, "lab0", HOST_NUMBER, "host0"), (CLIENT, "eth0", CLIENT_NUMBER, "client0"))
 RESOLV_CONF = Path("/etc/netns") / CLIENT / "resolv.conf"
 
 
@@ -45,9 +47,9 @@ def exists(name):
     return path.exists() and run("nsenter", f"--net={path}", "true", check=False).returncode == 0
 
 
-def inside(name, *argv):
+def inside(name, *argv, **kwargs):
     """Run a command in a network namespace."""
-    return run("nsenter", f"--net={namespace(name)}", *argv)
+    return run("nsenter", f"--net={namespace(name)}", *argv, **kwargs)
 
 
 def is_client():
@@ -57,41 +59,50 @@ def is_client():
 
 
 def ensure():
-    """Make what is missing of the network. The caller holds the lab's lock."""
-    if not all(exists(name) for name in (LAB, CLIENT, HOST)) or not host_link_is_up():
-        remove()
-        create()
-
-
-def host_link_is_up():
-    """True when the host's end of the veth pair is there with its address."""
-    shown = run("ip", "-4", "-o", "address", "show", "dev", "lab0", check=False)
-    return f"{address(HOST_NUMBER)}/" in shown.stdout
-
-
-def create():
-    """Make the namespaces, the bridge and the host's and client's links to it."""
-    taken = run("ip", "route", "show", "root", NETWORK).stdout.strip()
-    if taken:
-        raise LabError(f"the lab needs {NETWORK}, and this machine uses it already: {taken}")
+    """Make what is missing of the network; boxes on it keep theirs. The caller holds the lock."""
+    if not exists(HOST):
+        forget(HOST)
+        # Verbs that are called from the client's network find back to the host's by this name.
+        run("ip", "netns", "attach", HOST, os.getpid())
     for name in (LAB, CLIENT):
-        run("ip", "netns", "add", name)
-        inside(name, "ip", "link", "set", "lo", "up")
-    # Verbs that are called from the client's network find back to the host's by this name.
-    run("ip", "netns", "attach", HOST, os.getpid())
-    # An address of its own: else it takes that of one of its ports, and changes as boxes come and
-    # go, so that everybody's packets to the DNS are lost for some seconds.
-    inside(LAB, "ip", "link", "add", "br0", "address", BRIDGE_MAC, "type", "bridge")
-    set_up(LAB, "br0", NAMESERVER)
-    for name, link, number, peer in (
-        (HOST, "lab0", HOST_NUMBER, "host0"),
-        (CLIENT, "eth0", CLIENT_NUMBER, "client0"),
-    ):
-        inside(LAB, "ip", "link", "add", peer, "type", "veth", "peer", "name", link, "netns", name)
-        inside(LAB, "ip", "link", "set", peer, "master", "br0", "up")
-        set_up(name, link, number)
+        if not exists(name):
+            forget(name)
+            run("ip", "netns", "add", name)
+            inside(name, "ip", "link", "set", "lo", "up")
+    if not has_address(LAB, "br0", NAMESERVER):
+        # An address of its own: else it takes that of one of its ports, and changes as boxes come
+        # and go, so that everybody's packets to the DNS are lost for some seconds.
+        inside(LAB, "ip", "link", "add", "br0", "address", BRIDGE_MAC, "type", "bridge")
+        set_up(LAB, "br0", NAMESERVER)
+    for name, link, number, peer in LINKS:
+        if not has_address(name, link, number):
+            connect(name, link, number, peer)
     RESOLV_CONF.parent.mkdir(parents=True, exist_ok=True)
     RESOLV_CONF.write_text(resolv_conf())
+
+
+def connect(name, link, number, peer):
+    """Plug a namespace into the bridge: `link` is its end, `peer` the bridge's."""
+    if name == HOST:
+        taken = run("ip", "route", "show", "root", NETWORK).stdout.strip()
+        if taken:
+            raise LabError(f"the lab needs {NETWORK}, and this machine uses it already: {taken}")
+    inside(name, "ip", "link", "delete", link, check=False)
+    inside(LAB, "ip", "link", "add", peer, "type", "veth", "peer", "name", link, "netns", name)
+    inside(LAB, "ip", "link", "set", peer, "master", "br0", "up")
+    set_up(name, link, number)
+
+
+def has_address(name, link, number):
+    """True when a link is there, with its address."""
+    shown = inside(name, "ip", "-4", "-o", "address", "show", "dev", link, check=False)
+    return f" {address(number)}/" in shown.stdout
+
+
+def forget(name):
+    """Remove the file of a namespace, if there is one; it may be all that a crash left of it."""
+    if namespace(name).exists():
+        run("ip", "netns", "delete", name)
 
 
 def set_up(name, link, number):
@@ -110,6 +121,5 @@ def remove():
     """Take the whole network away, also one that a crash left half made."""
     run("ip", "link", "delete", "lab0", check=False)
     for name in (LAB, CLIENT, HOST):
-        if namespace(name).exists():
-            run("ip", "netns", "delete", name)
+        forget(name)
     shutil.rmtree(RESOLV_CONF.parent, ignore_errors=True)

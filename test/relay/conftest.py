@@ -42,6 +42,7 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000  # linux/mount.h
 
 counter = itertools.count(1)
+missing_lab = []  # why there is none, once a test has asked for it
 
 
 def pytest_addoption(parser):
@@ -70,6 +71,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say loudly, and last, that machines were not tested: a skip is easily overlooked."""
+    yield
+    for reason in missing_lab:
+        terminalreporter.section("NO RELAY WAS TESTED", sep="!", red=True, bold=True)
+        terminalreporter.line(reason)
+        terminalreporter.line("All tests on booted machines were left out. With CI=true they fail.")
 
 
 def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
@@ -222,6 +233,7 @@ def lab_network():
     done = lab("check", check=False)
     if done.returncode != 0:
         reason = f"no lab on this machine: {done.stderr.strip()}"
+        missing_lab.append(reason)
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)

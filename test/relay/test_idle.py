@@ -170,3 +170,20 @@ def test_compression_is_not_offered_by_default(relay):
     client.close()
     assert "COMPRESS" not in capabilities
     assert {"IDLE", "QUOTA", "XDELTAPUSH", "XCHATMAIL"} <= set(capabilities.split())
+
+
+def test_message_is_told_whenever_it_comes_after_idle_began(relay):
+    """Stock Dovecot told nothing of a message that came 0.5 to 1 s after, until the next one came.
+
+    The live process had put off its notice for 500 ms, and was gone when the client hibernated.
+    """
+    sender, recipient = new_account(relay), new_account(relay)
+    client = IdleClient(relay, recipient)
+    client.socket.settimeout(5)
+    with smtp(relay, sender) as connection:
+        for age in (0, 0.2, 0.4, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05, 1.2):
+            client.idle()
+            time.sleep(age)  # this is the condition: how long the client has been in IDLE
+            seconds_until_told(connection, sender.address, recipient.address, client)
+            client.done()
+    client.close()

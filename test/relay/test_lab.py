@@ -88,11 +88,12 @@ def test_dns_takes_a_value_longer_than_a_string_may_be(idle_box):
 
 
 def test_pillar_file_is_merged_with_the_domain(empty_box, tmp_path):
-    pillar = tmp_path / "pillar.sls"
-    pillar.write_text("chatmail: {max_mailbox_size: 100M, mail_domain: other.example.org}\n")
-    box = empty_box("--pillar", pillar, "--domain", "Chat.example.org")
-    expected = {"max_mailbox_size": "100M", "mail_domain": "chat.example.org"}
-    assert box.salt("config.get", "chatmail") == expected
+    extra = tmp_path / "extra.sls"
+    extra.write_text("chatmail: {max_mailbox_size: 100M, mail_domain: other.example.org}\n")
+    box = empty_box("--pillar", extra, "--domain", "Chat.example.org")
+    pillar = box.salt("config.get", "chatmail")
+    assert pillar["max_mailbox_size"] == "100M"
+    assert pillar["mail_domain"] == "chat.example.org"
 
 
 def test_box_whose_domain_is_an_address_has_that_address(empty_box):

@@ -115,24 +115,30 @@ def test_tls_1_2_is_refused_where_clients_connect(relay, port):
         tls_context(ssl.TLSVersion.TLSv1_2).wrap_socket(plain, server_hostname=relay.domain)
 
 
-@pytest.mark.parametrize("port", [587, 143])
-def test_tls_1_2_is_refused_after_starttls(relay, port):
-    with (
-        socket.create_connection((relay.domain, port), timeout=10) as plain,
-        pytest.raises((ssl.SSLError, ConnectionResetError)),
-    ):
-        stream = plain.makefile("rwb")
-        stream.readline()
-        if port == 587:
-            stream.write(b"EHLO client\r\n")
-            stream.flush()
-            while stream.readline()[3:4] == b"-":
-                pass
-        stream.write(b"STARTTLS\r\n" if port == 587 else b"a STARTTLS\r\n")
+def start_tls(plain, greeting, command, ready):
+    """Say greeting and command, each answered by a line, on a fresh connection."""
+    stream = plain.makefile("rwb")
+    stream.readline()
+    for line in filter(None, (greeting, command)):
+        stream.write(line)
         stream.flush()
-        while not stream.readline().startswith((b"220", b"a OK")):
+        while (answer := stream.readline())[3:4] == b"-":
             pass
-        tls_context(ssl.TLSVersion.TLSv1_2).wrap_socket(plain, server_hostname=relay.domain)
+    assert answer.startswith(ready)
+
+
+@pytest.mark.parametrize(
+    ("port", "conversation"),
+    [
+        (587, (b"EHLO client\r\n", b"STARTTLS\r\n", b"220")),
+        (143, (None, b"a STARTTLS\r\n", b"a OK")),
+    ],
+)
+def test_tls_1_2_is_refused_after_starttls(relay, port, conversation):
+    with socket.create_connection((relay.domain, port), timeout=10) as plain:
+        start_tls(plain, *conversation)
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            tls_context(ssl.TLSVersion.TLSv1_2).wrap_socket(plain, server_hostname=relay.domain)
 
 
 @pytest.mark.parametrize("name", ["root", "postmaster@{domain}", "someone@elsewhere.example"])

@@ -23,9 +23,11 @@ def home(tmp_path):
 
 def test_each_set_adds_a_token(home):
     assert metadata.tokens(home, NOW) == []
-    metadata.add_token(home, "first", NOW)
-    metadata.add_token(home, "second", NOW + 1)
-    assert metadata.tokens(home, NOW + 2) == ["first", "second"]
+    for token in ("b", "a", "c"):
+        metadata.add_token(home, token, NOW)
+    assert metadata.tokens(home, NOW) == ["b", "a", "c"]
+    metadata.add_token(home, "b", NOW)
+    assert metadata.tokens(home, NOW) == ["a", "c", "b"]
 
 
 def test_token_set_again_counts_once_and_from_then_on(home):

@@ -44,6 +44,14 @@ def relay(tmp_path):
     }
 
 
+@pytest.fixture
+def woken(monkeypatch):
+    """The directories whose idling clients were to be woken."""
+    homes = []
+    monkeypatch.setattr(dict_service.wake, "soon", homes.append)
+    return homes
+
+
 def put(relay, notifier, user, key, value):
     dict_service.change(relay, notifier, user, key, value)
 
@@ -61,12 +69,20 @@ def test_entry_set_to_nil_is_gone(relay, notifier):
     assert dict_service.lookup(relay, ALICE, "priv/guid/devicetoken") is None
 
 
-def test_message_wakes_each_device_of_its_recipient(relay, notifier):
+def test_message_wakes_each_device_of_its_recipient(relay, notifier, woken):
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
     put(relay, notifier, BOB, "priv/guid/devicetoken", "three")
     put(relay, notifier, ALICE, f"priv/guid/{SERVER}/messagenew", "")
     assert sorted(notifier.devices) == [(ALICE, "one"), (ALICE, "two")]
+    assert [home.name for home in woken] == [ALICE]
+
+
+def test_own_message_wakes_idling_clients_and_no_device(relay, notifier, woken):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, notifier, ALICE, f"priv/guid/{SERVER}/messagenew", dict_service.OWN_MESSAGE)
+    assert notifier.devices == []
+    assert [home.name for home in woken] == [ALICE]
 
 
 def test_dead_token_is_forgotten(relay, notifier):

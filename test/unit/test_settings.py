@@ -63,6 +63,13 @@ def test_defaults_are_those_of_existing_relays():
         "nocreate": False,
         "fsync": False,
         "clean": {"purge": False},
+        "acme_directory": "https://acme-v02.api.letsencrypt.org/directory",
+        "acme_challenge": "http-01",
+        "resolver": {"forwarders": [], "trust_anchors": []},
+        "dkim": {"rotate_after": None, "retire_after": 14},
+        "dns": dict.fromkeys(
+            ["addresses", "server", "tsig_key_file", "zone", "hook", "caa_issuer"]
+        ),
     }
     assert {name: relay[name] for name in expected} == expected
 
@@ -164,6 +171,7 @@ GOOD = [
     ("min_free_disk_space", 0, 0),
     ("acme_email", "", None),
     ("acme_email", "admin+acme@example.org", "admin+acme@example.org"),
+    ("acme_directory", "https://ca.example.org/acme/dir", "https://ca.example.org/acme/dir"),
     ("iroh_relay", None, None),
     ("iroh_relay", "", ""),
     ("iroh_relay", "https://iroh.example.org:8443/", "https://iroh.example.org:8443/"),
@@ -176,6 +184,42 @@ GOOD = [
     ("mailboxes_dir", "/srv/mail/[1.2.3.4]", "/srv/mail/[1.2.3.4]"),
     ("privacy_postal", "A. Body\nStreet 1\nMünchen\n", "A. Body\nStreet 1\nMünchen"),
 ]
+
+
+# Keys of a group, by the name that messages give them.
+GOOD_NESTED = [
+    ("resolver:forwarders", [], []),
+    ("resolver:forwarders", ["192.0.2.1", "2001:DB8::1"], ["192.0.2.1", "2001:db8::1"]),
+    ("resolver:trust_anchors", [". IN DS 20326 8 2 E06D44B8"], [". IN DS 20326 8 2 E06D44B8"]),
+    ("resolver:trust_anchors", ["a.b. DNSKEY 257 3 13 Zm8="], ["a.b. DNSKEY 257 3 13 Zm8="]),
+    ("dns:addresses", ["192.0.2.1"], ["192.0.2.1"]),
+    ("dns:zone", "Example.org.", "example.org"),
+    ("dns:hook", "desec.apply", "desec.apply"),
+    ("dkim:retire_after", 30, 30),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD_NESTED)
+def test_good_value_of_a_group_is_accepted_in_its_one_form(name, value, expected):
+    group, _, inner = name.partition(":")
+    assert resolve(**{group: {inner: value}})[group][inner] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("ns1.example.org", "ns1.example.org:53"),
+        ("NS1.example.org.:5353", None),
+        ("192.0.2.1:5353", "192.0.2.1:5353"),
+        ("2001:db8::1", "[2001:db8::1]:53"),
+    ],
+)
+def test_server_of_dns_gets_the_usual_port(given, expected):
+    group = {"server": given, "tsig_key_file": "/etc/chatmail/tsig.key"}
+    if expected is None:
+        assert refused(dns=group)[0].startswith("- dns:server: ")
+    else:
+        assert resolve(dns=group)["dns"]["server"] == expected
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), GOOD)
@@ -239,6 +283,19 @@ BAD = [
     ("tls_external_cert_and_key", ["cert", "key"], "relative"),
     ("tls_external_cert_and_key", ["/a", "/b", "/c"], "three"),
     ("tls_external_cert_and_key", {"cert": "/a", "key": "/b"}, "a mapping"),
+    ("acme_directory", "acme.example.org", "no URL"),
+    ("acme_directory", None, "nothing"),
+    ("acme_challenge", "tls-alpn-01", "not offered"),
+    ("acme_challenge", ["dns-01"], "a list"),
+    ("resolver", {"forwarders": ["dns.example.org"]}, "a name, which nobody resolves yet"),
+    ("resolver", {"forwarders": "192.0.2.1"}, "no list"),
+    ("resolver", {"forwarders": False}, "no list"),
+    ("resolver", {"trust_anchors": ["20326 8 2 E06D"]}, "no name and no type"),
+    ("resolver", {"trust_anchors": ['. IN DS 1 8 2 00"']}, "a quote"),
+    ("resolver", {"trust_anchors": ". IN DS 1 8 2 00"}, "no list"),
+    ("dns", {"addresses": ["host"]}, "a name"),
+    ("dns", {"hook": "apply"}, "no module"),
+    ("dkim", {"retire_after": 0}, "mail on its way could not be verified"),
     ("iroh_relay", "iroh.example.org", "no scheme"),
     ("iroh_relay", "ftp://example.org", "wrong scheme"),
     ("iroh_relay", "https://", "no host"),
@@ -330,6 +387,13 @@ def test_long_value_is_shortened_in_the_message():
         ({"www_folder": "/srv", "mailboxes_dir": "/srv/mail/x"}, "mailboxes_dir: '/srv/mail/x'"),
         ({"www_folder": "/home/vmail"}, "mailboxes_dir: '/home/vmail/mail/chat.example.org'"),
         ({"www_folder": "/"}, "mailboxes_dir: "),
+        ({"acme_challenge": "dns-01"}, "acme_challenge: dns-01 needs dns:server"),
+        ({"dns": {"server": "192.0.2.1"}}, "dns:server and dns:tsig_key_file: "),
+        (
+            {"dns": {"server": "ns", "tsig_key_file": "/k", "hook": "a.b"}},
+            "dns:server and dns:hook: ",
+        ),
+        ({"dkim": {"rotate_after": 90}}, "dkim:rotate_after: needs dns:server"),
         (
             {"tls_external_cert_and_key": ["/etc/chatmail/tls/fullchain.pem", "/etc/k.pem"]},
             "tls_external_cert_and_key: ",
@@ -360,7 +424,9 @@ def test_pillar_that_is_no_mapping_is_refused(value):
 
 def test_result_shares_nothing_with_the_defaults():
     resolve()["clean"]["purge"] = True
+    resolve()["resolver"]["forwarders"].append("192.0.2.1")
     assert resolve()["clean"] == {"purge": False}
+    assert resolve()["resolver"]["forwarders"] == []
 
 
 # Properties.

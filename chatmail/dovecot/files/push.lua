@@ -5,12 +5,10 @@ function dovecot_lua_notify_begin_txn(user)
   return user
 end
 
--- A message that somebody sent to himself, as clients do to reach their other devices, wakes nobody.
+-- What an address sent to itself, as clients do to reach their other devices, is pushed to nobody.
 function dovecot_lua_notify_event_message_new(user, event)
-  if event.from_address ~= user.username then
-    -- The entry is not kept; setting it is the news. If that fails, Dovecot logs it and the message is stored all the same.
-    user:metadata_set("/private/messagenew", "")
-  end
+  -- The entry is not kept; setting it is the news. If that fails, Dovecot logs it and the message is stored all the same.
+  user:metadata_set("/private/messagenew", event.from_address == user.username and "own" or "")
 end
 
 -- Dovecot asks for it.

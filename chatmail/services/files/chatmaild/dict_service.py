@@ -5,7 +5,7 @@ Over a Unix socket that Dovecot's mail processes (user vmail) connect to:
 `priv/<mailbox>/devicetoken`: the address's device tokens, for METADATA.
 `shared/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/deltachat/<name>`: entries of the server.
 `priv/<mailbox>/vendor/vendor.dovecot/pvt/server/messagenew`, set by Dovecot's `push.lua`: a message
-    from somebody else came, so the address's devices are woken.
+    came, so clients in IDLE are woken, and the address's devices too, unless it is its own message.
 `shared/last-login/<address>`, set by Dovecot's last_login plugin.
 
 Files are read and written within the event loop: they are small, and the order of what one
@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from chatmaild import last_login, metadata
+from chatmaild import last_login, metadata, wake
 from chatmaild.addresses import is_address
 from chatmaild.dict_protocol import Conversation, ProtocolError, Refused
 from chatmaild.notifier import Notifier
@@ -40,6 +40,8 @@ BACKLOG = 4096
 # How Dovecot writes entries of the server, as opposed to those of a mailbox.
 SERVER = "vendor/vendor.dovecot/pvt/server/"
 DELTACHAT = f"{SERVER}vendor/deltachat/"
+# What `push.lua` sets where an address wrote to itself.
+OWN_MESSAGE = "own"
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +74,10 @@ def change(relay: dict, notifier: Notifier, address: str, key: str, value: str |
             case ["priv", _, "devicetoken"]:
                 metadata.add_token(home, value, time.time())
             case ["priv", _, name] if name == f"{SERVER}messagenew":
-                for token in metadata.tokens(home, time.time()):
-                    notifier.notify(address, token)
+                wake.soon(home)
+                if value != OWN_MESSAGE:
+                    for token in metadata.tokens(home, time.time()):
+                        notifier.notify(address, token)
             case ["shared", "last-login", user] if user == address:
                 last_login.touch(home, time.time())
             case _:

@@ -67,16 +67,13 @@ def _read(home, now):
     try:
         stored = json.loads((home / "metadata.json").read_text())["devicetoken"]
         # One minute: a clock that was set back must not keep a token for ever.
-        times = [
-            (time, token) for token, time in stored.items() if now - TOKEN_AGE < time < now + 60
-        ]
+        return {t: time for t, time in stored.items() if now - TOKEN_AGE < time < now + 60}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Neither the path, which is the address, nor the content.
         log.error("a metadata.json cannot be read, its tokens are lost: %s", type(error).__name__)
         return {}
-    return {token: time for time, token in sorted(times)}
 
 
 def _write(home, known):
