@@ -88,7 +88,9 @@ def encrypted(sender, recipient, size=100, **headers):
         "Message-ID": email.utils.make_msgid(domain="localhost"),
         "Subject": "a subject that nobody else shall see",
         "MIME-Version": "1.0",
-        "Content-Type": "multipart/encrypted; protocol=application/pgp-encrypted; boundary=bound",
+        "Content-Type": (
+            'multipart/encrypted; protocol="application/pgp-encrypted"; boundary="bound"'
+        ),
     }
     fields.update({name.replace("_", "-"): value for name, value in headers.items()})
     lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
