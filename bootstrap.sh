@@ -19,12 +19,6 @@ MINION=/etc/salt/minion.d/chatmail.conf
 TCP_PORTS=(25 80 143 443 465 587 993)
 UDP_PORTS=(3478)
 OUR_UNITS='(nginx|dovecot|postfix(@.*)?|coturn|chatmail-.*)\.service'
-# https://docs.saltproject.io/salt/install-guide/en/latest/topics/install-by-operating-system/linux-deb.html
-SALT_REPOSITORY=https://packages.broadcom.com/artifactory/saltproject-deb
-SALT_KEY=https://packages.broadcom.com/artifactory/api/security/keypair/SaltProjectKey/public
-SALT_KEYRING=/etc/apt/keyrings/salt-archive-keyring.asc
-SALT_SOURCES=/etc/apt/sources.list.d/salt.sources
-SALT_PIN=/etc/apt/preferences.d/salt-pin-1001
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export DEBIAN_FRONTEND=noninteractive
@@ -125,24 +119,6 @@ salt_from_packages() {
     systemctl disable --now salt-minion
 }
 
-add_salt_repository() {
-    local key
-    key=$(mktemp)
-    # apt's own downloader: it is on every machine, and knows its proxy.
-    if ! /usr/lib/apt/apt-helper download-file "$SALT_KEY" "$key" >/dev/null 2>&1; then
-        rm -f "$key"
-        return 1
-    fi
-    install -D -m 0644 "$key" "$SALT_KEYRING"
-    rm -f "$key"
-    printf 'Package: salt-*\nPin: version %s.*\nPin-Priority: 1001\n' "${SALT_VERSION%%.*}" >"$SALT_PIN"
-    printf '%s\n' "Types: deb" "URIs: $SALT_REPOSITORY" "Suites: stable" "Components: main" \
-        "Signed-By: $SALT_KEYRING" >"$SALT_SOURCES"
-    apt-get update -q && return
-    rm -f "$SALT_SOURCES" "$SALT_PIN" "$SALT_KEYRING"
-    return 1
-}
-
 # Salt's own Python environment: nothing else on the machine sees it. PIP_* settings are honoured.
 salt_from_pip() {
     local pip=/opt/salt/bin/pip
@@ -162,10 +138,11 @@ install_salt() {
         return
     fi
     apt-get update -q
-    if apt-cache show salt-minion >/dev/null 2>&1 || add_salt_repository; then
+    # Who has Salt's official repository among the package sources gets Salt, and its updates, from there.
+    if apt-cache show salt-minion >/dev/null 2>&1; then
         salt_from_packages && return
     fi
-    say "Salt's own packages cannot be had here; taking it from pip into /opt/salt"
+    say "no package source of this machine has Salt; taking it from pip into /opt/salt"
     salt_from_pip
 }
 

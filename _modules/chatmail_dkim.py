@@ -95,12 +95,14 @@ def _path(selector):
 def _signing():
     """Return {"selectors": [], "next": [], "retired": []}, lists of keys, from signing.json.
 
-    Each key is {"selector", "algorithm", "since"}; "since" is when it entered its list, in UTC.
+    Each key is {"selector", "algorithm", "since"}; "since" is when it entered its list, in UTC. A
+    file that somebody else wrote may lack it: then the file's own time counts.
     """
     path = DIRECTORY / "signing.json"
     state = {"selectors": [], "next": [], "retired": []}
     try:
         state.update(json.loads(path.read_text()))
+        written = _moment(path.stat().st_mtime)
     except FileNotFoundError:
         return state
     except (OSError, ValueError) as error:
@@ -108,7 +110,7 @@ def _signing():
             f"{path} cannot be read ({error}): restore it, or remove it and run "
             "`state.apply chatmail.dkim`, which signs with the keys that it finds"
         ) from error
-    return state
+    return {name: [{"since": written} | key for key in keys] for name, keys in state.items()}
 
 
 def _save(state):
@@ -175,6 +177,11 @@ def _locked():
 
 def _now():
     return datetime.datetime.now(UTC).replace(microsecond=0)
+
+
+def _moment(seconds):
+    """Return a time of the system's clock as ISO 8601 text in UTC."""
+    return datetime.datetime.fromtimestamp(int(seconds), UTC).isoformat()
 
 
 def _days_since(moment):
@@ -316,12 +323,12 @@ def list_():
         for name, status in statuses.items()
         for key in _signing()[name]
     }
-    unused = {path.stem for path in DIRECTORY.glob("*.pem")} - set(listed)
+    files = {path.stem for path in DIRECTORY.glob("*.pem") if SELECTOR.fullmatch(path.stem)}
+    unused = files - set(listed)
     keys = {}
     for selector in [*listed, *sorted(unused)]:
         key, found = _load(selector), _path(selector).stat()
-        written = datetime.datetime.fromtimestamp(int(found.st_mtime), UTC)
-        status, since = listed.get(selector, ("unused", written.isoformat()))
+        status, since = listed.get(selector, ("unused", _moment(found.st_mtime)))
         keys[selector] = {
             "algorithm": _algorithm(key, selector),
             "bits": getattr(key, "key_size", 256),
@@ -569,6 +576,8 @@ def rotate(wait=300, force=False):
 
         salt-call chatmail_dkim.rotate wait=60
     """
+    if not _settings()["dkim_required"]:
+        raise CommandExecutionError("a relay that is a bare IP address signs nothing")
     withdraw()
     with _locked():
         state = _signing()

@@ -17,7 +17,7 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 # Where dnspython is missing, Salt's loader can import salt/utils/dns.py under its name; that one
 # would stand in the way when the same run installs dnspython. Ours is a package and has a path.
@@ -374,15 +374,16 @@ class _View:
         for _ in range(MAX_ALIASES):
             if not answer.alias:
                 return list(answer.values)
-            answer = self.first(answer.alias, rdtype)
+            try:
+                answer = self.first(answer.alias, rdtype)
+            except CommandExecutionError:
+                break  # it leads nowhere, which is no reason to say nothing of other records
         return []
 
     def addresses(self, name):
         """Return the IP addresses of a name, as texts, aliases followed."""
-        found = []
-        for rdtype in ("A", "AAAA"):
-            found += map(_text, self.followed(self.first(name, rdtype), rdtype))
-        return found
+        alias = Answer((), TTL, name)
+        return [_text(r) for rdtype in ("A", "AAAA") for r in self.followed(alias, rdtype)]
 
 
 def _brief(error):
@@ -541,24 +542,33 @@ def _judge(rdtype, wanted, ours):
     return "ok" if complete and exact else "wrong"
 
 
-# One name and type, and the values that it must have; none: it must not be there.
-Group = collections.namedtuple("Group", "name type wanted need why")
+# One name and type, and the values that it must have; none: it must not be there. alone: records
+# of no other type belong to the name, so an alias may stand in their place (RFC 1034 3.6.2).
+Group = collections.namedtuple("Group", "name type wanted need why alone")
 
 
-def _groups(names=None):
-    """Return the records by name and type, and after them what must not be there.
+def _groups(wanted, names):
+    """Return records by name and type, and after them what must not be there.
 
-    names: only these names, as `records` writes them; None: all.
+    wanted: what `records` returns. names: only these of its names; None: all.
     """
     grouped = {}
-    for record in records():
+    for record in wanted:
         grouped.setdefault((record["name"], record["type"]), []).append(record)
+    owners = [name for name, _ in grouped]
     groups = [
-        Group(*key, [record["value"] for record in found], found[0]["need"], found[0]["why"])
+        Group(*key, [r["value"] for r in found], found[0]["need"], found[0]["why"], alone)
         for key, found in grouped.items()
+        for alone in [owners.count(key[0]) == 1]
     ]
     if groups:
         groups += _unwanted(f"{_settings()['mail_domain']}.", grouped)
+    unknown = set(names or ()) - {group.name for group in groups}
+    if unknown:
+        raise SaltInvocationError(
+            f"the relay has no record of the name {', '.join(sorted(unknown))}: see "
+            "`chatmail_dns.records`"
+        )
     return [group for group in groups if names is None or group.name in names]
 
 
@@ -570,7 +580,7 @@ def _unwanted(domain, grouped):
     ]
     rows += [(name, "TXT", "withdrawn") for name in __salt__["chatmail_dkim.withdrawn"]()]
     return [
-        Group(name, kind, [], "not needed", WHY[why])
+        Group(name, kind, [], "not needed", WHY[why], name != domain)
         for name, kind, why in rows
         if (name, kind) not in grouped
     ]
@@ -584,6 +594,8 @@ def _evaluate(group, ask, view, addresses):
     """
     name = dns.name.from_text(group.name)
     answer = ask(name, group.type)
+    if answer.alias and not group.alone:
+        return "wrong", [f"CNAME {answer.alias}"]
     if group.type == "CNAME" and group.wanted:
         return _evaluate_alias(group, answer, lambda rdtype: ask(name, rdtype), view, addresses)
     found = [_text(rdata) for rdata in view.followed(answer, group.type)]
@@ -600,11 +612,7 @@ def _evaluate_alias(group, answer, ask, view, addresses):
         target = answer.values[0].target
         if target == dns.name.from_text(group.wanted[0]):
             return "ok", [_text(answer.values[0])]
-        found = [f"CNAME {target}"]
-        try:
-            reached = view.addresses(target)
-        except CommandExecutionError:
-            reached = []
+        found, reached = [f"CNAME {target}"], view.addresses(target)
     else:
         found = [_text(rdata) for rdtype in ("A", "AAAA") for rdata in ask(rdtype).values]
         reached = found
@@ -631,11 +639,11 @@ def check(names=None):
         salt-call chatmail_dns.check names=www.chat.example.org. --out=json
     """
     domain = _settings()["mail_domain"]
-    groups = _groups(_listed(names))
+    wanted = records()
+    groups = _groups(wanted, _listed(names))
     if not groups:
         return _checked(domain, None, [], {}, "not needed", {})
-    view = _View()
-    addresses = _wanted_addresses()
+    view, addresses = _View(), _addresses_in(wanted)
     entries = [_entry(group, view, addresses) for group in groups]
     zone = view.zone(dns.name.from_text(domain))
     servers = {
@@ -648,7 +656,9 @@ def check(names=None):
 
 
 def _listed(names):
-    return names.split(",") if isinstance(names, str) else names
+    """Return names as `records` writes them, None for all."""
+    given = names.split(",") if isinstance(names, str) else names
+    return given and [f"{name.strip().lower().rstrip('.')}." for name in given]
 
 
 def _checked(domain, zone, entries, servers, dnssec, ptr):
@@ -664,8 +674,8 @@ def _checked(domain, zone, entries, servers, dnssec, ptr):
     }
 
 
-def _wanted_addresses():
-    return [record["value"] for record in records() if record["type"] in ("A", "AAAA")]
+def _addresses_in(wanted):
+    return [record["value"] for record in wanted if record["type"] in ("A", "AAAA")]
 
 
 def _entry(group, view, addresses):
@@ -834,9 +844,9 @@ def _route():
 
 def _plan(names, zone, ask):
     """Return the Changes that the zone needs."""
-    view, planned = _View(), {}
-    addresses = _wanted_addresses()
-    for group in _groups(names):
+    wanted, view, planned = records(), _View(), {}
+    addresses = _addresses_in(wanted)
+    for group in _groups(wanted, names):
         for change in _changes_of(group, ask, view, addresses):
             planned[change.name, change.rdtype] = change
     outside = [str(name) for name, _ in planned if not name.is_subdomain(zone)]
@@ -852,13 +862,13 @@ def _changes_of(group, ask, view, addresses):
     status, _ = _evaluate(group, ask, view, addresses)
     name = dns.name.from_text(group.name)
     answer = ask(name, group.type)
-    if status == "ok" or not (group.wanted or answer.values):
+    if status == "ok":
         return []
     needed = []
     if answer.alias:
         alias = _rdata("CNAME", answer.alias.to_text())
         needed.append(Change(name, "CNAME", answer.ttl, (alias,), ()))
-    if group.type == "CNAME":
+    if group.type == "CNAME" and group.wanted:
         beside = {rdtype: ask(name, rdtype) for rdtype in ("A", "AAAA")}
         needed += [
             Change(name, rdtype, found.ttl, found.values, ())
@@ -871,8 +881,10 @@ def _changes_of(group, ask, view, addresses):
         if group.wanted and not _ours(group.type, group.wanted, _text(rdata))
     )
     new = others + tuple(_rdata(group.type, value) for value in group.wanted)
-    ttl = answer.ttl if answer.values else TTL
-    return [*needed, Change(name, group.type, ttl, answer.values, new)]
+    if new or answer.values:
+        ttl = answer.ttl if answer.values else TTL
+        needed.append(Change(name, group.type, ttl, answer.values, new))
+    return needed
 
 
 def _shown(zone, change):
@@ -926,20 +938,20 @@ def _tsig_key(path):
 
 
 def _primary_zone(primary, domain):
-    """Ask the primary for the zone that holds the domain."""
-    response = _exchange(primary, _query(primary, domain, "SOA"), QUESTION_TIMEOUT)
-    owners = [
-        rrset.name
-        for rrset in (*response.answer, *response.authority)
-        if rrset.rdtype == dns.rdatatype.SOA and domain.is_subdomain(rrset.name)
-    ]
-    if not owners or not response.flags & dns.flags.AA:
-        rcode = dns.rcode.to_text(response.rcode())
-        raise CommandExecutionError(
-            f"{primary.shown} serves no zone that holds {domain} (it answers {rcode}): create the "
-            "zone there, or correct chatmail:dns:server"
-        )
-    return owners[0]
+    """Ask the primary for the zone that holds the domain, going up past an alias at its name."""
+    name, rcodes = domain, []
+    while name != dns.name.root:
+        response = _exchange(primary, _query(primary, name, "SOA"), QUESTION_TIMEOUT)
+        for rrset in (*response.answer, *response.authority):
+            is_soa = rrset.rdtype == dns.rdatatype.SOA and domain.is_subdomain(rrset.name)
+            if is_soa and response.flags & dns.flags.AA:
+                return rrset.name
+        rcodes.append(dns.rcode.to_text(response.rcode()))
+        name = name.parent()
+    raise CommandExecutionError(
+        f"{primary.shown} serves no zone that holds {domain} (it answers {rcodes[0]}): create the "
+        "zone there, or correct chatmail:dns:server"
+    )
 
 
 def _query(primary, name, rdtype):

@@ -27,6 +27,8 @@ __virtualname__ = "chatmail_relay"
 # What the converge wrote: the settings this machine runs with.
 SETTINGS = Path("/etc/chatmail/relay.json")
 DKIM_SIGNING = Path("/etc/chatmail/dkim/signing.json")
+# Left by chatmail_certificate while something is wrong.
+CERTIFICATE_FAILURE = Path("/var/lib/chatmail/certificate.json")
 
 # What a relay offers to the world.
 PORTS = {
@@ -41,6 +43,7 @@ UNITS = (
     "chatmail-accounts",
     "chatmail-dict",
     "chatmail-filter",
+    "chatmail-iroh",
     "chatmail-transport",
     "coturn",
     "dovecot",
@@ -221,8 +224,9 @@ def status():
     """Return how this relay is doing, for a person to read.
 
     A dictionary: `domain`, `form`, `tls_mode`, `addresses` (how many exist), `units` (state of
-    each service that is installed), `certificate` (None before there is one), `dkim_selectors`
-    (those that sign now), `limits` (sizes in bytes, times in days) and `versions`. All of it is
+    each service that is installed), `certificate` (None before there is one), `certificate_failure`
+    (None, or {time, error, missing: {name: why}} of the last attempt), `dkim_selectors` (those that
+    sign now), `limits` (sizes in bytes, times in days) and `versions`. All of it is
     what the machine runs with, not what a changed pillar would make of it.
     Raises CommandExecutionError on a machine that is no relay yet.
 
@@ -240,6 +244,7 @@ def status():
         "addresses": _count_addresses(Path(relay["mailboxes_dir"])),
         "units": _units(),
         "certificate": certificate(relay["tls_certificate"]),
+        "certificate_failure": _certificate_failure(),
         "dkim_selectors": _selectors(),
         "limits": {name: relay[name] for name in LIMITS},
         "versions": {
@@ -288,6 +293,14 @@ def _units():
         if unit.get("LoadState") == "loaded":
             units[unit["Id"].removesuffix(".service")] = unit["ActiveState"]
     return units
+
+
+def _certificate_failure():
+    """Return what the last attempt to get a certificate failed at, None if it did not."""
+    try:
+        return json.loads(CERTIFICATE_FAILURE.read_text())
+    except FileNotFoundError:
+        return None
 
 
 def _selectors():

@@ -1,4 +1,7 @@
-"""The self-signed certificate of a relay: for good, or until another one takes its place."""
+"""The certificate of a relay: self-signed, of an ACME authority, or the operator's own.
+
+A self-signed one is for good, or until another one takes its place.
+"""
 
 import contextlib
 import datetime
@@ -89,21 +92,157 @@ def self_signed(
     return ret
 
 
+def acme_account(name, settings):
+    """Ensure that this machine has an account with the ACME authority.
+
+    name: URL of the authority's directory. settings: the relay's settings.
+    It comes before the certificate, because a CAA record may name the account (RFC 8657).
+
+    .. code-block:: yaml
+
+        account with the authority:
+          chatmail_certificate.acme_account:
+            - name: https://acme-v02.api.letsencrypt.org/directory
+            - settings: {{ relay | json }}
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "There is an account"}
+    if __salt__["chatmail_certificate.has_account"](settings):
+        return ret
+    ret["changes"] = {"account": {"old": None, "new": name}}
+    if __opts__["test"]:
+        ret.update(result=None, comment="An account would be made")
+        return ret
+    try:
+        __salt__["chatmail_certificate.register"](settings)
+    except CommandExecutionError as error:
+        ret.update(result=False, changes={}, comment=f"{name} gave no account: {error}")
+        return ret
+    ret["comment"] = "An account was made"
+    return ret
+
+
+def acme(name, settings):
+    """Ensure that a certificate of the ACME authority is in use, as far as the authority gives one.
+
+    name: path of the certificate. settings: the relay's settings.
+    A name that cannot be validated is left out and named in a warning, unless it is the mail
+    domain. The state fails only where no valid certificate for the mail domain is in use then;
+    while one is, a failing authority is a warning. The challenges are answered by nginx (http-01),
+    which must run, or in DNS (dns-01).
+
+    .. code-block:: yaml
+
+        certificate of the authority:
+          chatmail_certificate.acme:
+            - name: /etc/chatmail/tls/fullchain.pem
+            - settings: {{ relay | json }}
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
+    reason = __salt__["chatmail_certificate.due"](settings)
+    if not reason and not __salt__["chatmail_certificate.issued_differs"]():
+        return ret
+    reason = reason or "another one is in use"
+    old = _in_use()
+    if __opts__["test"]:
+        ret["changes"] = {"certificate": {"old": old, "new": {"names": settings["tls_names"]}}}
+        ret.update(result=None, comment=f"A certificate would be requested: {reason}")
+        return ret
+    outcome = __salt__["chatmail_certificate.obtain"](settings)
+    new = _in_use()
+    if new != old:
+        ret["changes"] = {"certificate": {"old": old, "new": new}}
+    _tell_outcome(ret, settings, outcome, reason)
+    return ret
+
+
+def _tell_outcome(ret, settings, outcome, reason):
+    """Put what came of a request into the state's result, comment and warnings."""
+    problems = [
+        f"{name} is not in the certificate: {why}" for name, why in outcome["missing"].items()
+    ]
+    if outcome["error"] and not problems:
+        problems = [outcome["error"]]
+    if settings["mail_domain"] in outcome["missing"]:
+        ret["result"] = False
+        ret["comment"] = f"No certificate was issued ({reason}): {outcome['error']}"
+    elif problems:
+        ret["warnings"] = problems
+        ret["comment"] = f"The certificate is in use ({reason}), but: {'; '.join(problems)}"
+    else:
+        ret["comment"] = f"A certificate was issued: {reason}"
+
+
+def external(name, certificate, key, subject_names):
+    """Ensure that the operator's certificate and key are in use.
+
+    name: path of the certificate in use. certificate, key: paths of the operator's files.
+    subject_names: names that it should have; a warning tells which it lacks.
+    Fails, and leaves the pair in use as it is, when a file is missing or unreadable or they do not
+    match; also under test=True.
+
+    .. code-block:: yaml
+
+        operator's certificate:
+          chatmail_certificate.external:
+            - name: /etc/chatmail/tls/fullchain.pem
+            - certificate: /etc/ssl/relay/fullchain.pem
+            - key: /etc/ssl/relay/privkey.pem
+            - subject_names: [chat.example.org]
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
+    try:
+        given = __salt__["chatmail_certificate.pair"](certificate, key)
+        ret["warnings"] = _shortcomings(certificate, given, subject_names)
+        if not __salt__["chatmail_certificate.differs"](certificate, key):
+            return ret
+        ret["changes"] = {"certificate": {"old": _in_use(), "new": _brief(given)}}
+        if __opts__["test"]:
+            ret.update(result=None, comment=f"{certificate} would be put in use")
+            return ret
+        __salt__["chatmail_certificate.install"](certificate, key)
+    except (OSError, CommandExecutionError) as error:
+        ret.update(result=False, changes={}, comment=f"The certificate was left as it is: {error}")
+        return ret
+    ret["comment"] = f"{certificate} was put in use"
+    return ret
+
+
+def _shortcomings(path, given, subject_names):
+    """Return what is wrong with a certificate that can be served all the same."""
+    found = []
+    if lacking := sorted(set(subject_names) - set(given["names"])):
+        found.append(f"{path} does not name {', '.join(lacking)}")
+    if given["days_left"] < 0:
+        found.append(f"{path} expired on {given['not_after']}")
+    return found
+
+
+def _in_use():
+    """Return names and end of the certificate in use, None where there is none."""
+    found = __salt__["chatmail_certificate.installed"]()
+    return found and _brief(found)
+
+
+def _brief(found):
+    return {"names": found["names"], "not_after": found["not_after"]}
+
+
 def _compare(name, key, group, wanted, acceptable):
     """Return why a new certificate is due (": reason" or "") and the changes, old and new."""
     changes, reason = {}, ""
-    private_key = _load_key(key)
-    if private_key is None:
-        old = "unusable" if os.path.lexists(key) else None
-        changes["key"] = {"old": old, "new": "EC P-256"}
-    present = _present(name)
-    reason = _fault(present, private_key, acceptable)
-    if reason:
-        old = present and {
-            "names": present["names"],
-            "not_after": present["not_after"][: len("2026-01-01")],
-        }
-        changes["certificate"] = {"old": old, "new": wanted}
+    if not (acceptable["placeholder"] and _is_usable(name, key)):
+        private_key = _load_key(key)
+        if private_key is None:
+            old = "unusable" if os.path.lexists(key) else None
+            changes["key"] = {"old": old, "new": "EC P-256"}
+        present = _present(name)
+        reason = _fault(present, private_key, acceptable)
+        if reason:
+            old = present and {
+                "names": present["names"],
+                "not_after": present["not_after"][: len("2026-01-01")],
+            }
+            changes["certificate"] = {"old": old, "new": wanted}
     for label, path, owner, mode in (
         ("key access", key, f"root:{group}", KEY_MODE),
         ("certificate access", name, "root:root", CERTIFICATE_MODE),
@@ -112,6 +251,15 @@ def _compare(name, key, group, wanted, acceptable):
         if found != right:
             changes[label] = {"old": found, "new": right}
     return (f": {reason}" if reason else ""), changes
+
+
+def _is_usable(name, key):
+    """Tell whether a daemon could serve with this pair, whatever kind of key it is."""
+    try:
+        __salt__["chatmail_certificate.pair"](name, key)
+    except CommandExecutionError:
+        return False
+    return True
 
 
 def _present(name):
@@ -218,6 +366,8 @@ def _general_name(name):
 
 def _write(path, content, mode, gid):
     """Replace a file in one step; after a power failure it is the old or the new one, whole."""
+    # The pair may lie behind links (chatmail_certificate.install), which stay.
+    path = os.path.realpath(path)
     directory = os.path.dirname(path)
     handle, aside = tempfile.mkstemp(dir=directory, prefix=".chatmail-")
     try:

@@ -32,7 +32,13 @@ def built(name, program, settings):
     if test and not os.path.exists(program):
         return _would_build(name, "is not installed yet")
     command = [PYTHON, program, *(["--check"] if test else []), name]
-    answer = __salt__["cmd.run_all"](command, stdin=json.dumps(settings), python_shell=False)
+    answer = __salt__["cmd.run_all"](
+        # Salt would make the two characters `\n` of JSON into a line's end.
+        command,
+        stdin=json.dumps(settings),
+        stdin_raw_newlines=True,
+        python_shell=False,
+    )
     if answer["retcode"] != 0:
         if test and "ModuleNotFoundError" in answer["stderr"]:
             return _would_build(name, "lacks a package that this run would install")

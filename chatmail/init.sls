@@ -2,6 +2,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 include:
   - chatmail.host
+  - chatmail.resolver
   - chatmail.certificate
   - chatmail.dkim
   - chatmail.services
@@ -9,3 +10,8 @@ include:
   - chatmail.postfix
   - chatmail.website
   - chatmail.nginx
+  - chatmail.realtime
+  - chatmail.certificate.account
+  - chatmail.dns
+  - chatmail.certificate.acme
+  - chatmail.retention

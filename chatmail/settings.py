@@ -24,6 +24,16 @@ DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 # What every daemon reads, whoever issued the certificate.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
 
+# The iroh-relay that is known to work, and the SHA-256 of the program in it by grain `cpuarch`.
+IROH_URL = (
+    "https://github.com/n0-computer/iroh/releases/download/v0.35.0/"
+    "iroh-relay-v0.35.0-{}-unknown-linux-musl.tar.gz"
+)
+IROH_SHA256 = {
+    "x86_64": "45c81199dbd70f8c4c30fef7f3b9727ca6e3cea8f2831333eeaf8aa71bf0fac1",
+    "aarch64": "f8ef27631fac213b3ef668d02acd5b3e215292746a3fc71d90c63115446008b1",
+}
+
 # RFC 1035 section 2.3.4 allows 253 characters; the longest name we add is "mta-sts.<domain>".
 MAX_DOMAIN = 253 - len("mta-sts.")
 # RFC 5321 section 4.5.3.1.1.
@@ -156,6 +166,13 @@ def iroh_relay(value):
     return value if value is None or value == "" else url(value)
 
 
+def sha256(value):
+    """Check a SHA-256 digest in hexadecimal; upper case is dropped."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise ValueError("a SHA-256 digest, 64 hexadecimal digits, as sha256sum prints it")
+    return value.lower()
+
+
 def url(value):
     """Check an http or https URL without login, query or fragment."""
     try:
@@ -229,9 +246,10 @@ def _is_host(value):
 
 def _punycode(value):
     try:
-        return value.lower().encode("idna").decode()
+        encoded = value.lower().encode("idna").decode()
     except UnicodeError:
-        return "its punycode (xn--…)"
+        encoded = ""
+    return encoded if _is_fqdn(encoded) else "its punycode (xn--…)"
 
 
 def host_and_port(default):
@@ -330,6 +348,8 @@ KEYS = (
     Key("acme_challenge", "http-01", one_of("http-01", "dns-01")),
     Key("tls_external_cert_and_key", None, optional(two_paths)),
     Key("iroh_relay", None, iroh_relay),
+    Key("iroh_binary:url", None, optional(url)),
+    Key("iroh_binary:sha256", None, optional(sha256)),
     Key("notification_url", "https://notifications.delta.chat/notify", url),
     Key("metrics_address", None, optional(host_port)),
     Key("imap_rawlog", False, boolean),
@@ -341,6 +361,7 @@ KEYS = (
     Key("privacy_pdo", None, optional(text)),
     Key("privacy_supervisor", None, optional(text)),
     Key("nocreate", False, boolean),
+    Key("mail", True, boolean),
     Key("fsync", False, boolean),
     Key("clean:purge", False, boolean),
     Key("resolver:forwarders", [], ip_addresses),
@@ -360,7 +381,8 @@ def resolve(pillar, grains):
     """Return the relay's settings: every key of `KEYS` and what is derived from them.
 
     pillar: the whole pillar; its mapping `chatmail` is used, which may be partial.
-    grains: `os`, `osmajorrelease` and `pythonpath` (Salt's own search path) are used.
+    grains: `os`, `osmajorrelease`, `cpuarch`, `ipv4` (all of the machine's addresses) and
+    `pythonpath` (Salt's own search path) are used.
     Sizes come back in bytes; nested keys as nested dictionaries.
     Raises SettingsError naming every offending key, its value and what is allowed.
     """
@@ -376,6 +398,10 @@ def resolve(pillar, grains):
         )
     settings = _nested(values)
     settings.update(_derived(settings, release))
+    settings["turn_external_ip"] = _external_ip(
+        settings["dns"]["addresses"], grains.get("ipv4") or []
+    )
+    settings["iroh_binary"] = _iroh_binary(settings["iroh_binary"], grains.get("cpuarch"))
     settings["salt_site_packages"] = _site_packages(grains)
     return settings
 
@@ -492,7 +518,8 @@ def _mailboxes_dir(domain):
 
 def _mta_sts_policy(domain):
     """Return the policy that /.well-known/mta-sts.txt serves (RFC 8461 section 3.2)."""
-    return f"version: STSv1\nmode: enforce\nmx: {domain}\nmax_age: 2419200\n"
+    lines = ("version: STSv1", "mode: enforce", f"mx: {domain}", "max_age: 2419200", "")
+    return "\r\n".join(lines)
 
 
 def _site_packages(grains):
@@ -501,6 +528,25 @@ def _site_packages(grains):
     if "/usr/lib/python3/dist-packages" in path:
         return None
     return next((each for each in path if each.endswith("/site-packages")), None)
+
+
+def _iroh_binary(given, architecture):
+    """Return `url` and `sha256` of the iroh relay for a machine; None where none is known."""
+    known = IROH_SHA256.get(architecture)
+    return {
+        "url": given["url"] or (IROH_URL.format(architecture) if known else None),
+        # A mirror of ours needs no digest of its own.
+        "sha256": given["sha256"] or known,
+    }
+
+
+def _external_ip(addresses, own):
+    """Return the IPv4 address that NAT gives the relay, None without NAT.
+
+    addresses: what the world knows the relay by. own: the machine's IPv4 addresses.
+    """
+    found = [address for address in addresses or [] if _is_ipv4(address)]
+    return found[0] if len(found) == 1 and found[0] not in own else None
 
 
 def _nested(values):
@@ -521,12 +567,15 @@ def _derived(settings, release):
         tls_mode = "external"
     else:
         tls_mode = "acme" if form == "domain" else "self_signed"
-    policy = _mta_sts_policy(domain) if form == "domain" else None
+    policy = None if ip else _mta_sts_policy(domain)
     return {
         "form": form,
-        "mta_sts_policy": policy,
         # RFC 8461 section 3.1 allows 32 letters and digits; it changes when the policy does.
-        "mta_sts_id": policy and hashlib.sha256(policy.encode()).hexdigest()[:32],
+        "mta_sts_policy": policy,
+        # A test domain publishes none: nobody could verify its certificate.
+        "mta_sts_id": hashlib.sha256(policy.encode()).hexdigest()[:32]
+        if form == "domain"
+        else None,
         "address_domain": f"[{domain}]" if ip else domain,
         "hostname": ipaddress.IPv4Address(domain).reverse_pointer if ip else domain,
         "tls_mode": tls_mode,

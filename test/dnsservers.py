@@ -39,6 +39,8 @@ example.org. 60 NS ns1.example.org.
 ns1.example.org. 60 A {PRIMARY}
 example.net. 60 NS ns.example.net.
 ns.example.net. 60 A {ELSEWHERE}
+dead. 60 NS ns.dead.
+ns.dead. 60 A {NOBODY}
 """
 # Others' records: they have to survive whatever we do.
 OTHERS = """\

@@ -1,23 +1,10 @@
-{#- The certificate that all daemons read from /etc/chatmail/tls. Needs nothing. A self-signed one is made first, so
-    that everything can start; relays with a test domain or an address for a name keep it. -#}
+{#- The certificate that all daemons read from /etc/chatmail/tls. Needs nothing. A self-signed one comes first, so that
+    everything can start; relays with a test domain or an address for a name keep it. The operator's files take its
+    place here; what an ACME authority issues does so in chatmail.certificate.acme, for which nginx must run. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - chatmail.modules
-  - chatmail.host
-
-directory of the certificate:
-  file.directory:
-    - name: /etc/chatmail/tls
-    - mode: "0755"
-    - require:
-      - sls: chatmail.host
-
-self-signed certificate:
-  chatmail_certificate.self_signed:
-    - name: {{ relay.tls_certificate }}
-    - key: {{ relay.tls_key }}
-    - subject_names: {{ relay.tls_names | json }}
-    - placeholder: {{ relay.tls_mode != "self_signed" }}
-    - require:
-      - file: directory of the certificate
+  - .self_signed
+{%- if relay.tls_mode == "external" %}
+  - .external
+{%- endif %}

@@ -1,12 +1,10 @@
 {#- The keys that sign mail: an RSA and an Ed25519 key, made on this machine. Needs the group of the signing keys
-    (chatmail.host). A relay that is a bare IP address signs nothing. -#}
+    (chatmail.host). A relay that is a bare IP address signs nothing and has an empty directory. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.modules
   - chatmail.host
-
-{%- if relay.dkim_required %}
 
 directory of the signing keys:
   file.directory:
@@ -17,6 +15,8 @@ directory of the signing keys:
     - require:
       - file: relay configuration directory
       - group: group of the signing keys
+
+{%- if relay.dkim_required %}
 
 signing keys:
   chatmail_dkim.key_present:

@@ -29,7 +29,7 @@ dnspython in Salt's own Python:
       - pkg: dnspython
 {%- endif %}
 
-{%- if relay.dns.server or relay.dns.hook %}
+{%- if relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}
 
 records of the relay:
   chatmail_dns.published:

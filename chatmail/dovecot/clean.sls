@@ -1,22 +1,30 @@
-{#- Removes Dovecot and its configuration. The mail stays: it belongs to chatmail.host. -#}
+{#- Stops Dovecot and gives it back the configuration that it had before. The mail is chatmail.host's. -#}
+{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
 dovecot is stopped:
   service.dead:
     - name: dovecot
     - enable: False
+    - onlyif: {{ ours("/etc/dovecot/dovecot.conf") }}
 
-dovecot is removed:
-  pkg.purged:
-    - pkgs: [dovecot-auth-lua, dovecot-lmtpd, dovecot-imapd, dovecot-core]
+{{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "dovecot is stopped"}) }}
+
+what dovecot ran is gone:
+  file.absent:
+    - names:
+      - /etc/dovecot/auth.lua
+      - /etc/dovecot/push.lua
     - require:
       - service: dovecot is stopped
 
-configuration of dovecot is removed:
+drop-in of dovecot is gone:
   file.absent:
-    - names:
-      - /etc/dovecot/dovecot.conf
-      - /etc/dovecot/auth.lua
-      - /etc/dovecot/push.lua
-      - /etc/systemd/system/dovecot.service.d/chatmail.conf
+    - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
     - require:
-      - pkg: dovecot is removed
+      - service: dovecot is stopped
+
+systemd forgets the drop-in of dovecot:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: drop-in of dovecot is gone

@@ -61,6 +61,7 @@ dovecot is started again after a crash:
     - mode: "0644"
     - makedirs: True
 
+{% if relay.mail %}
 # Everything here takes effect by a reload, which idling clients do not notice; a restart would drop them all.
 dovecot service:
   service.running:
@@ -75,3 +76,12 @@ dovecot service:
       - chatmail_certificate: self-signed certificate
     - require:
       - pkg: postfix package
+{%- else %}
+# Ends the sessions that it has, too: in a move, nobody may change a mailbox that is being copied.
+dovecot service:
+  service.dead:
+    - name: dovecot
+    - enable: False
+    - require:
+      - file: dovecot configuration
+{%- endif %}

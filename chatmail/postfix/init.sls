@@ -5,6 +5,7 @@
 
 include:
   - .package
+  - chatmail.resolver
   - chatmail.certificate
   - chatmail.services
 
@@ -66,6 +67,7 @@ postfix is started again after a crash:
     - mode: "0644"
     - makedirs: True
 
+{% if relay.mail %}
 postfix service:
   service.running:
     - name: postfix
@@ -75,5 +77,16 @@ postfix service:
       - file: postfix main configuration
       - file: postfix services
       - file: postfix is started again after a crash
+      # Its chroot has a copy, made at each start.
+      - file: resolv.conf names our resolver
     - require:
       - sls: chatmail.services
+{%- else %}
+# What it has in its queue stays there.
+postfix service:
+  service.dead:
+    - name: postfix
+    - enable: False
+    - require:
+      - file: postfix main configuration
+{%- endif %}

@@ -1,5 +1,6 @@
-{#- Gives resolv.conf back as it was, and takes the resolver away. -#}
-{% set original = "/var/backups/chatmail/etc/resolv.conf" %}
+{#- Gives resolv.conf and unbound back as they were before. -#}
+{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
+
 other programs may write resolv.conf again:
   file.absent:
     - names:
@@ -7,28 +8,24 @@ other programs may write resolv.conf again:
       - /etc/dhcp/dhclient-enter-hooks.d/chatmail
       - /etc/dhcpcd.enter-hook
 
-# First the old one: without a resolver, nothing after this could fetch anything.
-resolv.conf is the old one:
-  file.copy:
-    - name: /etc/resolv.conf
-    - source: {{ original }}
-    - force: True
-    - preserve: True
+# Where the old resolv.conf asked it, it has to answer again.
+systemd-resolved runs again:
+  service.running:
+    - name: systemd-resolved
+    - enable: True
     - onlyif:
-      - fun: file.file_exists
-        path: {{ original }}
       - fun: file.contains
-        path: /etc/resolv.conf
-        text: Managed by the chatmail formula
+        path: /var/backups/chatmail/etc/resolv.conf
+        text: 127.0.0.53
 
-resolver is removed:
-  pkg.purged:
+{{ original_is_back("/etc/resolv.conf", {"service": "systemd-resolved runs again"}) }}
+
+resolver is stopped:
+  service.dead:
     - name: unbound
+    - enable: False
+    - onlyif: {{ ours("/etc/unbound/unbound.conf") }}
     - require:
-      - file: resolv.conf is the old one
+      - file: original of /etc/resolv.conf is back
 
-configuration of the resolver is removed:
-  file.absent:
-    - name: /etc/unbound/unbound.conf
-    - require:
-      - pkg: resolver is removed
+{{ original_is_back("/etc/unbound/unbound.conf", {"service": "resolver is stopped"}) }}

@@ -6,13 +6,13 @@ include:
   - chatmail.host
   - .others
 
-resolver package:
+resolver packages:
   pkg.installed:
-    - name: unbound
+    - pkgs: [unbound, dns-root-data]
     - require:
       - sls: chatmail.host
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver package"}) }}
+{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver packages"}) }}
 
 resolver configuration:
   file.managed:

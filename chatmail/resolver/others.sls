@@ -7,6 +7,10 @@ systemd-resolved writes no resolv.conf:
   service.dead:
     - name: systemd-resolved
     - enable: False
+    # A dry run would announce a change where it is not installed.
+    - onlyif:
+      - fun: service.available
+        name: systemd-resolved
     - require:
       - sls: chatmail.host
 

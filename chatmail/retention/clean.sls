@@ -4,6 +4,10 @@ timer chatmail-{{ timer }} is stopped:
   service.dead:
     - name: chatmail-{{ timer }}.timer
     - enable: False
+    # A dry run would announce a change where it is gone already.
+    - onlyif:
+      - fun: service.available
+        name: chatmail-{{ timer }}.timer
 
 units of chatmail-{{ timer }} are removed:
   file.absent:

@@ -1,15 +1,17 @@
-{#- The services of our own and what they run on. Needs the settings file and the users (chatmail.host) and the signing
-    keys (chatmail.dkim). Each service is one file of the package and one unit. -#}
+{#- The services of our own and what they run on. Needs the settings file and the users (chatmail.host), the resolver and
+    the signing keys (chatmail.dkim). Each service is one file of the package and one unit. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.host
+  - chatmail.resolver
   - chatmail.dkim
   - chatmail.postfix.package
 
 libraries of the services:
   pkg.installed:
     - pkgs:
+      - ca-certificates
       - python3
       - python3-aiohttp
       - python3-cryptography
@@ -57,6 +59,7 @@ service chatmail-{{ service }}:
       - file: hardening of the services
       - file: unit chatmail-{{ service }}
       - file: settings of the services
+      - file: resolv.conf names our resolver
     - require:
       - sls: chatmail.dkim
       - file: directory of the filter's sockets

@@ -17,6 +17,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import authority
 import images
 import nameserver
 import network
@@ -73,11 +74,23 @@ base:
 """
 
 
-# The load of a box is that of the whole host, with its other boxes and tests.
-LAB_PILLAR = """\
-chatmail:
-  max_load_1m: 1000
-"""
+def lab_pillar():
+    """What every relay of the lab is told, in JSON, which is YAML too."""
+    return json.dumps(
+        {
+            "chatmail": {
+                # The load of a box is that of the whole host, with its other boxes and tests.
+                "max_load_1m": 1000,
+                # Its binary is on the Internet. The tests of it bring their own.
+                "iroh_relay": "",
+                "acme_directory": authority.URL,
+                "resolver": {
+                    "forwarders": [network.address(network.NAMESERVER)],
+                    "trust_anchors": nameserver.trust_anchors(),
+                },
+            }
+        }
+    )
 
 
 @dataclass
@@ -138,14 +151,16 @@ def is_running(name):
 def create(name, release, domain, layers, *, bare=False, pillar=None):
     """Reserve a name and an address, lay out the box and start its keeper.
 
-    `domain` is a mail domain or an IPv4 address of the lab, which then becomes the box's own. What
-    a crash left under this name is cleared first. Returns the box, which is about to boot.
+    `domain` is a mail domain, or an IPv4 address of the lab, which then becomes the box's own, or
+    "ip", which stands for whatever address it gets. What a crash left under this name is cleared
+    first. Returns the box, which is about to boot.
     """
     with lock("boxes"):
         if is_running(name):
             raise LabError(f"box {name} runs already; `lab converge {name}` or `lab down {name}`")
         remove(name)
         number = free_number(domain)
+        domain = network.address(number) if domain == "ip" else domain
         box = Box(name, release, domain, number, [str(layer) for layer in layers], bare)
         for part in ("upper", "work", "root"):
             (box.directory / part).mkdir(parents=True)
@@ -192,13 +207,14 @@ def furnish(box, pillar):
         "etc/machine-id": f"{uuid.uuid4().hex}\n",
         "etc/resolv.conf": network.resolv_conf(),
         "etc/systemd/network/10-lab.network": NETWORK_UNIT.format(ipv4=box.ip, ipv6=ipv6),
+        **authority.trust(Path(box.layers[-1], "etc/ssl/certs/ca-certificates.crt").read_text()),
     }
     if not box.bare:
         files |= {
             "etc/salt/minion.d/chatmail.conf": MINION,
             "srv/pillar/top.sls": PILLAR_TOP,
             "srv/pillar/relay.sls": json.dumps({"chatmail": {"mail_domain": box.domain}}) + "\n",
-            "srv/pillar/lab.sls": LAB_PILLAR,
+            "srv/pillar/lab.sls": lab_pillar(),
             "srv/pillar/extra.sls": pillar or "{}\n",
         }
     for name, text in files.items():
@@ -396,7 +412,7 @@ def join_cgroup(path):
 
 
 def clear_cgroups(name):
-    """End what still runs in a box's control groups, and remove them."""
+    """End what still runs in a box's control groups, and remove them; "" stands for all boxes."""
     for top in cgroups(name):
         for pid in members(top):
             with contextlib.suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import aptproxy
+import authority
 import boxes
 import converging
 import host
@@ -28,7 +29,7 @@ def check(_arguments):
 
 
 def setup(_arguments=None):
-    """Install what this host lacks and start the lab's network, DNS and apt proxy."""
+    """Install what this host lacks and start the lab's network, DNS, ACME and apt proxy."""
     found = host.obstacles()
     if found:
         raise LabError("; ".join(found))
@@ -39,6 +40,7 @@ def setup(_arguments=None):
         host.allow_inotify()
         network.ensure()
         nameserver.ensure()
+        authority.ensure()
         aptproxy.ensure()
 
 
@@ -113,7 +115,7 @@ def reboot(arguments):
 
 
 def down(arguments):
-    """End a box and remove it; --all also ends the lab's network, DNS and apt proxy."""
+    """End a box and remove it; --all also ends the lab's network, DNS, ACME and apt proxy."""
     if arguments.all == bool(arguments.name):
         raise LabError("say which box to end, or --all")
     if not arguments.all and arguments.name not in boxes.names():
@@ -124,8 +126,10 @@ def down(arguments):
     if arguments.all:
         with lock("lab"):
             aptproxy.stop()
+            authority.stop()
             nameserver.stop()
             network.remove()
+            boxes.clear_cgroups("")  # the common one, and with it boxes that lost their directory
 
 
 def dns_set(arguments):
@@ -154,7 +158,7 @@ def parser():
     starting = verb("up", up)
     starting.add_argument("name")
     starting.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
-    starting.add_argument("--domain", help="mail domain; default _NAME.example.org")
+    starting.add_argument("--domain", help="mail domain; default _NAME.example.org; ip: its IP")
     starting.add_argument("--pillar", type=Path, metavar="FILE", help="further pillar, an SLS file")
     starting.add_argument("--no-converge", action="store_true", help="boot only")
     starting.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")

@@ -25,6 +25,8 @@ PACKAGES = {
     "knotd": "knot",
     "knotc": "knot",
     "kdig": "knot-dnsutils",
+    "pebble": "pebble",
+    "openssl": "openssl",
     "unshare": "util-linux",
     "nsenter": "util-linux",
 }

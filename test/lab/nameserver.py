@@ -1,7 +1,13 @@
-"""The lab's DNS: one knotd with authority for everything, since its only zone is the root."""
+"""The lab's DNS: one knotd with authority for everything, since it has the root.
 
+Two zones below it are signed. `signed.example` is in order, and takes updates by RFC 2136 with the
+key in TSIG_KEY. Nobody finds `bogus.example` in order, because the lab hands out a wrong key of it.
+"""
+
+import base64
 import ipaddress
 import json
+import os
 import shutil
 
 import network
@@ -11,6 +17,8 @@ DIRECTORY = RUN / "knot"
 PID = RUN / "knotd.pid"
 LOG = RUN / "knotd.log"
 SETTINGS = DIRECTORY / "knot.conf"
+TSIG_KEY = DIRECTORY / "tsig.key"  # as tsig-keygen(8) writes it
+SIGNED, BOGUS = "signed.example.", "bogus.example."
 TTL = 60  # seconds; tests change records and do not want to wait
 
 CONFIGURATION = """\
@@ -26,11 +34,32 @@ log:
     any: warning
 database:
     storage: "{directory}"
+key:
+  - id: "lab"
+    algorithm: hmac-sha256
+    secret: "{secret}"
+acl:
+  - id: "updates"
+    key: "lab"
+    action: [update, transfer]
+template:
+  - id: "default"
+    storage: "{directory}"
+    file: "%s.zone"
+    semantic-checks: off
 zone:
   - domain: "."
-    storage: "{directory}"
     file: "root.zone"
-    semantic-checks: off
+  - domain: "{signed}"
+    dnssec-signing: on
+    acl: "updates"
+  - domain: "{bogus}"
+    dnssec-signing: on
+"""
+
+ZONE = """\
+@ {ttl} SOA ns.lab. hostmaster.lab. 1 3600 600 86400 5
+@ {ttl} NS ns.lab.
 """
 
 ROOT_ZONE = """\
@@ -38,30 +67,53 @@ ROOT_ZONE = """\
 . {ttl} NS ns.lab.
 ns.lab. {ttl} A {address}
 ns.lab. {ttl} AAAA {address6}
+acme.lab. {ttl} A {authority}
 """
 
 
 def ensure():
-    """Start the server unless it runs. The caller holds the lab's lock."""
-    if daemon_pid(PID):
-        return
+    """Start the server unless it runs as it should. The caller holds the lab's lock."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     values = {
         "directory": DIRECTORY,
         "address": network.address(network.NAMESERVER),
         "address6": network.address6(network.NAMESERVER),
+        "authority": network.address(network.AUTHORITY),
         "ttl": TTL,
+        "secret": tsig_secret(),
+        "signed": SIGNED,
+        "bogus": BOGUS,
     }
-    SETTINGS.write_text(CONFIGURATION.format(**values))
-    zone = DIRECTORY / "root.zone"
-    if not zone.exists():  # else knotd crashed, and its zone file has what it was told
-        zone.write_text(ROOT_ZONE.format(**values))
+    configuration = CONFIGURATION.format(**values)
+    if daemon_pid(PID) and SETTINGS.read_text() == configuration:
+        return
+    stop_daemon(PID)  # one that an older lab started
     (DIRECTORY / "knot.pid").unlink(missing_ok=True)  # a killed one's, which knotd would believe
+    SETTINGS.write_text(configuration)
+    for name, text in (("root", ROOT_ZONE), (SIGNED, ZONE), (BOGUS, ZONE)):
+        zone = DIRECTORY / f"{name.rstrip('.')}.zone"
+        if not zone.exists():  # else knotd crashed, and its zone file has what it was told
+            zone.write_text(text.format(**values))
     argv = ["nsenter", f"--net={network.namespace(network.LAB)}", "knotd", "-c", SETTINGS]
     process = start_daemon(PID, argv, LOG)
     await_condition(lambda: process.poll() is not None or answers(), 10, "the start of knotd")
     if process.poll() is not None:
         raise LabError(f"knotd did not start: {LOG.read_text().strip()[-1000:]}")
+
+
+def tsig_secret():
+    """The secret of the key that may update SIGNED; made the first time."""
+    if not TSIG_KEY.exists():
+        secret = base64.b64encode(os.urandom(32)).decode()
+        TSIG_KEY.write_text(f'key "lab" {{ algorithm hmac-sha256; secret "{secret}"; }};\n')
+    return TSIG_KEY.read_text().split('"')[3]
+
+
+def trust_anchors():
+    """What a validating resolver in the lab trusts: the key of SIGNED, and a wrong one of BOGUS."""
+    (key,) = [line for line in records(SIGNED, "DNSKEY") if " 257 " in line]
+    rdata = key.split(" DNSKEY ")[1]
+    return [f"{SIGNED} IN DNSKEY {rdata}", f"{BOGUS} IN DS 1 13 2 {'00' * 32}"]
 
 
 def stop():
@@ -76,25 +128,40 @@ def knotc(*command, check=True):
 
 
 def answers():
-    """True when the server has loaded its zone."""
-    return knotc("zone-read", ".", ".", "SOA", check=False).returncode == 0
+    """True when the server has loaded its zones, and signed them."""
+    return bool(records(".", "SOA") and all(records(zone, "DNSKEY") for zone in (SIGNED, BOGUS)))
+
+
+def zone_of(name):
+    """The zone that an absolute name is in."""
+    below = [zone for zone in (SIGNED, BOGUS) if f".{name}".endswith(f".{zone}")]
+    return below[0] if below else "."
 
 
 def change(*commands):
-    """Apply zone commands in one transaction; none of them when one is wrong."""
+    """Apply zone commands, each a verb, a name and more, in one transaction for each zone.
+
+    None of a zone's commands is applied when one of them is wrong.
+    """
     if not daemon_pid(PID):
         raise LabError("the lab's DNS does not run; `lab up NAME` starts it")
     with lock("dns"):
-        if knotc("zone-begin", ".", check=False).returncode != 0:
-            knotc("zone-abort", ".")  # a killed lab left its transaction open
-            knotc("zone-begin", ".")
-        try:
-            for command in commands:
-                knotc(command[0], ".", *command[1:])
-        except LabError:
-            knotc("zone-abort", ".")
-            raise
-        knotc("zone-commit", ".")
+        for zone in sorted({zone_of(command[1]) for command in commands}):
+            change_zone(zone, [each for each in commands if zone_of(each[1]) == zone])
+
+
+def change_zone(zone, commands):
+    """Apply commands to one zone in one transaction. The caller holds the lock."""
+    if knotc("zone-begin", zone, check=False).returncode != 0:
+        knotc("zone-abort", zone)  # a killed lab left its transaction open
+        knotc("zone-begin", zone)
+    try:
+        for command in commands:
+            knotc(command[0], zone, *command[1:])
+    except LabError:
+        knotc("zone-abort", zone)
+        raise
+    knotc("zone-commit", zone)
 
 
 def absolute(name):
@@ -117,14 +184,15 @@ def delete(name, kind=None):
 
 
 def records(name, kind=None):
-    """The lines of the zone that belong to a name."""
-    shown = knotc("zone-read", ".", absolute(name), *([kind] if kind else []), check=False)
+    """The lines of the zone that belong to a name: `[zone] owner ttl type data`."""
+    name = absolute(name)
+    shown = knotc("zone-read", zone_of(name), name, *([kind] if kind else []), check=False)
     return shown.stdout.splitlines() if shown.returncode == 0 else []
 
 
-def owners():
-    """Every name in the zone. A line reads `[.] owner ttl type data`."""
-    return {line.split()[1] for line in knotc("zone-read", ".").stdout.splitlines()}
+def owners(zone):
+    """Every name in a zone."""
+    return {line.split()[1] for line in knotc("zone-read", zone).stdout.splitlines()}
 
 
 def encoded(kind, value):
@@ -158,7 +226,7 @@ def delete_box(number, domain=None):
     tree = absolute(domain) if domain else None
     names = {
         owner
-        for owner in owners()
+        for owner in owners(".") | (owners(zone_of(tree)) if tree else set())
         if owner in gone or (tree and (owner == tree or owner.endswith(f".{tree}")))
     }
     if names:

@@ -1,8 +1,8 @@
 """The lab's own network: a bridge that reaches the boxes, a client beside them, and this host.
 
                  chatmail-lab (network namespace)              chatmail-client
-    host  .254 ───────── lab0 ── bridge br0 .53 ── client0 ──────── .200
-                                    │  knotd answers here
+    host  .254 ───────── lab0 ── bridge br0 .53 ── client0 ── .200, .202
+                                    │  knotd answers here, pebble on .201
                           boxes .10 … .199 (one veth each, made by systemd-nspawn)
 
 Nothing forwards: boxes reach each other, the client and this host, where an apt proxy answers.
@@ -18,7 +18,8 @@ from host import LabError, run
 NETWORK = ipaddress.ip_network("198.51.100.0/24")  # RFC 5737, documentation
 NETWORK6 = ipaddress.ip_network("2001:db8:25::/64")  # RFC 3849, documentation
 LAB, CLIENT, HOST = "chatmail-lab", "chatmail-client", "chatmail-host"
-NAMESERVER, CLIENT_NUMBER, HOST_NUMBER = 53, 200, 254
+NAMESERVER, CLIENT_NUMBER, AUTHORITY, HOST_NUMBER = 53, 200, 201, 254
+SECOND_CLIENT_NUMBER = 202  # the client is two, to relays that count by IPv4 address
 BRIDGE_MAC = "02:00:00:00:00:53"
 BOX_NUMBERS = range(10, 200)
 # namespace, its link, last byte of its address, the bridge's end of the link
@@ -74,9 +75,14 @@ def ensure():
         # and go, so that everybody's packets to the DNS are lost for some seconds.
         inside(LAB, "ip", "link", "add", "br0", "address", BRIDGE_MAC, "type", "bridge")
         set_up(LAB, "br0", NAMESERVER)
+    if not has_address(LAB, "br0", AUTHORITY):
+        set_up(LAB, "br0", AUTHORITY)
     for name, link, number, peer in LINKS:
         if not has_address(name, link, number):
             connect(name, link, number, peer)
+    if not has_address(CLIENT, "eth0", SECOND_CLIENT_NUMBER):
+        second = f"{address(SECOND_CLIENT_NUMBER)}/24"
+        inside(CLIENT, "ip", "address", "add", second, "dev", "eth0")
     RESOLV_CONF.parent.mkdir(parents=True, exist_ok=True)
     RESOLV_CONF.write_text(resolv_conf())
 

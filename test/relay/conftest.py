@@ -7,8 +7,9 @@
 
 A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
 `empty_box` (makes machines of the test's own), `idle_box` or `bare_box` (unconverged ones that a
-file shares) or `lab` (any verb). From the first of these on, this very process stands in the lab's
-client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that it
+file shares), `domain_box` (a converged one with an ACME certificate), `ip_relay` (a converged one
+without a domain) or `lab` (any verb). From the first of these on, this very process stands in the
+lab's client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that it
 starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would to
 any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
 own; nothing of the machine changes.
@@ -22,6 +23,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -238,7 +240,16 @@ def lab_network():
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     lab("setup")
+    remove_orphans()
     enter_client()
+
+
+def remove_orphans():
+    """End the boxes of sessions that were killed before they could."""
+    for line in lab("list").stdout.splitlines():
+        found = re.match(r"(d1[23]-([0-9]+)-[0-9]+) ", line)
+        if found and not Path(f"/proc/{found[2]}").exists():
+            lab("down", found[1])
 
 
 def enter_client():
@@ -307,6 +318,56 @@ def bare_box(release, request):
     """A machine that a file's tests share and that has only what a provider installs: no Salt."""
     with boxes(release, request) as make:
         yield make("--bare")
+
+
+@pytest.fixture(scope="module")
+def make_relay(release, request):
+    """Makes further converged machines, of any release, for a file's tests."""
+    if release == "elsewhere":
+        pytest.skip("needs the lab for a second machine")
+    request.getfixturevalue("lab_network")
+    made = []
+
+    def make(release, *options):
+        made.append(make_box(release, *options))
+        return made[-1]
+
+    yield make
+    for box in made:
+        remove_box(box, request.config.option)
+
+
+@pytest.fixture(scope="module")
+def ip_relay(release, request):
+    """A converged machine whose mail domain is its IP address, shared by a file's tests.
+
+    It is the machine of --box, if that is one.
+    """
+    box = request.config.option.box
+    if box and box_record(box)["domain"] == lab("ip", box).stdout.strip():
+        yield request.getfixturevalue("relay")
+        return
+    with boxes(release, request) as make:
+        made = make("--domain", "ip")
+        lab("converge", made.name)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def domain_box(release, request):
+    """A converged machine that a file's tests share, with a domain, so with an ACME certificate.
+
+    Its domain lies in a signed zone. A box that --box names is used if it is such a one.
+    """
+    named = request.config.option.box
+    if named and box_record(named)["domain"].endswith(".signed.example"):
+        request.getfixturevalue("lab_network")
+        yield lab_relay(named)
+        return
+    with boxes(release, request) as make:
+        box = make("--domain", f"chat{os.getpid()}-{next(counter)}.signed.example")
+        lab("converge", box.name, capture_output=False)
+        yield box
 
 
 @pytest.fixture

@@ -6,29 +6,26 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
 from deltachat_rpc_client import DeltaChat, EventType, Rpc
-from relay.client import new_credentials
+from relay.client import login_link
 
 # Beside the interpreter, whether or not its environment is activated.
 CORE = Path(sys.executable).with_name("deltachat-rpc-server")
 FILE_SIZE = 15 * 1000 * 1000
 
 
-@pytest.fixture
-def chat(tmp_path):
-    """A Delta Chat core of its own."""
-    with contextlib.ExitStack() as stack:
-        rpc = stack.enter_context(Rpc(str(tmp_path / "accounts"), str(CORE)))
+@contextlib.contextmanager
+def core(directory):
+    """A Delta Chat core of its own, which keeps its accounts below directory."""
+    with Rpc(str(directory / "accounts"), str(CORE)) as rpc:
         yield DeltaChat(rpc)
 
 
 def online_account(chat, relay, name):
     """Return a configured account that was made by `/new`."""
-    address, password = new_credentials(relay)
     account = chat.add_account()
     account.set_config("displayname", name)
-    account.add_transport_from_qr(f"dclogin:{address}?p={password}&v=1&ic=3")
+    account.add_transport_from_qr(login_link(relay))
     account.bring_online()
     return account
 
@@ -38,10 +35,8 @@ def received(account):
     return account.wait_for_incoming_msg()
 
 
-@pytest.mark.timeout(300)
-def test_two_accounts_join_each_other_and_exchange_texts_and_a_large_file(relay, chat, tmp_path):
-    alice, bob = online_account(chat, relay, "Alice"), online_account(chat, relay, "Bob")
-
+def talk(alice, bob, directory):
+    """Have two accounts join each other, exchange texts, and a large file kept in directory."""
     bob.secure_join(alice.get_qr_code())
     alice.wait_for_securejoin_inviter_success()
     bob.wait_for_securejoin_joiner_success()
@@ -55,7 +50,7 @@ def test_two_accounts_join_each_other_and_exchange_texts_and_a_large_file(relay,
         to_alice.send_text(f"answer {number}")
         assert received(alice).get_snapshot().text == f"answer {number}"
 
-    original = tmp_path / "large.bin"
+    original = directory / "large.bin"
     original.write_bytes(os.urandom(FILE_SIZE))
     to_bob.send_message(file=str(original))
     message = received(bob)
@@ -66,3 +61,8 @@ def test_two_accounts_join_each_other_and_exchange_texts_and_a_large_file(relay,
             hashlib.file_digest(stream, "sha256").digest()
             == hashlib.sha256(original.read_bytes()).digest()
         )
+
+
+def test_two_accounts_join_each_other_and_exchange_texts_and_a_large_file(relay, tmp_path):
+    with core(tmp_path) as chat:
+        talk(*(online_account(chat, relay, name) for name in ("Alice", "Bob")), tmp_path)

@@ -1,10 +1,13 @@
-"""The relay's records in a real zone, published by the converge and by nothing else."""
+"""The relay's records in a real zone, published by the converge, and a rotation of its keys."""
 
-import contextlib
 import json
+import re
+import threading
+import time
 
 import dnsservers
 import pytest
+from relay.client import encrypted, imap, new_account, smtp
 
 # Where this process stands in the lab's network, so where its name server listens.
 CLIENT = "198.51.100.200"
@@ -31,16 +34,10 @@ def box(request, empty_box, tmp_path):
     box.run(f"umask 077; cat > {KEY_FILE}", input=key)
     text = f"$ORIGIN {box.zone}\n@ 60 SOA ns hostmaster 1 3600 600 86400 1\n@ 60 NS ns\n"
     text += f"ns 60 A {CLIENT}\n{OTHERS}"
-    with running(request.param, tmp_path, {box.zone: text}):
+    with dnsservers.SERVERS[request.param](tmp_path / "server", CLIENT, {box.zone: text}):
         yield box
     box.dns_del(f"ns.{box.zone}")
     box.dns_del(box.zone)
-
-
-@contextlib.contextmanager
-def running(kind, directory, zones):
-    with dnsservers.SERVERS[kind](directory / kind, CLIENT, zones):
-        yield
 
 
 def changed(box, *arguments):
@@ -79,3 +76,90 @@ def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
         }
     }
     assert dnsservers.contents(CLIENT, box.zone) == complete
+
+
+# A relay lets a sender have 60 messages a minute, so a message a second is what one sender can do.
+INTERVAL = 1.05
+
+
+class Sender(threading.Thread):
+    """Sends a message a second to another relay until it is told to stop."""
+
+    def __init__(self, relay, alice, bob):
+        super().__init__(daemon=True)
+        self.relay, self.alice, self.bob = relay, alice, bob
+        self.sent, self.refused, self.enough = [], [], threading.Event()
+
+    def run(self):
+        while not self.enough.wait(INTERVAL):
+            number = f"<{len(self.sent)}.{time.time_ns()}@rotation>"
+            message = encrypted(self.alice.address, self.bob.address, Message_ID=number)
+            try:
+                with smtp(self.relay, self.alice) as connection:
+                    connection.sendmail(self.alice.address, [self.bob.address], message)
+                self.sent.append(number)
+            except OSError as error:  # smtplib's errors are some
+                self.refused.append(error)
+
+    def wait_for(self, more):
+        """Let some more messages be sent."""
+        wanted = len(self.sent) + more
+        end = time.monotonic() + 30
+        while len(self.sent) < wanted:
+            assert not self.refused
+            assert time.monotonic() < end, "no messages are sent"
+            time.sleep(0.1)
+
+
+def received(relay, account):
+    """Return the Message-IDs in the account's INBOX."""
+    connection = imap(relay, account)
+    connection.select("INBOX", readonly=True)
+    _, found = connection.fetch("1:*", "(BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])")
+    connection.logout()
+    text = b"".join(part for item in found if isinstance(item, tuple) for part in item)
+    return set(re.findall(r"<\S+@rotation>", text.decode()))
+
+
+def selectors(relay):
+    keys = relay.salt("chatmail_dkim.list")
+    return {name for name, key in keys.items() if key["status"] == "signing"}
+
+
+def rotated_by_hand(sender, traffic):
+    """Rotate as an operator without dns:server does, with traffic before, between and after."""
+    old = selectors(sender)
+    first = sender.salt("chatmail_dkim.rotate", "wait=0")
+    assert first["step"] == "waiting"
+    traffic.wait_for(3)
+    for record in first["publish"]:
+        sender.dns_set(record["name"], "TXT", record["value"])
+    assert sender.salt("chatmail_dkim.rotate", "wait=30")["step"] == "switched"
+    assert selectors(sender) == {record["name"].partition(".")[0] for record in first["publish"]}
+    traffic.wait_for(5)
+    # Fifteen days later.
+    sender.run("sed -i 's/20[0-9][0-9]-\\(..-..T\\)/2020-\\1/' /etc/chatmail/dkim/signing.json")
+    for name in sender.salt("chatmail_dkim.withdraw")["remove"]:
+        sender.dns_del(name, "TXT")
+    assert set(sender.salt("chatmail_dkim.withdraw")["withdrawn"]) == old
+    traffic.wait_for(5)
+    return old
+
+
+def test_no_message_is_refused_while_the_keys_rotate(relay, empty_box, lab):
+    sender = empty_box()
+    lab("converge", sender.name)
+    sender.run("salt-call --local state.apply chatmail.dns")
+    alice, bob = new_account(sender), new_account(relay)
+    traffic = Sender(sender, alice, bob)
+    traffic.start()
+    traffic.wait_for(3)
+    old = rotated_by_hand(sender, traffic)
+    traffic.enough.set()
+    traffic.join(timeout=30)
+    assert traffic.refused == []
+    assert len(traffic.sent) >= 16
+    relay.wait_until(lambda: received(relay, bob) >= set(traffic.sent), 60)
+    assert not old & selectors(sender)
+    assert set(sender.salt("chatmail_dkim.probe").values()) == {"verified"}
+    assert sender.run("postqueue -j").stdout == ""

@@ -118,6 +118,14 @@ def test_entries_that_nobody_keeps_are_refused(relay, alice):
         assert get_metadata(connection, "INBOX", "/private/comment") is None
 
 
+@pytest.mark.parametrize("mailbox", ["INBOX", '""'])
+@pytest.mark.parametrize("entry", ["messagenew", "vendor/vendor.dovecot/pvt/messagenew"])
+def test_client_cannot_pretend_that_a_message_came(relay, alice, mailbox, entry):
+    """Or it could send any text to the notification service, and as often as it likes."""
+    with imap(relay, alice) as connection:
+        assert "NO" in set_metadata(connection, mailbox, f"/private/{entry}", "")
+
+
 def test_client_is_told_the_limits_and_services_of_the_relay(relay, alice):
     settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
     iroh = settings["iroh_relay"]

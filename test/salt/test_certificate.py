@@ -1,10 +1,14 @@
-"""The certificate state, on real files."""
+"""The certificate states, on real files."""
 
 import datetime
+import itertools
 import json
 import os
+import shutil
 import ssl
 import stat
+import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -210,3 +214,365 @@ def test_certificate_is_made_by_a_state_as_it_is_written_in_an_sls(salt_call, pa
     (made,) = [each for each in done.returned.values() if each["changes"]]
     assert made["changes"]["certificate"]["new"]["names"] == sorted(NAMES)
     belong_together(pair)
+
+
+# Of an authority, and the operator's: chatmail_certificate, the module, with directories of a test.
+
+
+@pytest.fixture
+def module(salt_modules, tmp_path, monkeypatch):
+    """Return the module's globals, with paths of the test's own and no daemon to reload."""
+    namespace = salt_modules["chatmail_certificate.install"].func.__globals__
+    monkeypatch.setitem(namespace, "TLS", tmp_path / "tls")
+    monkeypatch.setitem(namespace, "CERTBOT", tmp_path / "letsencrypt")
+    monkeypatch.setitem(namespace, "FAILURE", tmp_path / "failure.json")
+    monkeypatch.setitem(namespace, "DNS_CREDENTIALS", tmp_path / "rfc2136.ini")
+    monkeypatch.setitem(namespace, "DAEMONS", ())
+    return namespace
+
+
+@pytest.fixture
+def make(salt_states, tmp_path):
+    """Return a function that makes a pair in a directory, and answers [certificate, key]."""
+
+    def made(directory, names=("chat.example.org",), **arguments):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+        paths = [str(tmp_path / directory / name) for name in ("fullchain.pem", "privkey.pem")]
+        done = salt_states(
+            "chatmail_certificate.self_signed",
+            name=paths[0],
+            key=paths[1],
+            subject_names=list(names),
+            **arguments,
+        )
+        assert done["result"] is True
+        return paths
+
+    return made
+
+
+@pytest.fixture
+def external(salt_states, module):
+    def call(paths, test=False, names=("chat.example.org",)):
+        return salt_states(
+            "chatmail_certificate.external",
+            test=test,
+            name=str(module["TLS"] / "fullchain.pem"),
+            certificate=paths[0],
+            key=paths[1],
+            subject_names=list(names),
+        )
+
+    return call
+
+
+def in_use(module):
+    return {"name": str(module["TLS"] / "fullchain.pem"), "key": str(module["TLS"] / "privkey.pem")}
+
+
+def same(module, paths):
+    return contents(in_use(module)) == tuple(Path(path).read_bytes() for path in paths)
+
+
+def test_external_pair_is_put_in_use_once(external, make, module):
+    make("tls")
+    paths = make("theirs")
+    announced = external(paths, test=True)
+    assert announced["result"] is None
+    assert not same(module, paths)
+    done = external(paths)
+    assert (done["result"], done["changes"]) == (True, announced["changes"])
+    assert same(module, paths)
+    assert "PRIVATE" not in str(done)
+    for test in (True, False):
+        again = external(paths, test=test)
+        assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_pair_is_swapped_as_a_whole_however_far_a_run_gets(salt_modules, make, module, monkeypatch):
+    """Cut off at each rename in turn, what lies there is one of the two pairs."""
+    for first in ("plain files", "links"):
+        for step in range(12):
+            shutil.rmtree(module["TLS"], ignore_errors=True)
+            old, new = make("tls"), make("theirs")
+            if first == "links":
+                salt_modules["chatmail_certificate.install"](*make("before"))
+                old = make("before")
+            real, calls = Path.replace, []
+
+            def replace(self, target, real=real, calls=calls, step=step):
+                if len(calls) == step:
+                    raise OSError("power failure")
+                calls.append(target)
+                return real(self, target)
+
+            before = contents(in_use(module))
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "replace", replace)
+                finished = True
+                try:
+                    salt_modules["chatmail_certificate.install"](*new)
+                except OSError:
+                    finished = False
+            belong_together(in_use(module))
+            assert same(module, new) or contents(in_use(module)) == before
+            assert old
+            if finished:
+                assert same(module, new)
+                break
+        else:
+            pytest.fail("more renames than expected")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda paths: os.unlink(paths[1]), "privkey.pem cannot be read: No such file"),
+        (lambda paths: os.unlink(paths[0]), "fullchain.pem cannot be read: No such file"),
+        (lambda paths: Path(paths[0]).write_text("junk"), "cannot be used: expected a PEM"),
+        (lambda paths: Path(paths[1]).write_text(""), "cannot be used: expected a PEM"),
+    ],
+    ids=["no key", "no certificate", "no PEM", "empty key"],
+)
+@pytest.mark.parametrize("test", [True, False])
+def test_unusable_external_pair_is_refused_and_the_old_one_stays(
+    external, make, module, damage, said, test
+):
+    make("tls")
+    before = contents(in_use(module))
+    paths = make("theirs")
+    damage(paths)
+    refused = external(paths, test=test)
+    assert (refused["result"], refused["changes"]) == (False, {})
+    assert said in refused["comment"]
+    assert contents(in_use(module)) == before
+
+
+def test_key_of_another_certificate_is_refused(external, make):
+    certificate, key = make("one")[0], make("two")[1]
+    refused = external([certificate, key])
+    assert refused["result"] is False
+    assert "do not belong together" in refused["comment"]
+
+
+def test_external_certificate_for_other_names_is_used_with_a_warning(external, make):
+    done = external(make("theirs", names=["other.example.org"]))
+    assert done["result"] is True
+    assert "does not name chat.example.org" in done["warnings"][0]
+
+
+def test_self_signed_repairs_a_pair_behind_links_in_its_place(salt_modules, make, module):
+    salt_modules["chatmail_certificate.install"](*make("theirs"))
+    (module["TLS"] / "privkey.pem").write_text("junk")
+    make("tls", placeholder=True)
+    belong_together(in_use(module))
+    assert (module["TLS"] / "privkey.pem").is_symlink()
+
+
+# Lineages of certbot, made by hand; a stand-in plays certbot.
+
+
+SETTINGS = {
+    "mail_domain": "chat.example.org",
+    "tls_names": ["chat.example.org", "www.chat.example.org", "mta-sts.chat.example.org"],
+    "tls_mode": "acme",
+    "acme_directory": "https://ca.example/dir",
+    "acme_challenge": "http-01",
+    "acme_email": None,
+}
+PROBLEM = """\
+Saving debug log to /var/log/letsencrypt/letsencrypt.log
+Certbot failed to authenticate some domains (authenticator: webroot). The Certificate Authority \
+reported these problems:
+  Domain: {name}
+  Type:   dns
+  Detail: NXDOMAIN looking up A for {name}
+
+Ask for help or search for solutions at https://community.letsencrypt.org.
+"""
+
+
+@pytest.fixture
+def certbot(module, make, tmp_path, monkeypatch):
+    """Play certbot: names in `certbot.failing` cannot be validated; a text there fails it all."""
+
+    def run(command, **_):
+        if command[0] != "certbot":
+            raise AssertionError(command)
+        asked.append(command)
+        names = command[command.index("--domains") + 1].split(",")
+        output = run.error
+        for name in set(names) & set(run.failing):
+            output += PROBLEM.format(name=name)
+        if not output:
+            shutil.rmtree(tmp_path / "letsencrypt/live", ignore_errors=True)
+            make("letsencrypt/live/chatmail", names=names)
+            renewal = tmp_path / "letsencrypt/renewal/chatmail.conf"
+            renewal.parent.mkdir(exist_ok=True)
+            renewal.write_text(f"server = {command[command.index('--server') + 1]}\n")
+        return subprocess.CompletedProcess(command, int(bool(output)), output)
+
+    asked = run.asked = []
+    run.failing, run.error = [], ""
+    monkeypatch.setitem(
+        module,
+        "subprocess",
+        types.SimpleNamespace(**{**vars(subprocess), "run": run}),
+    )
+    return run
+
+
+@pytest.fixture
+def acme(salt_states, module):
+    def call(test=False, **settings):
+        name = str(module["TLS"] / "fullchain.pem")
+        return salt_states(
+            "chatmail_certificate.acme", test=test, name=name, settings={**SETTINGS, **settings}
+        )
+
+    return call
+
+
+def names_in_use(salt_modules):
+    return salt_modules["chatmail_certificate.installed"]()["names"]
+
+
+def test_certificate_is_asked_for_once(acme, certbot, make, salt_modules):
+    make("tls")
+    assert acme(test=True)["result"] is None
+    assert certbot.asked == []
+    done = acme()
+    assert done["result"] is True
+    assert done["changes"]["certificate"]["new"]["names"] == sorted(SETTINGS["tls_names"])
+    for test in (True, False):
+        again = acme(test=test)
+        assert (again["result"], again["changes"]) == (True, {})
+    assert len(certbot.asked) == 1
+
+
+def test_failing_name_is_left_out_and_tried_again_without_another_issue(
+    acme, certbot, make, salt_modules, module
+):
+    make("tls")
+    certbot.failing = ["www.chat.example.org"]
+    done = acme()
+    assert done["result"] is True
+    assert done["warnings"][0].startswith("www.chat.example.org is not in the certificate: dns: NX")
+    assert names_in_use(salt_modules) == ["chat.example.org", "mta-sts.chat.example.org"]
+    assert set(json.loads(module["FAILURE"].read_text())["missing"]) == {"www.chat.example.org"}
+    assert len(certbot.asked) == 2
+
+    # Asked again for all three, and not again for the two that are good.
+    again = acme()
+    assert (again["result"], again["changes"]) == (True, {})
+    assert len(certbot.asked) == 3
+    certbot.failing = []
+    assert acme()["changes"]["certificate"]["new"]["names"] == sorted(SETTINGS["tls_names"])
+    assert not module["FAILURE"].exists()
+
+
+def test_mail_domain_that_fails_fails_the_state_and_keeps_the_pair(acme, certbot, make, module):
+    make("tls")
+    before = contents(in_use(module))
+    certbot.failing = ["chat.example.org"]
+    done = acme()
+    assert (done["result"], done["changes"]) == (False, {})
+    assert "NXDOMAIN looking up A for chat.example.org" in done["comment"]
+    assert contents(in_use(module)) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "later", "reason"),
+    [
+        ({}, 65, "expires in 24 days"),
+        ({"acme_directory": "https://new.example/dir"}, 0, "of another authority"),
+    ],
+)
+def test_valid_certificate_stays_when_its_renewal_fails(
+    acme, certbot, make, module, monkeypatch, settings, later, reason
+):
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.now(tz) + datetime.timedelta(days=later)
+
+    acme()
+    shutil.rmtree(module["CERTBOT"] / "live")
+    make("letsencrypt/live/chatmail", names=SETTINGS["tls_names"], days=90)
+    clock = types.SimpleNamespace(**{**vars(datetime), "datetime": Later})
+    monkeypatch.setitem(module, "datetime", clock)
+    certbot.error = "the authority is not there\n"
+    done = acme(**settings)
+    assert done["result"] is True
+    assert done["warnings"] == ["the authority is not there"]
+    assert reason in done["comment"]
+    assert json.loads(module["FAILURE"].read_text())["error"] == "the authority is not there"
+    certbot.error = ""
+    assert acme(**settings)["result"] is True
+    assert acme(**settings)["changes"] == {}
+
+
+def test_pair_of_somebody_else_gives_way_to_the_authoritys(acme, certbot, salt_modules, make):
+    """As after a change from the operator's files to ACME while certbot's is still good."""
+    acme()
+    salt_modules["chatmail_certificate.install"](*make("theirs", names=["other.example.org"]))
+    assert acme()["changes"]["certificate"]["new"]["names"] == sorted(SETTINGS["tls_names"])
+    assert len(certbot.asked) == 1
+
+
+def test_tsig_secret_goes_to_a_file_of_roots_and_nowhere_else(acme, certbot, module, tmp_path):
+    key = tmp_path / "tsig.key"
+    key.write_text('key "relay." {\n\talgorithm hmac-sha512;\n\tsecret "c2VjcmV0";\n};\n')
+    dns = {"server": "[2001:db8::1]:5353", "tsig_key_file": str(key)}
+    done = acme(acme_challenge="dns-01", dns=dns)
+    assert done["result"] is True
+    assert "c2VjcmV0" not in str(done) + str(certbot.asked)
+    written = module["DNS_CREDENTIALS"]
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert written.read_text().splitlines() == [
+        "dns_rfc2136_server = 2001:db8::1",
+        "dns_rfc2136_port = 5353",
+        "dns_rfc2136_name = relay.",
+        "dns_rfc2136_secret = c2VjcmV0",
+        "dns_rfc2136_algorithm = HMAC-SHA512",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("c2VjcmV0", "holds no TSIG key"),
+        ('key "a" { secret "c2VjcmV0"; };', "holds no TSIG key"),
+    ],
+)
+def test_tsig_file_that_is_none_is_refused_without_its_content(acme, certbot, tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "tsig.key").write_text(text)
+    dns = {"server": "192.0.2.1:53", "tsig_key_file": str(tmp_path / "tsig.key")}
+    done = acme(acme_challenge="dns-01", dns=dns)
+    assert done["result"] is False
+    assert said in done["comment"]
+    assert "c2VjcmV0" not in str(done)
+    assert certbot.asked == []
+
+
+def test_account_is_made_once(salt_states, module, monkeypatch, tmp_path):
+    accounts = tmp_path / "letsencrypt/accounts/ca.example/dir/1"
+
+    def register(*arguments):
+        assert arguments[0] == "register"
+        assert ("--email", "a@b.example") in itertools.pairwise(arguments)
+        accounts.mkdir(parents=True)
+        (accounts / "regr.json").write_text("{}")
+
+    monkeypatch.setitem(module, "_certbot", register)
+    arguments = {
+        "name": SETTINGS["acme_directory"],
+        "settings": {**SETTINGS, "acme_email": "a@b.example"},
+    }
+    announced = salt_states("chatmail_certificate.acme_account", test=True, **arguments)
+    assert announced["result"] is None
+    made = salt_states("chatmail_certificate.acme_account", **arguments)
+    assert (made["result"], made["changes"]) == (True, announced["changes"])
+    assert salt_states("chatmail_certificate.acme_account", **arguments)["changes"] == {}

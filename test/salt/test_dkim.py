@@ -107,6 +107,18 @@ def test_signing_configuration_has_the_form_that_the_filter_reads(own, directory
     assert [key["algorithm"] for key in listed] == ["rsa-sha256", "ed25519-sha256"]
 
 
+def test_signing_configuration_of_somebody_else_is_read(own, directory):
+    """It needs no more than the filter does; its own time then counts as the keys' age."""
+    own.dkim.generate("opendkim")
+    (directory / "a.b.pem").write_text("not ours")
+    listed = {"selectors": [{"selector": "opendkim", "algorithm": "rsa-sha256"}]}
+    (directory / "signing.json").write_text(json.dumps(listed))
+    os.utime(directory / "signing.json", (86400, 86400))
+    found = own.dkim.list_()
+    assert list(found) == ["opendkim"]
+    assert found["opendkim"]["since"] == "1970-01-02T00:00:00+00:00"
+
+
 def test_missing_and_broken_keys_are_told_apart(own, directory):
     rsa, _ed25519 = own_modules.make_keys(own)
     (directory / f"{rsa}.pem").unlink()

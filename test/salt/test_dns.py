@@ -21,7 +21,7 @@ from dnsservers import PRIMARY, SECONDARY, contents, set_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from own_modules import ACCOUNT, ADDRESSES, DOMAIN
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
@@ -276,13 +276,12 @@ def cased(draw_flips, name):
 def test_same_record_in_any_chunking_case_and_order_is_right(own, data):
     """What providers' panels do to a value: split it, change case, drop or add final dots."""
     records = own.dns.records()
-    for group in own.dns._groups():
+    for group in own.dns._groups(records, None):
         if not group.wanted or group.type == "CNAME":
             continue
         found = [disguised(data, group.type, value) for value in group.wanted]
         found = data.draw(st.permutations(found))
         assert own.dns._judge(group.type, group.wanted, found) == "ok", (group, found)
-    assert records
 
 
 def disguised(data, rdtype, value):
@@ -514,6 +513,40 @@ def test_key_record_behind_an_alias_is_right_as_long_as_it_is_ours(own, tmp_path
         set_records("key.example.net.", "TXT", **elsewhere)
         assert bad_records(own) == {f"{name} TXT": ["CNAME key.example.net."]}
         assert {c["type"] for c in own.dns.publish()} == {"CNAME", "TXT"}
+        assert bad_records(own) == {}
+
+
+def test_alias_in_place_of_the_domain_is_replaced_at_once(own, tmp_path):
+    """Nothing can stand beside an alias, not even where it leads to the right addresses."""
+    with servers(tmp_path, zone=dnsservers.ZONE):
+        set_records(f"{DOMAIN}.", "CNAME", "relay.example.net.")
+        kinds = {"A", "AAAA", "MX", "TXT", "CAA"}
+        wrong = {f"{DOMAIN}. {kind}": ["CNAME relay.example.net."] for kind in kinds}
+        found = bad_records(own)
+        assert wrong.items() <= found.items()
+        own.dns.publish()
+        assert bad_records(own) == {}
+
+
+def test_name_that_the_relay_does_not_have_is_refused(own):
+    with pytest.raises(SaltInvocationError, match="no record of the name other"):
+        own.dns.check("other.example")
+
+
+def test_alias_that_leads_nowhere_is_named_with_the_rest_of_the_answer(own, tmp_path):
+    """A dead zone behind one alias must not hide what is true of the other records."""
+    own.dns.QUESTION_TIMEOUT = 1
+    with servers(tmp_path):
+        own.dns.publish()
+        for name in (f"_dmarc.{DOMAIN}.", f"www.{DOMAIN}."):
+            set_records(name, "TXT")
+            set_records(name, "CNAME", "x.dead.")
+        found = ["CNAME x.dead."]
+        assert bad_records(own) == {
+            f"www.{DOMAIN}. CNAME": found,
+            f"_dmarc.{DOMAIN}. TXT": found,
+        }
+        own.dns.publish()
         assert bad_records(own) == {}
 
 

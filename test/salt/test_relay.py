@@ -15,6 +15,7 @@ def relay_module(salt_modules, tmp_path, monkeypatch):
     namespace = salt_modules["chatmail_relay.ports"].func.__globals__
     monkeypatch.setitem(namespace, "SETTINGS", tmp_path / "relay.json")
     monkeypatch.setitem(namespace, "DKIM_SIGNING", tmp_path / "signing.json")
+    monkeypatch.setitem(namespace, "CERTIFICATE_FAILURE", tmp_path / "certificate.json")
     return namespace
 
 
@@ -122,10 +123,17 @@ def test_status_tells_what_the_machine_runs_with(
     assert status["addresses"] == 1
     assert status["units"] == {"dovecot": "active", "chatmail-filter": "failed"}
     assert status["certificate"] is None
+    assert status["certificate_failure"] is None
     assert status["dkim_selectors"] == ["r1"]
     assert status["limits"]["max_message_size"] == 31457280
     assert "unbound" not in status["versions"]
     assert status["versions"]["postfix"] == "1.0"
+
+
+def test_failure_of_the_authority_is_in_the_status(relay_module, tmp_path):
+    failure = {"time": "2026-11-22T14:00:00+00:00", "error": "no answer", "missing": {}}
+    (tmp_path / "certificate.json").write_text(json.dumps(failure))
+    assert relay_module["_certificate_failure"]() == failure
 
 
 def test_status_before_the_first_converge_says_what_to_run(relay_module, salt_modules):

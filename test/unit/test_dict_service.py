@@ -73,14 +73,14 @@ def test_message_wakes_each_device_of_its_recipient(relay, notifier, woken):
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
     put(relay, notifier, BOB, "priv/guid/devicetoken", "three")
-    put(relay, notifier, ALICE, f"priv/guid/{SERVER}/messagenew", "")
+    put(relay, notifier, ALICE, f"priv/guid/{dict_service.MESSAGE_NEW}", "")
     assert sorted(notifier.devices) == [(ALICE, "one"), (ALICE, "two")]
     assert [home.name for home in woken] == [ALICE]
 
 
 def test_own_message_wakes_idling_clients_and_no_device(relay, notifier, woken):
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
-    put(relay, notifier, ALICE, f"priv/guid/{SERVER}/messagenew", dict_service.OWN_MESSAGE)
+    put(relay, notifier, ALICE, f"priv/guid/{dict_service.MESSAGE_NEW}", dict_service.OWN_MESSAGE)
     assert notifier.devices == []
     assert [home.name for home in woken] == [ALICE]
 
@@ -112,6 +112,8 @@ def test_entries_of_the_server_are_answered(relay):
     [
         "priv/guid/comment",
         f"priv/guid/{SERVER}/devicetoken",
+        f"priv/guid/{SERVER}/messagenew",
+        "priv/guid/messagenew",
         f"shared/guid/{SERVER}/vendor/deltachat/irohrelay",
         "shared/guid/devicetoken",
         "devicetoken",

@@ -61,6 +61,7 @@ def test_defaults_are_those_of_existing_relays():
         "privacy_pdo": None,
         "privacy_supervisor": None,
         "nocreate": False,
+        "mail": True,
         "fsync": False,
         "clean": {"purge": False},
         "acme_directory": "https://acme-v02.api.letsencrypt.org/directory",
@@ -148,6 +149,51 @@ def test_derived_numbers():
     assert relay["max_mailbox_size"] == 3 << 30
     assert relay["max_mailbox_size_mb"] == 3072
     assert relay["max_smtp_connections_per_ip"] == 20
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (None, None),
+        (["192.0.2.1"], "192.0.2.1"),
+        (["2001:db8::1", "192.0.2.1"], "192.0.2.1"),
+        (["2001:db8::1"], None),
+        # NAT gives one.
+        (["192.0.2.1", "192.0.2.2"], None),
+        # The machine has it itself.
+        (["198.51.100.7"], None),
+    ],
+)
+def test_public_ipv4_address_that_only_nat_knows_is_what_turn_gives_out(addresses, expected):
+    grains = {**TRIXIE, "ipv4": ["127.0.0.1", "198.51.100.7"]}
+    assert resolve(grains, dns={"addresses": addresses})["turn_external_ip"] == expected
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "given", "url_has", "sha256_begins"),
+    [
+        ("x86_64", {}, "v0.35.0-x86_64-unknown-linux-musl.tar.gz", "45c81199"),
+        ("aarch64", {}, "v0.35.0-aarch64-unknown-linux-musl.tar.gz", "f8ef2763"),
+        ("x86_64", {"url": "http://mirror.example/i.tar.gz"}, "mirror.example", "45c81199"),
+        ("x86_64", {"sha256": DIGEST.upper()}, "github.com", DIGEST),
+        ("riscv64", {"url": "http://a.example/i.tar.gz", "sha256": DIGEST}, "a.example", DIGEST),
+    ],
+)
+def test_iroh_binary_is_the_known_one_of_the_architecture_or_the_operators(
+    architecture, given, url_has, sha256_begins
+):
+    binary = resolve({**TRIXIE, "cpuarch": architecture}, iroh_binary=given)["iroh_binary"]
+    assert url_has in binary["url"]
+    assert binary["sha256"].startswith(sha256_begins)
+
+
+def test_architecture_without_a_known_iroh_binary_has_none_and_all_else():
+    relay = resolve({**TRIXIE, "cpuarch": "riscv64"})
+    assert relay["iroh_binary"] == {"url": None, "sha256": None}
+    assert relay["form"] == "domain"
 
 
 def test_external_certificate_decides_the_tls_mode_of_every_form():
@@ -276,6 +322,7 @@ BAD = [
     ("nocreate", "yes", "a text"),
     ("nocreate", 1, "a number"),
     ("nocreate", None, "nothing"),
+    ("mail", "off", "a text"),
     ("acme_email", "nobody", "no @"),
     ("acme_email", "a@b\nc", "newline"),
     ("tls_external_cert_and_key", "/a/cert", "one path"),
@@ -303,6 +350,11 @@ BAD = [
     ("iroh_relay", 'https://example.org/"', "a quote"),
     ("iroh_relay", "https://a:b@example.org", "a login"),
     ("iroh_relay", False, "a boolean"),
+    ("iroh_binary", {"url": "file:///tmp/iroh.tar.gz"}, "wrong scheme"),
+    ("iroh_binary", {"sha256": "45c81199"}, "too short"),
+    ("iroh_binary", {"sha256": "x" * 64}, "not hexadecimal"),
+    ("iroh_binary", {"sha256": int("1" * 64)}, "a number"),
+    ("iroh_binary", "https://example.org/iroh.tar.gz", "not a mapping"),
     ("metrics_address", "3903", "no host"),
     ("metrics_address", "127.0.0.1", "no port"),
     ("metrics_address", "127.0.0.1:0", "no port"),

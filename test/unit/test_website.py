@@ -383,8 +383,9 @@ def test_program_that_fails_leaves_the_pages_as_they_were(tmp_path):
 # The state.
 
 
-def run_all(command, stdin, python_shell):
+def run_all(command, stdin, stdin_raw_newlines, python_shell):
     """Answer as Salt's cmd.run_all does."""
+    assert stdin_raw_newlines is True
     assert python_shell is False
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     return {"retcode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}

@@ -7,8 +7,9 @@ end
 
 -- What an address sent to itself, as clients do to reach their other devices, is pushed to nobody.
 function dovecot_lua_notify_event_message_new(user, event)
-  -- The entry is not kept; setting it is the news. If that fails, Dovecot logs it and the message is stored all the same.
-  user:metadata_set("/private/messagenew", event.from_address == user.username and "own" or "")
+  -- The entry is not kept; setting it is the news. Clients are refused what lies below vendor.dovecot/pvt: who could set
+  -- it, could send what he likes to the notification service. If setting fails, Dovecot logs it and stores the message.
+  user:metadata_set("/private/vendor/vendor.dovecot/pvt/messagenew", event.from_address == user.username and "own" or "")
 end
 
 -- Dovecot asks for it.

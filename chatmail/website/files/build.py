@@ -70,11 +70,8 @@ def well_known(settings: dict, sources: Path) -> dict[str, bytes]:
     files = {
         ".well-known/autoconfig/mail/config-v1.1.xml": config.render(relay=settings).encode(),
     }
-    if settings["form"] != "ip":
-        # RFC 8461, section 3.2: the policy names hosts, and its lines end in CR LF.
-        policy = ["version: STSv1", "mode: enforce", f"mx: {settings['mail_domain']}"]
-        policy += ["max_age: 2419200", ""]
-        files[".well-known/mta-sts.txt"] = "\r\n".join(policy).encode()
+    if settings["mta_sts_policy"]:
+        files[".well-known/mta-sts.txt"] = settings["mta_sts_policy"].encode()
     return files
 
 

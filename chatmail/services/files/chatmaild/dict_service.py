@@ -4,8 +4,9 @@ Over a Unix socket that Dovecot's mail processes (user vmail) connect to:
 
 `priv/<mailbox>/devicetoken`: the address's device tokens, for METADATA.
 `shared/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/deltachat/<name>`: entries of the server.
-`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/messagenew`, set by Dovecot's `push.lua`: a message
-    came, so clients in IDLE are woken, and the address's devices too, unless it is its own message.
+`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/vendor.dovecot/pvt/messagenew`, set by
+    Dovecot's `push.lua`, and by no client: a message came, so clients in IDLE are woken, and the
+    address's devices too, unless it is its own message.
 `shared/last-login/<address>`, set by Dovecot's last_login plugin.
 
 Files are read and written within the event loop: they are small, and the order of what one
@@ -40,6 +41,7 @@ BACKLOG = 4096
 # How Dovecot writes entries of the server, as opposed to those of a mailbox.
 SERVER = "vendor/vendor.dovecot/pvt/server/"
 DELTACHAT = f"{SERVER}vendor/deltachat/"
+MESSAGE_NEW = f"{SERVER}vendor/vendor.dovecot/pvt/messagenew"
 # What `push.lua` sets where an address wrote to itself.
 OWN_MESSAGE = "own"
 
@@ -73,7 +75,7 @@ def change(relay: dict, notifier: Notifier, address: str, key: str, value: str |
                 metadata.remove_tokens(home)
             case ["priv", _, "devicetoken"]:
                 metadata.add_token(home, value, time.time())
-            case ["priv", _, name] if name == f"{SERVER}messagenew":
+            case ["priv", _, name] if name == MESSAGE_NEW:
                 wake.soon(home)
                 if value != OWN_MESSAGE:
                     for token in metadata.tokens(home, time.time()):

@@ -50,5 +50,8 @@ def touch(new: Path) -> bool:
 
 def _unseen(new):
     """Return whether messages lie there that no IMAP session has taken note of."""
-    with os.scandir(new) as entries:
-        return any(entries)
+    try:
+        with os.scandir(new) as entries:
+            return any(entries)
+    except OSError:
+        return False

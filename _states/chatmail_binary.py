@@ -1,0 +1,139 @@
+"""A program that no package brings: downloaded, checked, and only then put in its place."""
+
+import contextlib
+import hashlib
+import os
+import tarfile
+import tempfile
+
+from salt.exceptions import CommandExecutionError, MinionError
+
+__virtualname__ = "chatmail_binary"
+
+MODE = 0o755
+CHUNK = 1 << 20
+# A program of some 30 MB is expected. The archive cannot unpack to something that fills the disk.
+MAX_SIZE = 512 << 20
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def downloaded(name, source, sha256):
+    """Ensure that a program is the one with a known digest.
+
+    name: path of the program; the archive must hold one file of the same base name.
+    source: URL of a tar archive, compressed or not; None where none is known for this machine.
+    sha256: digest of the program itself, in hexadecimal; None likewise.
+    The old program stays, and the state fails, where the download fails or brings another digest.
+    A program that is right already causes no download.
+
+    .. code-block:: yaml
+
+        iroh relay program:
+          chatmail_binary.downloaded:
+            - name: /usr/local/bin/iroh-relay
+            - source: https://mirror.example.org/iroh-relay-x86_64.tar.gz
+            - sha256: 45c81199dbd70f8c4c30fef7f3b9727ca6e3cea8f2831333eeaf8aa71bf0fac1
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": "The program is the right one."}
+    if not (source and sha256):
+        ret["result"] = False
+        ret["comment"] = (
+            "No program is known for this machine's architecture. "
+            "Give the URL and the SHA-256 of one (iroh_binary:url and iroh_binary:sha256)."
+        )
+        return ret
+    wanted = {"sha256": sha256, "mode": f"{MODE:04o}", "owner": "0:0"}
+    found = _present(name)
+    ret["changes"] = {
+        key: {"old": found[key], "new": wanted[key]} for key in wanted if found[key] != wanted[key]
+    }
+    if not ret["changes"]:
+        return ret
+    if __opts__["test"]:
+        ret["result"] = None
+        ret["comment"] = f"The program would be downloaded from {source}."
+        return ret
+    try:
+        _install(name, source, sha256)
+    except (CommandExecutionError, MinionError, OSError, tarfile.TarError, EOFError) as error:
+        ret["result"] = False
+        ret["changes"] = {}
+        ret["comment"] = f"{name} was left as it was. {source}: {error}"
+        return ret
+    if (now := _present(name)) != wanted:
+        ret["result"] = False
+        ret["comment"] = f"{name} was written and is not as it should be: {now}"
+        return ret
+    ret["comment"] = f"The program was downloaded from {source}."
+    return ret
+
+
+def _present(path):
+    """Return digest, mode and owner of a file, each None where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            digest = hashlib.sha256()
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return {"sha256": None, "mode": None, "owner": None}
+    return {
+        "sha256": digest.hexdigest(),
+        "mode": f"{status.st_mode & 0o7777:04o}",
+        "owner": f"{status.st_uid}:{status.st_gid}",
+    }
+
+
+def _install(path, source, sha256):
+    """Download an archive, check the program in it and rename it into its place.
+
+    Raises whatever goes wrong; nothing is then left behind.
+    """
+    folder, program = os.path.split(path)
+    with tempfile.TemporaryDirectory(prefix="chatmail-binary-") as scratch:
+        archive = __salt__["cp.get_url"](source, os.path.join(scratch, "archive"))
+        if not archive:
+            raise CommandExecutionError("nothing there; is the URL right and the host reachable?")
+        # Beside its place: a rename is atomic only within one file system.
+        descriptor, new = tempfile.mkstemp(prefix=f".{program}-", dir=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as target:
+                found = _unpack(archive, program, target)
+                if found != sha256:
+                    raise CommandExecutionError(
+                        f"the digest of {program} in it is {found}, expected is {sha256}. "
+                        "Somebody changed the archive, or iroh_binary:sha256 is of another version."
+                    )
+                os.fchown(target.fileno(), 0, 0)
+                os.fchmod(target.fileno(), MODE)
+                target.flush()
+                os.fsync(target.fileno())
+            os.replace(new, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            raise
+
+
+def _unpack(archive, program, target):
+    """Write the one file called `program` of a tar archive to `target`; return its SHA-256."""
+    digest = hashlib.sha256()
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile() and os.path.basename(member.name) == program:
+                break
+        else:
+            raise CommandExecutionError(f"expected a file {program} in this archive, found none")
+        if member.size > MAX_SIZE:
+            raise CommandExecutionError(
+                f"{program} in it has {member.size} bytes, allowed are {MAX_SIZE}"
+            )
+        stream = opened.extractfile(member)
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,23 @@
+{#- certbot, and the account with the ACME authority. Needs the resolver. It comes before chatmail.dns, whose CAA record
+    names the account. Relays whose certificate is not ACME's need neither. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+{%- if relay.tls_mode == "acme" %}
+
+include:
+  - chatmail.modules
+  - chatmail.resolver
+
+certbot:
+  pkg.installed:
+    - pkgs: [certbot, python3-certbot-dns-rfc2136]
+    - require:
+      - sls: chatmail.resolver
+
+account with the authority:
+  chatmail_certificate.acme_account:
+    - name: {{ relay.acme_directory }}
+    - settings: {{ relay | json }}
+    - require:
+      - pkg: certbot
+{%- endif %}

@@ -1,0 +1,37 @@
+{#- The certificate of the ACME authority: the first one, and names that it still lacks. certbot's timer renews it. Needs
+    nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+{%- if relay.tls_mode == "acme" %}
+
+include:
+  - .account
+  - .program
+  - .self_signed
+  - chatmail.nginx
+
+answers to the authority's challenges:
+  file.directory:
+    - name: /var/lib/chatmail/acme
+    - mode: "0755"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+
+certificate of the authority:
+  chatmail_certificate.acme:
+    - name: {{ relay.tls_certificate }}
+    - settings: {{ relay | json }}
+    - require:
+      - chatmail_certificate: account with the authority
+      - file: answers to the authority's challenges
+      - file: certificate program
+      - service: nginx service
+
+certbot's timer:
+  service.running:
+    - name: certbot.timer
+    - enable: True
+    - require:
+      - pkg: certbot
+{%- endif %}

@@ -1,0 +1,34 @@
+{#- The operator's certificate and key, copied into use now and whenever they change. Needs the two files. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+{% set certificate, key = relay.tls_external_cert_and_key %}
+
+include:
+  - .self_signed
+  - .program
+
+operator's certificate:
+  chatmail_certificate.external:
+    - name: {{ relay.tls_certificate }}
+    - certificate: {{ certificate }}
+    - key: {{ key }}
+    - subject_names: {{ relay.tls_names | json }}
+    - require:
+      - chatmail_certificate: self-signed certificate
+
+watch over the operator's certificate:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-certificate.path
+    - source: salt://chatmail/certificate/files/chatmail-certificate.path.jinja
+    - template: jinja
+    - context:
+        certificate: {{ certificate }}
+        key: {{ key }}
+    - mode: "0644"
+  service.running:
+    - name: chatmail-certificate.path
+    - enable: True
+    - watch:
+      - file: watch over the operator's certificate
+    - require:
+      - chatmail_certificate: operator's certificate
+      - sls: chatmail.certificate.program

@@ -1,0 +1,22 @@
+{#- A certificate of our own making: for good, or until a better one is there. Needs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+  - chatmail.host
+
+directory of the certificate:
+  file.directory:
+    - name: /etc/chatmail/tls
+    - mode: "0755"
+    - require:
+      - sls: chatmail.host
+
+self-signed certificate:
+  chatmail_certificate.self_signed:
+    - name: {{ relay.tls_certificate }}
+    - key: {{ relay.tls_key }}
+    - subject_names: {{ relay.tls_names | json }}
+    - placeholder: {{ relay.tls_mode != "self_signed" }}
+    - require:
+      - file: directory of the certificate

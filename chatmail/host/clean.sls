@@ -1,0 +1,52 @@
+{#- Takes back what the relay changed on the machine itself. Mail, keys and the users that own them stay, unless
+    `clean:purge` says otherwise. Kernel limits last until the next boot; a removed rsyslog does not come back. Needs
+    all services to be stopped (chatmail.clean). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+settings of the relay are gone:
+  file.absent:
+    - names:
+      - /etc/chatmail/relay.json
+      - /etc/chatmail-nocreate
+      - /etc/sysctl.d/90-chatmail.conf
+      - /usr/local/lib/chatmail
+
+time zone is looked up as before:
+  file.replace:
+    - name: /etc/environment
+    - pattern: '^TZ=:/etc/localtime\n'
+    - repl: ""
+    - backup: False
+    - ignore_if_missing: True
+
+journal is kept as before:
+  file.absent:
+    - name: /etc/systemd/journald.conf.d/chatmail.conf
+
+journal service without our settings:
+  service.running:
+    - name: systemd-journald
+    - watch:
+      - file: journal is kept as before
+
+{%- if relay.clean.purge %}
+
+mail and keys are gone:
+  file.absent:
+    - names: [{{ relay.mailboxes_dir | json }}, /home/vmail, /etc/chatmail]
+
+# A user's own group goes with the user, once nobody else is in it.
+{% for user in ["chatmail-transport", "chatmail-filter", "vmail"] %}
+user {{ user }} is gone:
+  user.absent:
+    - name: {{ user }}
+    - require:
+      - file: mail and keys are gone
+{% endfor %}
+
+group of the signing keys is gone:
+  group.absent:
+    - name: chatmail-dkim
+    - require:
+      - user: user chatmail-filter is gone
+{%- endif %}

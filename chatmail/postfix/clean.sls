@@ -1,0 +1,52 @@
+{#- Stops Postfix and gives it back the configuration that it had before. What is in its queue stays there, unless
+    `clean:purge` says otherwise. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
+
+postfix is stopped:
+  service.dead:
+    - name: postfix
+    - enable: False
+    - onlyif: {{ ours("/etc/postfix/main.cf") }}
+
+{%- if relay.clean.purge %}
+
+queue is empty:
+  cmd.run:
+    - name: postsuper -d ALL
+    # A queue that belongs to somebody else's configuration by now is left alone.
+    - onlyif:
+      - grep -q "Managed by the chatmail formula" /etc/postfix/main.cf
+      - cd /var/spool/postfix && find maildrop hold incoming active deferred -type f | grep -q .
+    - require:
+      - service: postfix is stopped
+    - require_in:
+      - file: original of /etc/postfix/main.cf is back
+{%- endif %}
+
+{% for file in ["main.cf", "master.cf"] %}
+{{ original_is_back("/etc/postfix/" ~ file, {"service": "postfix is stopped"}) }}
+{% endfor %}
+
+tables and checker of postfix are gone:
+  file.absent:
+    - names:
+      - /etc/postfix/sender_is_login
+      - /etc/postfix/submission_header_checks
+      - /etc/postfix/delivery_header_checks
+      - /etc/postfix/command_filter
+      - /usr/local/lib/chatmail/check-postfix
+    - require:
+      - service: postfix is stopped
+
+drop-in of postfix is gone:
+  file.absent:
+    - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
+    - require:
+      - service: postfix is stopped
+
+systemd forgets the drop-in of postfix:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: drop-in of postfix is gone

@@ -1,0 +1,20 @@
+{#- Removes coturn and the iroh relay. The secret of TURN is a key: it goes only if `clean:purge` says so. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - .no_iroh
+
+TURN package is removed:
+  pkg.purged:
+    - name: coturn
+
+TURN configuration is removed:
+  file.absent:
+    - names:
+      - /etc/systemd/system/coturn.service.d
+      - /etc/chatmail/turnserver.conf
+{%- if relay.clean.purge %}
+      - /etc/chatmail/turn-secret
+{%- endif %}
+    - require:
+      - pkg: TURN package is removed

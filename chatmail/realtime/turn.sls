@@ -1,0 +1,79 @@
+{#- coturn: STUN and TURN on 3478/udp, with a secret that is made on this machine. Needs the directory of the settings
+    and the mail's user (chatmail.host), whose dict service hands out credentials, and the hardening
+    (chatmail.services). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.host
+  - chatmail.services
+
+# Salt sees neither its text nor its hash.
+secret of TURN is made:
+  cmd.run:
+    - name: umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new && mv turn-secret.new turn-secret
+    - cwd: /etc/chatmail
+    - unless: test -s /etc/chatmail/turn-secret
+    - require:
+      - file: relay configuration directory
+
+secret of TURN is for the dict service:
+  file.managed:
+    - name: /etc/chatmail/turn-secret
+    - replace: False
+    - show_changes: False
+    - user: root
+    - group: vmail
+    - mode: "0640"
+    - require:
+      - cmd: secret of TURN is made
+      - user: user of the mail
+
+TURN configuration:
+  file.managed:
+    - name: /etc/chatmail/turnserver.conf
+    - source: salt://chatmail/realtime/files/turnserver.conf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    - require:
+      - file: relay configuration directory
+
+# Before the package, which starts the service at once: as Debian ships it, it would relay for everybody.
+TURN unit reads our configuration:
+  file.managed:
+    - name: /etc/systemd/system/coturn.service.d/chatmail.conf
+    - source: salt://chatmail/realtime/files/coturn.conf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    - makedirs: True
+
+TURN unit is hardened as our own are:
+  file.symlink:
+    - name: /etc/systemd/system/coturn.service.d/hardening.conf
+    - target: ../chatmail-.service.d/hardening.conf
+    - require:
+      - file: hardening of the services
+      - file: TURN unit reads our configuration
+
+TURN package:
+  pkg.installed:
+    - name: coturn
+    - require:
+      - file: TURN configuration
+      - file: TURN unit is hardened as our own are
+      - file: secret of TURN is for the dict service
+
+TURN service:
+  service.running:
+    - name: coturn
+    - enable: True
+    - require:
+      - pkg: TURN package
+    - watch:
+      - cmd: secret of TURN is made
+      - file: TURN configuration
+      - file: TURN unit reads our configuration
+      - file: hardening of the services

@@ -1,0 +1,39 @@
+{#- Removes the services of our own, their sockets and what they remember, which is notifications under way. -#}
+{% set units = "/etc/systemd/system/" %}
+{% for service in ["transport", "filter", "dict", "accounts"] %}
+chatmail-{{ service }} is stopped:
+  service.dead:
+    - name: chatmail-{{ service }}
+    - enable: False
+    - onlyif:
+      - fun: file.file_exists
+        path: {{ units }}chatmail-{{ service }}.service
+
+unit chatmail-{{ service }} is gone:
+  file.absent:
+    - name: {{ units }}chatmail-{{ service }}.service
+    - require:
+      - service: chatmail-{{ service }} is stopped
+    - onchanges_in:
+      - cmd: systemd forgets our services
+{% endfor %}
+
+hardening of the services is gone:
+  file.absent:
+    - name: {{ units }}chatmail-.service.d
+
+systemd forgets our services:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: hardening of the services is gone
+
+programs and sockets of the services are gone:
+  file.absent:
+    - names:
+      - /usr/local/lib/chatmail/chatmaild
+      - /var/lib/chatmail-dict
+      - /var/spool/postfix/chatmail
+      - /var/spool/postfix/chatmail-transport
+    - require:
+      - cmd: systemd forgets our services

@@ -1,0 +1,148 @@
+"""`state.apply chatmail.clean` removes the relay; mail and keys stay, unless purged."""
+
+import json
+
+import pytest
+from relay.client import encrypted, imap, new_account, smtp
+from relay.test_converge import APPLY, not_as_expected, states
+from relay.test_mail_off import changing
+
+CLEAN = "salt-call --local state.apply chatmail.clean"
+PURGE = CLEAN + """ pillar='{"chatmail": {"clean": {"purge": true}}}'"""
+# How our files begin, in whatever daemon's language.
+OURS = "grep -rl 'Managed by the chatmail formula' /etc /usr/local /var/lib"
+REPLACED = (
+    "/etc/dovecot/dovecot.conf",
+    "/etc/nginx/nginx.conf",
+    "/etc/postfix/main.cf",
+    "/etc/postfix/master.cf",
+    "/etc/resolv.conf",
+    "/etc/unbound/unbound.conf",
+)
+KEYS = ("/etc/chatmail/dkim", "/etc/chatmail/turn-secret")
+QUEUES = "maildrop hold incoming active deferred"
+DAEMONS = ("dovecot", "nginx", "postfix", "unbound")
+USERS = ("vmail", "chatmail-filter", "chatmail-transport")
+
+
+@pytest.fixture(scope="module")
+def box(idle_box, lab):
+    """A relay of this file's own, since it ends."""
+    lab("converge", idle_box.name)
+    return idle_box
+
+
+@pytest.fixture(scope="module")
+def account(box):
+    """An account with one message, and another one in Postfix's queue."""
+    account = new_account(box)
+    with smtp(box, account) as connection:
+        # The lab's resolvers do not believe this domain, which may be over soon: mail to it waits.
+        for recipient in (account.address, "someone@bogus.example"):
+            message = encrypted(account.address, recipient)
+            connection.sendmail(account.address, [recipient], message)
+    box.wait_until(lambda: messages(box, account) == 1)
+    box.wait_until(lambda: "/deferred/" in queued(box))
+    return account
+
+
+def messages(relay, account):
+    """Return how many messages the INBOX has."""
+    with imap(relay, account) as connection:
+        return int(connection.select("INBOX", readonly=True)[1][0])
+
+
+def queued(box):
+    """Return the files of the messages in Postfix's queue."""
+    return box.run(f"cd /var/spool/postfix && find {QUEUES} -type f -printf '/%p\\n'").stdout
+
+
+def digests(box, *paths):
+    """Return the SHA-256 of each file in these files and directories."""
+    return box.run(["find", *paths, "-type", "f", "-exec", "sha256sum", "{}", "+"]).stdout
+
+
+def kept(box, settings):
+    """Return what of mail and keys is there: the files and their digests."""
+    paths = (*KEYS, settings["mailboxes_dir"])
+    return sorted(digests(box, *paths).splitlines())
+
+
+@pytest.fixture(scope="module")
+def cleaned(box, account):
+    """What was there before the relay was removed, and what was predicted and done."""
+    settings = json.loads(box.run("cat /etc/chatmail/relay.json").stdout)
+    before = {
+        "mail and keys": kept(box, settings),
+        "originals": digests(box, "/var/backups/chatmail").replace("/var/backups/chatmail", ""),
+        "settings": settings,
+    }
+    predicted = changing(box.run(f"{CLEAN} test=True --out=json"))
+    before["predicted"], before["done"] = predicted, changing(box.run(f"{CLEAN} --out=json"))
+    return before
+
+
+def test_clean_does_what_the_dry_run_said(cleaned):
+    assert cleaned["predicted"] == cleaned["done"]
+
+
+def test_clean_leaves_no_unit_and_no_listener(box, cleaned):
+    assert box.run("ls -d /etc/systemd/system/chatmail*", check=False).stdout == ""
+    assert box.run("systemctl list-units --all --plain --no-legend 'chatmail*'").stdout == ""
+    found = box.run(["systemctl", "is-active", *DAEMONS], check=False).stdout.split()
+    assert found == ["inactive"] * len(DAEMONS)
+    found = box.run(["systemctl", "is-enabled", *DAEMONS], check=False).stdout.split()
+    assert found == ["disabled"] * len(DAEMONS)
+    assert box.run("ss -Hltnu").stdout == ""
+
+
+def test_clean_gives_the_original_configurations_back(box, cleaned):
+    assert box.run(OURS, check=False).stdout == ""
+    found = digests(box, *REPLACED).splitlines()
+    assert sorted(found) == sorted(cleaned["originals"].splitlines())
+    assert "TZ=" not in box.run("cat /etc/environment").stdout
+
+
+def test_clean_keeps_mail_and_keys_and_their_users(box, cleaned):
+    assert kept(box, cleaned["settings"]) == cleaned["mail and keys"]
+    assert len(queued(box).splitlines()) == 1
+    assert box.run(["id", "-nu", "vmail"]).stdout == "vmail\n"
+
+
+def test_second_clean_changes_nothing(box, cleaned):
+    assert not_as_expected(states(box.run(f"{CLEAN} --out=json"))) == {}
+    assert not_as_expected(states(box.run(f"{CLEAN} test=True --out=json"))) == {}
+
+
+def test_clean_leaves_alone_what_somebody_else_set_up_since(box, cleaned):
+    box.run("systemctl enable --now nginx")
+    try:
+        assert not_as_expected(states(box.run(f"{CLEAN} --out=json"))) == {}
+        assert box.run("systemctl is-active nginx").stdout == "active\n"
+    finally:
+        box.run("systemctl disable --now nginx")
+
+
+def test_relay_that_comes_back_has_its_accounts_mail_and_keys(box, account, cleaned):
+    box.run(APPLY)
+    assert messages(box, account) == 1
+    keys = [line for line in cleaned["mail and keys"] if " /etc/" in line]
+    assert sorted(digests(box, *KEYS).splitlines()) == keys
+    assert not_as_expected(states(box.run(f"{APPLY} --out=json"))) == {}
+
+
+def test_purge_removes_mail_keys_and_users(box, account, cleaned):
+    box.run(APPLY)
+    assert changing(box.run(f"{PURGE} test=True --out=json")) == changing(
+        box.run(f"{PURGE} --out=json")
+    )
+    assert queued(box) == ""
+    for path in ("/home/vmail", "/etc/chatmail"):
+        assert box.run(["test", "-e", path], check=False).returncode == 1
+    for user in USERS:
+        assert box.run(["id", user], check=False).returncode == 1
+        assert box.run(["getent", "group", user], check=False).returncode == 2
+    assert box.run(["getent", "group", "chatmail-dkim"], check=False).returncode == 2
+    nobodys = "find /etc /usr/local /var /home -xdev '(' -nouser -o -nogroup ')'"
+    assert box.run(nobodys).stdout == ""
+    assert not_as_expected(states(box.run(f"{PURGE} --out=json"))) == {}

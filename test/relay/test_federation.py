@@ -1,0 +1,158 @@
+"""Two relays, one of each Debian release, exchange mail by HTTPS and, where that fails, by SMTP."""
+
+import contextlib
+import time
+
+import pytest
+from relay.client import encrypted, imap, new_account, smtp
+
+# Nobody is there: a black hole, as firewalls make them.
+SILENT = "198.51.100.250"
+
+
+@pytest.fixture(scope="module")
+def other(release, make_relay):
+    """A relay of the other release."""
+    return make_relay("debian-12" if release == "debian-13" else "debian-13")
+
+
+@pytest.fixture(scope="module")
+def alice(relay):
+    return new_account(relay)
+
+
+@pytest.fixture(scope="module")
+def bob(other):
+    return new_account(other)
+
+
+def send(relay, account, recipient, message_id, size=100):
+    message = encrypted(account.address, recipient, size, Message_ID=message_id)
+    with smtp(relay, account) as connection:
+        connection.sendmail(account.address, [recipient], message)
+
+
+def headers(relay, account):
+    """Return the header of each message in the INBOX."""
+    with imap(relay, account) as connection:
+        connection.select("INBOX", readonly=True)
+        _, data = connection.uid("fetch", "1:*", "(BODY.PEEK[HEADER])")
+        return [part[1].decode() for part in data if isinstance(part, tuple)]
+
+
+def arrived(relay, account, message_id):
+    """Return how often the message is in the INBOX."""
+    return sum(message_id in header for header in headers(relay, account))
+
+
+def await_arrival(relay, account, message_id, seconds=20):
+    relay.wait_until(lambda: arrived(relay, account, message_id), seconds)
+
+
+def way_in(relay, message_id):
+    """Return which of a relay's doors a message came through: `mxdeliv` (HTTPS) or `smtpd`."""
+    log = relay.run("journalctl --no-pager --output=cat --identifier=postfix/cleanup").stdout
+    line = next(line for line in log.splitlines() if message_id in line)
+    queue_id = line.split(":")[0]
+    came = relay.run(f"journalctl --no-pager --output=short | grep '{queue_id}: client='").stdout
+    return "mxdeliv" if "postfix/mxdeliv/smtpd" in came else "smtpd"
+
+
+@contextlib.contextmanager
+def blocked(relay, other, port):
+    """No connection from one relay to a port of the other."""
+    rule = f"to {other.ip} ipproto tcp dport {port} prohibit"
+    address6 = (
+        other.run("ip -6 -o addr show dev host0 scope global").stdout.split()[3].split("/")[0]
+    )
+    rule6 = f"to {address6} ipproto tcp dport {port} prohibit"
+    relay.run(f"ip rule add {rule} && ip -6 rule add {rule6}")
+    try:
+        yield
+    finally:
+        relay.run(f"ip rule del {rule}; ip -6 rule del {rule6}")
+
+
+def test_message_arrives_by_https_both_ways(relay, other, alice, bob):
+    send(relay, alice, bob.address, "<there@test>")
+    await_arrival(other, bob, "<there@test>")
+    assert way_in(other, "<there@test>") == "mxdeliv"
+    send(other, bob, alice.address, "<back@test>")
+    await_arrival(relay, alice, "<back@test>")
+    assert way_in(relay, "<back@test>") == "mxdeliv"
+
+
+def test_stored_message_has_no_trace_of_its_way(other, bob):
+    header = headers(other, bob)[0].lower()
+    for name in ("received:", "dkim-signature:", "authentication-results:"):
+        assert name not in header
+
+
+def test_message_arrives_by_smtp_where_443_is_blocked(relay, other, alice, bob):
+    with blocked(relay, other, 443):
+        # A connection that is kept open from before would first have to time out.
+        relay.run("systemctl restart chatmail-transport")
+        send(relay, alice, bob.address, "<smtp@test>")
+        await_arrival(other, bob, "<smtp@test>")
+    assert way_in(other, "<smtp@test>") == "smtpd"
+
+
+def test_message_arrives_by_https_where_25_is_blocked(relay, other, alice, bob):
+    with blocked(relay, other, 25):
+        send(relay, alice, bob.address, "<https@test>")
+        await_arrival(other, bob, "<https@test>")
+    assert way_in(other, "<https@test>") == "mxdeliv"
+
+
+def test_large_message_arrives_by_https_alone(relay, other, alice, bob):
+    with blocked(relay, other, 25):
+        send(relay, alice, bob.address, "<large@test>", size=11_000_000)
+        await_arrival(other, bob, "<large@test>", 60)
+    assert way_in(other, "<large@test>") == "mxdeliv"
+
+
+def test_relay_that_was_down_gets_its_mail_once(relay, other, alice, bob):
+    with blocked(relay, other, 25):
+        other.run("systemctl stop nginx")
+        send(relay, alice, bob.address, "<late@test>")
+        relay.wait_until(lambda: bob.address in relay.run("postqueue -p").stdout)
+        other.run("systemctl start nginx")
+        await_arrival(other, bob, "<late@test>", 120)
+    assert arrived(other, bob, "<late@test>") == 1
+
+
+def test_bounce_comes_back_signed(relay, other, alice):
+    """A mailbox that takes no mail any more bounces, and the bounce passes our own DKIM check."""
+    full = new_account(other)
+    settings = other.salt("chatmail_relay.settings")
+    other.run(f": > {settings['mailboxes_dir']}/{full.address}/password")
+    send(relay, alice, full.address, "<bounces@test>")
+
+    def bounce():
+        found = [each for each in headers(relay, alice) if "mailer-daemon" in each.lower()]
+        return found and found[0]
+
+    assert "multipart/report" in relay.wait_until(bounce, 30)
+
+
+def test_unknown_address_at_the_other_relay_bounces(relay, other, alice):
+    before = len(headers(relay, alice))
+    send(relay, alice, f"nobody000@{other.domain}", "<unknown@test>")
+    relay.wait_until(lambda: len(headers(relay, alice)) > before, 30)
+
+
+def test_black_holes_do_not_delay_others(relay, other, bob):
+    """A hundred messages that nobody takes, and one that somebody waits for."""
+    senders = [new_account(relay) for _ in range(10)]
+    for number in range(10):
+        relay.dns_set(f"hole{number}.example", "A", SILENT)
+    for sender in senders:
+        for number in range(10):
+            send(relay, sender, f"x@hole{number}.example", f"<hole{number}@test>")
+    carol = new_account(relay)
+    before = time.monotonic()
+    send(relay, carol, bob.address, "<alive@test>")
+    await_arrival(other, bob, "<alive@test>")
+    undisturbed = 1.0  # what it takes at most, looks at the INBOX included
+    assert time.monotonic() - before < undisturbed + 1.0
+    relay.run("postsuper -d ALL deferred; postsuper -d ALL")

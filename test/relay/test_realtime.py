@@ -1,0 +1,420 @@
+"""Realtime between clients: STUN and TURN by coturn, and the iroh relay (contract, section 13)."""
+
+import base64
+import hashlib
+import hmac
+import io
+import json
+import re
+import socket
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from relay.client import new_account, tls_context
+from relay.test_converge import not_as_expected, states
+from relay.test_metadata import server_entry
+
+DAY = 24 * 3600
+SECRET = "/etc/chatmail/turn-secret"
+PROGRAM = "/usr/local/bin/iroh-relay"
+RELAY_PORTS = (49152, 65535)
+# The part and what of other parts depends on its settings; quicker than the whole relay.
+PART = "chatmail.nginx,chatmail.realtime"
+# What fails where the program cannot be had, and nothing besides.
+IROH_STATES = {"iroh relay program", "iroh relay service"}
+
+
+@pytest.fixture(scope="module")
+def account(relay):
+    return new_account(relay)
+
+
+def apply(relay, sls, **chatmail):
+    """Apply states, the pillar `chatmail` changed by the arguments; return the states' report.
+
+    `test=True` is a dry run, as on the command line.
+    """
+    test = f"test={chatmail.pop('test', False)}"
+    pillar = json.dumps({"chatmail": chatmail})
+    command = ["salt-call", "--local", "--out=json", "state.apply", sls, test, f"pillar={pillar}"]
+    return states(relay.run(command, check=False))
+
+
+def ids(report, wanted):
+    """Return the ids of the states of a report for which `wanted(state)` is true."""
+    return {state["__id__"] for state in report.values() if wanted(state)}
+
+
+def failed(report):
+    return ids(report, lambda state: state["result"] is False)
+
+
+def changed(report):
+    """Return the states that did something or, in a dry run, would do it."""
+    return ids(report, lambda state: state["changes"] or state["result"] is None)
+
+
+# STUN and TURN
+
+
+def turn_password(secret, user):
+    digest = hmac.digest(secret.encode(), user.encode(), hashlib.sha1)
+    return base64.b64encode(digest).decode()
+
+
+@pytest.fixture
+def credentials(relay, account):
+    """User and password as a client gets them."""
+    _, _, user, password = server_entry(relay, account, "turn").split(":")
+    return user, password
+
+
+def turn_client(relay, user, password, *options):
+    """Ask for an allocation, send a message through it; return what coturn's client said.
+
+    options: what it sends to (see turnutils_uclient(1)); by default -y, another client of its own.
+    """
+    command = ["turnutils_uclient", "-v", "-c", "-n", "1", "-m", "1", *(options or ["-y"])]
+    login = ["-u", user, "-w", password] if user else []
+    done = relay.client(*command, *login, relay.ip, check=False)
+    return done.stdout + done.stderr
+
+
+def relayed_from(said):
+    """Return (address, port) of the first allocation that turnutils_uclient tells of."""
+    found = re.search(r"Received relay addr: ([0-9.]+):([0-9]+)", said)
+    assert found, said
+    return found[1], int(found[2])
+
+
+def test_client_learns_its_address_by_stun(relay):
+    said = relay.client("turnutils_stunclient", relay.ip).stdout
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent: connecting a datagram socket only chooses the address.
+        probe.connect((relay.ip, 9))
+        assert f"UDP reflexive addr: {probe.getsockname()[0]}:" in said
+
+
+def test_credentials_of_metadata_get_an_allocation_that_relays(relay, credentials):
+    said = turn_client(relay, *credentials)
+    address, port = relayed_from(said)
+    assert address == relay.ip
+    assert RELAY_PORTS[0] <= port <= RELAY_PORTS[1]
+    assert "tot_send_msgs=2, tot_recv_msgs=2" in said
+
+
+def forged(secret, user, password):
+    return user, turn_password("not the relay's", user)
+
+
+def prolonged(secret, user, password):
+    return str(int(user) + DAY), password
+
+
+def expired(secret, user, password):
+    past = str(int(time.time()) - 10)
+    return past, turn_password(secret, past)
+
+
+def without(secret, user, password):
+    return "", ""
+
+
+@pytest.mark.parametrize("wrong", [forged, prolonged, expired, without])
+def test_wrong_credentials_get_no_allocation(relay, credentials, wrong):
+    secret = relay.run(["cat", SECRET]).stdout.strip()
+    assert credentials[1] == turn_password(secret, credentials[0])
+    said = turn_client(relay, *wrong(secret, *credentials))
+    assert "allocate response received" in said
+    assert "ERROR: Cannot complete Allocation" in said
+    assert "Received relay addr" not in said
+
+
+INSIDE_4 = ["127.0.0.1", "0.0.0.0", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.1.1"]
+INSIDE_4 += ["100.64.0.1", "240.0.0.1"]
+INSIDE_6 = ["::1", "::", "fe80::1", "fd00::1"]
+# The same machines by another name.
+INSIDE_6 += ["::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.1.2.3", "64:ff9b::a00:1", "2002:a00:1::"]
+
+
+@pytest.mark.parametrize("peer", INSIDE_4 + INSIDE_6)
+def test_nothing_is_relayed_to_what_is_not_the_public_internet(relay, credentials, peer):
+    family = ["-x"] if ":" in peer else []
+    said = turn_client(relay, *credentials, *family, "-e", peer, "-r", "53")
+    assert "Received relay addr" in said
+    assert "error 403 (Forbidden IP)" in said
+
+
+def test_turnserver_listens_on_one_udp_port_alone(relay):
+    listening = relay.run("ss -Hlntup | grep turnserver").stdout.splitlines()
+    ports = {(line.split()[0], int(line.split()[4].rpartition(":")[2])) for line in listening}
+    # Those that relay for the clients of other tests are not for everybody.
+    assert {each for each in ports if each[1] < RELAY_PORTS[0]} == {("udp", 3478)}
+    assert {proto for proto, _ in ports} == {"udp"}
+
+
+def test_secret_is_read_by_those_two_who_need_it_and_shown_to_nobody(relay, credentials):
+    assert relay.run(["stat", "-c", "%a %U:%G", SECRET]).stdout == "640 root:vmail\n"
+    whole = "/run/turnserver/turnserver.conf"
+    assert relay.run(["stat", "-c", "%a %U", whole]).stdout == "600 turnserver\n"
+    secret = relay.run(["cat", SECRET]).stdout.strip()
+    assert len(base64.b64decode(secret)) == 32
+    assert relay.run(["grep", "-c", "-F", secret, whole]).stdout == "1\n"
+    turn_client(relay, *credentials)
+    assert secret not in relay.run("ps -eww -o args; systemctl show coturn").stdout
+    assert secret not in relay.run("journalctl --no-pager --output=cat").stdout
+    shown = f"grep -rlF {secret} /etc /var/log /var/cache/salt /run/salt 2>/dev/null"
+    assert relay.run(shown, check=False).stdout == f"{SECRET}\n"
+
+
+def test_no_log_line_tells_who_relayed(relay, credentials):
+    began = relay.run("date +%s.%N").stdout.strip()
+    relayed_from(turn_client(relay, *credentials))
+    relay.run("journalctl --sync")
+    journal = relay.run(f"journalctl -t turnserver --no-pager --since=@{began}").stdout
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((relay.ip, 9))
+        assert probe.getsockname()[0] not in journal
+    assert credentials[0] not in journal
+    # It also writes no file.
+    assert relay.run("ls /var/log/turn* /var/tmp/turn*", check=False).stdout == ""
+
+
+@pytest.mark.parametrize("loss", ["rm {}", ": > {}"])
+def test_lost_secret_is_made_anew_and_shown_in_no_report(relay, account, loss):
+    before = relay.run(["cat", SECRET]).stdout.strip()
+    relay.run(loss.format(SECRET))
+    predicted = apply(relay, "chatmail.realtime", test=True)
+    report = apply(relay, "chatmail.realtime")
+    assert failed(report) == set()
+    assert {"secret of TURN is made", "TURN service"} <= changed(predicted) & changed(report)
+    secret = relay.run(["cat", SECRET]).stdout.strip()
+    assert secret not in ("", before)
+    assert secret not in json.dumps(report)
+    _, _, *credentials = server_entry(relay, account, "turn").split(":")
+    assert "tot_recv_msgs=2" in turn_client(relay, *credentials)
+    assert not_as_expected(apply(relay, "chatmail.realtime")) == {}
+
+
+def test_relay_behind_nat_gives_out_the_address_that_the_world_knows(relay, credentials):
+    public = "203.0.113.7"
+    try:
+        apply(relay, "chatmail.realtime", dns={"addresses": [public]})
+        assert relayed_from(turn_client(relay, *credentials))[0] == public
+    finally:
+        apply(relay, "chatmail.realtime")
+    assert relayed_from(turn_client(relay, *credentials))[0] == relay.ip
+
+
+def test_relay_without_ipv6_neither_listens_nor_relays_by_it(relay, credentials):
+    listening = "ss -Hlnup | grep turnserver"
+    assert "[" in relay.run(listening).stdout
+    try:
+        apply(relay, "chatmail.realtime", disable_ipv6=True)
+        assert "[" not in relay.run(listening).stdout
+        relayed_from(turn_client(relay, *credentials))
+        assert "Received relay addr" not in turn_client(relay, *credentials, "-y", "-x")
+    finally:
+        apply(relay, "chatmail.realtime")
+
+
+def test_turn_works_after_a_reboot(relay, account):
+    relay.reboot()
+    relay.wait_until(
+        lambda: relay.run("systemctl is-active coturn", check=False).stdout == "active\n"
+    )
+    entry = relay.wait_until(lambda: server_entry_or_none(relay, account, "turn"))
+    assert "tot_recv_msgs=2" in turn_client(relay, *entry.split(":")[2:])
+
+
+def server_entry_or_none(relay, account, name):
+    """Return an entry, None while Dovecot is not there."""
+    try:
+        return server_entry(relay, account, name)
+    except OSError:
+        return None
+
+
+# The iroh relay
+
+
+def stand_in(version):
+    """Return a program that answers with this version, as bytes."""
+    text = Path(__file__).with_name("iroh_stand_in.py").read_text()
+    return text.replace('VERSION = "one"', f'VERSION = "{version}"').encode()
+
+
+def archive(version):
+    """Return what a project would publish: a compressed archive with the program in it."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as made:
+        member = tarfile.TarInfo("iroh-relay")
+        member.size = len(stand_in(version))
+        made.addfile(member, io.BytesIO(stand_in(version)))
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def source(relay):
+    """The URL on a host beside the relay where `/<version>.tar.gz` is to be had."""
+    relay.needs_lab("a download server beside it")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = archive(self.path.removeprefix("/").removesuffix(".tar.gz"))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((relay.ip, 9))
+        address = probe.getsockname()[0]
+    with ThreadingHTTPServer((address, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://{address}:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            assert failed(apply(relay, "chatmail")) == set()
+
+
+def own_iroh(source, version="one", sha256=None):
+    """Return the settings of a relay that runs this version of the stand-in."""
+    digest = sha256 or hashlib.sha256(stand_in(version)).hexdigest()
+    return {
+        "iroh_relay": None,
+        "iroh_binary": {"url": f"{source}/{version}.tar.gz", "sha256": digest},
+    }
+
+
+@pytest.fixture
+def iroh(relay, source):
+    """The relay with version one of the stand-in, running."""
+    assert failed(apply(relay, PART, **own_iroh(source))) == set()
+    relay.wait_until(lambda: ask(relay, "/ping") == (200, b"one"))
+
+
+def ask(relay, path):
+    """Return (status, body) of a request by HTTPS."""
+    try:
+        url = f"https://{relay.domain}{path}"
+        with urllib.request.urlopen(url, timeout=10, context=tls_context()) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+
+
+def process(relay):
+    """Return the pid of the iroh relay, "0" if there is none."""
+    return relay.run("systemctl show --value --property=MainPID chatmail-iroh").stdout.strip()
+
+
+@pytest.mark.usefixtures("iroh")
+def test_iroh_relay_is_reached_by_its_three_paths(relay, account):
+    assert server_entry(relay, account, "irohrelay") == f"https://{relay.domain}"
+    assert ask(relay, "/ping") == (200, b"one")
+    assert ask(relay, "/generate_204") == (204, b"")
+    with (
+        socket.create_connection((relay.domain, 443), timeout=10) as plain,
+        tls_context().wrap_socket(plain, server_hostname=relay.domain) as connection,
+    ):
+        connection.sendall(
+            f"GET /relay HTTP/1.1\r\nHost: {relay.domain}\r\n"
+            "Upgrade: iroh derp http\r\nConnection: upgrade\r\n\r\n".encode()
+        )
+        stream = connection.makefile("rb")
+        assert stream.readline().startswith(b"HTTP/1.1 101 ")
+        headers = list(iter(stream.readline, b"\r\n"))
+        assert b"upgrade: iroh derp http\r\n" in [header.lower() for header in headers]
+        for word in (b"there\n", b"and back\n"):
+            connection.sendall(word)
+            assert stream.readline() == word
+
+
+@pytest.mark.usefixtures("iroh")
+def test_iroh_relay_runs_as_nobody_else_and_listens_to_nginx_alone(relay):
+    owner = relay.run(f"ps -o user= -p {process(relay)}").stdout.strip()
+    assert owner not in ("root", "vmail", "www-data", "nobody")
+    assert relay.run(f"stat -c '%a %U:%G' {PROGRAM}").stdout == "755 root:root\n"
+    listening = relay.run("ss -Hlntup sport = 3340").stdout.splitlines()
+    assert [line.split()[4] for line in listening] == ["127.0.0.1:3340"]
+
+
+@pytest.mark.usefixtures("iroh")
+def test_second_run_with_an_iroh_relay_changes_nothing(relay, source):
+    own = own_iroh(source)
+    # What the fixture left out of the first run.
+    assert failed(apply(relay, "chatmail", **own)) == set()
+    assert not_as_expected(apply(relay, "chatmail", **own)) == {}
+    assert not_as_expected(apply(relay, "chatmail", **own, test=True)) == {}
+
+
+@pytest.mark.usefixtures("iroh")
+def test_wrong_digest_fails_the_run_and_keeps_the_old_program(relay, source):
+    before, pid = relay.run(["sha256sum", PROGRAM]).stdout, process(relay)
+    tampered = own_iroh(source, "two", sha256=hashlib.sha256(b"what was published").hexdigest())
+    pillar = json.dumps({"chatmail": tampered})
+    command = [
+        "salt-call",
+        "--local",
+        "--retcode-passthrough",
+        "state.apply",
+        "chatmail",
+    ]
+    done = relay.run([*command, f"pillar={pillar}"], check=False)
+    assert done.returncode != 0
+    assert "the digest of iroh-relay in it is" in done.stdout
+    assert failed(apply(relay, PART, **tampered)) == IROH_STATES
+    assert relay.run(["sha256sum", PROGRAM]).stdout == before
+    assert process(relay) == pid
+    assert ask(relay, "/ping") == (200, b"one")
+    assert relay.run("find /usr/local/bin -name '.iroh*'").stdout == ""
+
+
+@pytest.mark.usefixtures("iroh")
+def test_new_version_takes_the_place_of_the_old_one(relay, source):
+    pid = process(relay)
+    predicted = apply(relay, PART, **own_iroh(source, "two"), test=True)
+    assert ask(relay, "/ping") == (200, b"one")
+    report = apply(relay, PART, **own_iroh(source, "two"))
+    assert failed(report) == set()
+    assert changed(predicted) == changed(report)
+    relay.wait_until(lambda: ask(relay, "/ping") == (200, b"two"))
+    assert process(relay) != pid
+
+
+@pytest.mark.usefixtures("iroh")
+@pytest.mark.parametrize("elsewhere", ["https://iroh.example.org", ""])
+def test_relay_that_points_elsewhere_runs_none(relay, account, elsewhere):
+    report = apply(relay, PART, iroh_relay=elsewhere)
+    assert failed(report) == set()
+    assert server_entry(relay, account, "irohrelay") == (elsewhere or None)
+    assert ask(relay, "/ping")[0] == 404
+    assert process(relay) == "0"
+    left = relay.run(f"ls {PROGRAM} /etc/chatmail/iroh* /etc/systemd/system/*iroh*", check=False)
+    assert left.stdout == ""
+    assert not_as_expected(apply(relay, PART, iroh_relay=elsewhere)) == {}
+    assert not_as_expected(apply(relay, PART, iroh_relay=elsewhere, test=True)) == {}
+
+
+def test_program_that_cannot_be_had_takes_nothing_else_down(relay, source):
+    apply(relay, PART, iroh_relay="")
+    # Port 1 of that host has nobody.
+    nowhere = own_iroh(f"{source.rpartition(':')[0]}:1")
+    report = apply(relay, "chatmail", **nowhere)
+    assert failed(report) == IROH_STATES
+    assert relay.run("systemctl is-active coturn postfix dovecot nginx").stdout == "active\n" * 4
+    assert ask(relay, "/ping")[0] == 502
+    assert new_account(relay)
