@@ -21,6 +21,7 @@ care for the certificate is ended:
       - /etc/systemd/system/chatmail-certificate.path
       - /etc/systemd/system/chatmail-certificate.timer
       - /etc/systemd/system/chatmail-certificate.service
+      - /etc/systemd/system/chatmail-certificate.service.d
       - /usr/local/lib/chatmail/chatmail_certificate.py
       - /etc/chatmail/rfc2136.ini
       - /var/lib/chatmail/acme

@@ -28,12 +28,20 @@ unit chatmail-certificate:
     - source: salt://chatmail/certificate/files/chatmail-certificate.service
     - mode: "0644"
 
+hardening of chatmail-certificate:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-certificate.service.d/hardening.conf
+    - source: salt://chatmail/certificate/files/hardening.conf
+    - mode: "0644"
+    - makedirs: True
+
 # Salt does that for the units that it starts itself, and this one is started by the timer.
 systemd knows the unit as it is now:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
       - file: unit chatmail-certificate
+      - file: hardening of chatmail-certificate
 
 daily look at the certificate:
   file.managed:
