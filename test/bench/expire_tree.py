@@ -131,8 +131,11 @@ def run_program(config, command, *options, user=None, sample=False):
 
     user: the uid to run as, this process's own if not given.
     """
+    # Another user may not see this checkout and its environment; the program needs neither.
+    module = shutil.copy(MODULE, Path(config).parent)
+    python = os.path.realpath(sys.executable)
     program = subprocess.Popen(
-        [sys.executable, str(MODULE), command, "--config", str(config), "--json", *options],
+        [python, module, command, "--config", str(config), "--json", *options],
         stdout=subprocess.PIPE,
         text=True,
         user=user,

@@ -35,24 +35,30 @@ def received(account):
     return account.wait_for_incoming_msg()
 
 
-def talk(alice, bob, directory):
-    """Have two accounts join each other, exchange texts, and a large file kept in directory."""
+def join(alice, bob):
+    """Have two accounts verify each other by Secure-Join, with bob scanning alice's code."""
     bob.secure_join(alice.get_qr_code())
     alice.wait_for_securejoin_inviter_success()
     bob.wait_for_securejoin_joiner_success()
 
+
+def exchange_texts(alice, bob, count):
+    """Have two accounts ask and answer, each waiting for the other."""
     to_alice, to_bob = (
         account.create_chat(other) for account, other in ((bob, alice), (alice, bob))
     )
-    for number in range(10):
+    for number in range(count):
         to_bob.send_text(f"question {number}")
         assert received(bob).get_snapshot().text == f"question {number}"
         to_alice.send_text(f"answer {number}")
         assert received(alice).get_snapshot().text == f"answer {number}"
 
+
+def send_file(alice, bob, directory):
+    """Have alice send bob a large file, kept in directory, that arrives as it was."""
     original = directory / "large.bin"
     original.write_bytes(os.urandom(FILE_SIZE))
-    to_bob.send_message(file=str(original))
+    alice.create_chat(bob).send_message(file=str(original))
     message = received(bob)
     while message.get_snapshot().download_state != "Done":
         bob.wait_for_event(EventType.MSGS_CHANGED)
@@ -61,6 +67,13 @@ def talk(alice, bob, directory):
             hashlib.file_digest(stream, "sha256").digest()
             == hashlib.sha256(original.read_bytes()).digest()
         )
+
+
+def talk(alice, bob, directory):
+    """Have two accounts join each other, exchange texts, and a large file kept in directory."""
+    join(alice, bob)
+    exchange_texts(alice, bob, 10)
+    send_file(alice, bob, directory)
 
 
 def test_two_accounts_join_each_other_and_exchange_texts_and_a_large_file(relay, tmp_path):
