@@ -1,0 +1,232 @@
+"""A relay and a classic mail server: what each takes from the other, and what TLS they ask for.
+
+The server signs and verifies with OpenDKIM. What OpenDKIM would never send, the test host signs
+with dkimpy and the same key, and hands to the relay's port 25 itself.
+"""
+
+import contextlib
+import json
+import re
+import smtplib
+import uuid
+
+import dkim
+import pytest
+from relay.classic import SELECTOR, TRUSTED, ClassicServer, new_certificate
+from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
+
+NO_SIGNATURE = (554, "5.7.1 No DKIM signature found")
+NO_VALID_SIGNATURE = (554, "5.7.1 No valid DKIM signature found")
+
+
+@pytest.fixture(scope="module")
+def classic(relay, bare_box):
+    """The server; the relay trusts the authority of its certificates as long as it lives."""
+    server = ClassicServer(bare_box)
+    server.install()
+    relay.run(["install", "-m", "0644", "/dev/stdin", TRUSTED], input=_root(server))
+    relay.run("update-ca-certificates && systemctl restart chatmail-transport")
+    yield server
+    relay.run(f"rm {TRUSTED} && update-ca-certificates --fresh")
+    relay.run("systemctl restart chatmail-transport")
+    server.remove()
+
+
+def _root(server):
+    return server.authority.certificate_pem()
+
+
+@pytest.fixture(scope="module")
+def alice(relay):
+    return new_account(relay)
+
+
+def new_id():
+    """Return a Message-ID that no other message has."""
+    return f"<{uuid.uuid4()}@test>"
+
+
+def signed(message, server, domain=None):
+    """Sign with the server's key, as `domain`."""
+    field = dkim.sign(
+        message,
+        SELECTOR.encode(),
+        (domain or server.domain).encode(),
+        server.dkim_key.pem.encode(),
+        canonicalize=(b"relaxed", b"relaxed"),
+    )
+    return field + message
+
+
+def deliver(relay, sender, recipient, message):
+    """Hand a message to port 25 over STARTTLS; return code and text of the answer to it."""
+    with smtplib.SMTP(relay.domain, 25, timeout=40) as connection:
+        connection.starttls(context=tls_context())
+        connection.ehlo()
+        assert connection.mail(sender)[0] == 250
+        assert connection.rcpt(recipient)[0] == 250
+        code, text = connection.data(message)
+        return code, text.decode()
+
+
+def in_inbox(relay, account, message_id):
+    """Return whether the message is in the INBOX."""
+    with imap(relay, account) as connection:
+        connection.select("INBOX", readonly=True)
+        return bool(connection.uid("search", "HEADER", "Message-ID", message_id)[1][0])
+
+
+# From the classic server.
+
+
+def test_cleartext_from_classic_server_is_refused(relay, classic, alice):
+    classic.send(alice.address, cleartext(classic.address, alice.address))
+    outcome = classic.outcome(alice.address)
+    assert "status=bounced" in outcome
+    assert "said: 523 Encryption Needed: Invalid Unencrypted Mail" in outcome
+
+
+def test_encrypted_mail_signed_by_opendkim_arrives(relay, classic, alice):
+    message_id = new_id()
+    classic.send(alice.address, encrypted(classic.address, alice.address, Message_ID=message_id))
+    relay.wait_until(lambda: in_inbox(relay, alice, message_id))
+    assert "status=sent" in classic.outcome(alice.address)
+
+
+def test_signature_of_the_test_host_is_accepted(relay, classic, alice):
+    """What the refusals below are measured against: the same message, and nothing wrong with it."""
+    message = signed(encrypted(classic.address, alice.address), classic)
+    assert deliver(relay, classic.address, alice.address, message)[0] == 250
+
+
+def test_message_without_signature_is_refused(relay, classic, alice):
+    message = encrypted(classic.address, alice.address)
+    assert deliver(relay, classic.address, alice.address, message) == NO_SIGNATURE
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Version: 1\r\n", b"Version: 1 \r\n\r\n"),
+        (b"Subject: a", b"Subject: another"),
+    ],
+    ids=["body", "subject"],
+)
+def test_message_changed_after_signing_is_refused(relay, classic, alice, old, new):
+    message = signed(encrypted(classic.address, alice.address), classic)
+    assert message.count(old) == 1
+    changed = message.replace(old, new)
+    assert deliver(relay, classic.address, alice.address, changed) == NO_VALID_SIGNATURE
+
+
+@pytest.mark.parametrize("author", ["carol@sub.{0}", "carol@another.example"])
+def test_signature_of_another_domain_is_refused(relay, classic, alice, author):
+    """It is valid, as the accepted one above, but d= is not exactly the domain of From."""
+    author = author.format(classic.domain)
+    message = signed(encrypted(author, alice.address), classic)
+    assert deliver(relay, author, alice.address, message) == NO_VALID_SIGNATURE
+
+
+def test_message_whose_key_dns_does_not_answer_for_is_deferred(relay, classic, alice):
+    """The lab's bogus.example fails DNSSEC validation, so the relay's resolver says SERVFAIL."""
+    author = "someone@bogus.example"
+    message = signed(encrypted(author, alice.address), classic, "bogus.example")
+    code, text = deliver(relay, author, alice.address, message)
+    assert (code, text) == (451, "4.7.1 DKIM key lookup failed, try again later")
+
+
+def test_bounce_comes_back_signed(relay, classic):
+    """The relay accepts mail for a mailbox that Dovecot then refuses; its report must be signed."""
+    broken = new_account(relay)
+    settings = relay.salt("chatmail_relay.settings")
+    relay.run(f": > {settings['mailboxes_dir']}/{broken.address}/password")
+    message_id = new_id()
+    classic.send(broken.address, encrypted(classic.address, broken.address, Message_ID=message_id))
+    assert "status=sent" in classic.outcome(broken.address)
+    bounce = classic.await_arrival(message_id)
+    assert "multipart/report" in bounce
+    assert verdicts(bounce, relay.domain) == {"rsa-sha256": "pass", "ed25519-sha256": "pass"}
+
+
+def verdicts(message, domain):
+    """Return what OpenDKIM found of the signatures of a domain, by algorithm."""
+    header = re.sub(r"\n\s+", " ", message.partition("\n\n")[0])
+    (results,) = re.findall(r"^Authentication-Results: (.*)", header, re.MULTILINE)
+    found = re.findall(r"dkim=(\w+)[^;]*header\.d=(\S+)[^;]*header\.a=([\w-]+)", results)
+    return {algorithm: verdict for verdict, of, algorithm in found if of == domain}
+
+
+# To the classic server.
+
+
+def own_addresses():
+    """Return every IP address that this host, on which the clients run, has in the lab."""
+    with open("/proc/self/net/fib_trie") as table:
+        lines = table.read()
+    found = set(re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", lines)) - {"127.0.0.1"}
+    assert found
+    return found
+
+
+def submit(relay, account, recipient):
+    """Send an encrypted message from a client; return its Message-ID."""
+    message_id = new_id()
+    with smtp(relay, account) as connection:
+        message = encrypted(account.address, recipient, Message_ID=message_id)
+        connection.sendmail(account.address, [recipient], message)
+    return message_id
+
+
+def test_mail_from_a_client_passes_opendkim(relay, classic, alice):
+    message = classic.await_arrival(submit(relay, alice, classic.address))
+    assert verdicts(message, relay.domain) == {"rsa-sha256": "pass", "ed25519-sha256": "pass"}
+
+
+def test_mail_from_a_client_has_no_address_of_it(relay, classic, alice):
+    message = classic.await_arrival(submit(relay, alice, classic.address))
+    mentioned = re.findall(r"[0-9a-fA-F:.]*[:.][0-9a-fA-F]+", message.partition("\n\n")[0])
+    assert {relay.ip} & set(mentioned), "the server's own Received names the relay"
+    assert not own_addresses() & set(mentioned)
+
+
+# Certificates of the classic server.
+
+
+@contextlib.contextmanager
+def serving(classic, certificate):
+    """Have the server show a certificate, and a valid one again afterwards."""
+    classic.serve(certificate)
+    try:
+        yield
+    finally:
+        classic.serve(classic.good_certificate())
+
+
+def delay(relay, recipient):
+    """Return why the relay holds a message to `recipient` back; None if it does not, or not yet."""
+    for line in relay.run("postqueue -j").stdout.splitlines():
+        for held in json.loads(line)["recipients"]:
+            if held["address"] == recipient and "delay_reason" in held:
+                return held["delay_reason"]
+    return None
+
+
+FAULTS = {
+    "expired": (lambda server: new_certificate(server.domain, server.authority, -1), "expired"),
+    "self-signed": (lambda server: new_certificate(server.domain), "self-signed"),
+    "wrong-name": (lambda server: new_certificate("x.example", server.authority), "not valid for"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faulty_certificate_defers_mail_to_a_normal_domain_only(relay, classic, alice, fault):
+    """What was deferred arrives once the certificate is a good one."""
+    make, reason = FAULTS[fault]
+    with serving(classic, make(classic)):
+        to_test_domain = submit(relay, alice, f"carol@{classic.test_domain}")
+        deferred = submit(relay, alice, classic.address)
+        assert reason in relay.wait_until(lambda: delay(relay, classic.address))
+        classic.await_arrival(to_test_domain)
+        assert not classic.arrived(deferred)
+    relay.run("postqueue -f")
+    classic.await_arrival(deferred)
