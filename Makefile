@@ -11,7 +11,7 @@ PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovid
 RELAY_OPTIONS ?=
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab webdev setup clean
+.PHONY: help relay test lint unit salt lab bench webdev setup clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -38,6 +38,11 @@ salt: .venv/ready ## tests of modules and states with Salt's loader
 
 lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
 	$(PYTEST) test/relay $(RELAY_OPTIONS)
+
+bench: .venv/ready ## figures: the filter, the transport, retention
+	$(VENV)/pytest -s test/bench/test_filter_bench.py
+	$(VENV)/python test/bench/bench_transport.py
+	$(VENV)/python test/bench/expire_tree.py
 
 webdev: .venv/ready ## the website on this machine, rebuilt on change (PILLAR=file)
 	$(VENV)/python chatmail/website/webdev.py $(PILLAR)

@@ -1,4 +1,4 @@
-"""A classic mail server for tests: stock Postfix, and OpenDKIM, which shares no code with the relay.
+"""A classic mail server for tests: Postfix and OpenDKIM, which shares no code with the relay.
 
 It takes mail for one Unix user, into Maildir files. It has two mail domains that lead to the same
 host: a normal one, and one whose first label starts with `_`.
@@ -6,13 +6,12 @@ host: a normal one, and one whose first label starts with `_`.
 
 import base64
 import datetime
-import ipaddress
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 SELECTOR = "classic"
 CHAIN = "/etc/postfix/tls.pem"
@@ -24,7 +23,10 @@ myhostname = {domain}
 mydestination = {domain}, {test_domain}
 mynetworks = 127.0.0.0/8
 alias_maps =
+recipient_delimiter = +
 home_mailbox = Maildir/
+# Each session has a process of its own, which reads the certificate when it starts.
+max_use = 1
 smtpd_tls_chain_files = {chain}
 smtpd_tls_security_level = may
 # The relay speaks to nobody without TLS. Certificates are not what this side is here to check.
@@ -45,6 +47,8 @@ Domain {domain}
 Selector {selector}
 KeyFile /etc/dkimkeys/classic.pem
 Canonicalization relaxed/relaxed
+# It has a resolver of its own, which would begin with the real root servers.
+Nameservers {nameserver}
 # What fails is delivered all the same, with the verdict in Authentication-Results.
 On-Default accept
 """
@@ -132,27 +136,17 @@ def _certificate(name, issuer, valid_days, is_ca):
 
 
 def _extensions(name, key, signer, is_ca):
-    """Return (extension, critical) pairs: those that Python 3.13's strict check wants (RFC 5280)."""
-    usage = dict.fromkeys(
-        (
-            "content_commitment key_encipherment data_encipherment key_agreement crl_sign "
-            "encipher_only decipher_only"
-        ).split(),
-        False,
-    )
+    """Return (extension, critical) pairs: no fewer than Python 3.13's strict check wants."""
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     common = [
         (x509.BasicConstraints(ca=is_ca, path_length=None), True),
-        (x509.KeyUsage(digital_signature=not is_ca, key_cert_sign=is_ca, **usage), True),
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+        (own, False),
+        (issuer, False),
     ]
     if is_ca:
-        return common
-    return [
-        *common,
-        (x509.SubjectAlternativeName([x509.DNSName(name)]), False),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-    ]
+        return [*common, (x509.KeyUsage(*5 * [False], True, *3 * [False]), True)]  # to sign others
+    return [*common, (x509.SubjectAlternativeName([x509.DNSName(name)]), False)]
 
 
 class ClassicServer:
@@ -173,17 +167,20 @@ class ClassicServer:
     def install(self):
         """Publish the server in the DNS, install it and start it with a valid certificate."""
         names = {"domain": self.domain, "test_domain": self.test_domain}
-        kind = "A" if ipaddress.ip_address(self.box.ip).version == 4 else "AAAA"
-        self.box.dns_set(self.domain, kind, self.box.ip)
+        self.box.dns_set(self.domain, "A", self.box.ip)
         self.box.dns_set(self.domain, "MX", f"10 {self.domain}.")
         self.box.dns_set(self.test_domain, "MX", f"10 {self.domain}.")
         self.box.dns_set(self.key_name(), "TXT", self.dkim_key.record)
         self.box.run(INSTALL)
+        names["nameserver"] = self._nameserver()
         self._put("/etc/postfix/main.cf", MAIN_CF.format(chain=CHAIN, **names))
         self._put("/etc/opendkim.conf", OPENDKIM_CONF.format(selector=SELECTOR, **names))
         self._put("/etc/dkimkeys/classic.pem", self.dkim_key.pem, owner="opendkim")
-        self.box.run("systemctl restart opendkim")
         self.serve(self.good_certificate())
+        self.box.run("systemctl restart opendkim postfix")
+
+    def _nameserver(self):
+        return self.box.run("sed -n 's/^nameserver //p' /etc/resolv.conf").stdout.split()[0]
 
     def key_name(self):
         """Return the name of the DKIM key's record."""
@@ -205,23 +202,18 @@ class ClassicServer:
     def serve(self, certificate):
         """Show another Certificate on port 25, from the next session on."""
         self.box.run(["install", "-m", "0600", "/dev/stdin", CHAIN], input=certificate.pem())
-        self.box.run("systemctl restart postfix")
 
     def send(self, recipient, message):
         """Send a message (bytes, lines ended by CR LF) as carol, signed by OpenDKIM."""
         command = ["/usr/sbin/sendmail", "-i", "-f", self.address, recipient]
         self.box.run(command, input=message.decode().replace("\r\n", "\n"))
 
-    def outcome(self, recipient):
-        """Wait for the answer to carol's last message to `recipient`; return Postfix's log line."""
-        return self.box.wait_until(
-            lambda: (
-                self.box.run(
-                    f"journalctl --no-pager -o cat -t postfix/smtp | grep -F 'to=<{recipient}>' "
-                    "| grep -E 'status=(sent|bounced|deferred)' | tail -n 1"
-                ).stdout
-            )
-        )
+    def outcome(self, message_id):
+        """Wait for the answer to carol's message; return the line that Postfix logs of it."""
+        script = "index($0, id) { queue = $1 } $1 == queue && / status=/"
+        log = "journalctl --no-pager -o cat -t postfix/cleanup -t postfix/smtp"
+        command = f"{log} | awk -v 'id={message_id}' '{script}'"
+        return self.box.wait_until(lambda: self.box.run(command).stdout)
 
     def arrived(self, text):
         """Return the stored messages that hold `text`."""

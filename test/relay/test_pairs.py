@@ -17,7 +17,7 @@ def relays(release, relay, domain_box, ip_relay, make_relay):
     return dict(zip(KINDS, (relay, domain_box, far, ip_relay), strict=True))
 
 
-@pytest.mark.parametrize(("one", "another"), itertools.combinations(KINDS, 2))
+@pytest.mark.parametrize(("one", "another"), list(itertools.combinations(KINDS, 2)))
 def test_clients_of_two_relays_join_and_chat(relays, tmp_path, one, another):
     with core(tmp_path) as chat:
         alice = online_account(chat, relays[one], "Alice")

@@ -111,9 +111,3 @@ def test_every_key_of_the_example_pillar_is_explained():
         if not lines[number - 1].lstrip().startswith("#") and number - 1 not in keys
     ]
     assert unexplained == []
-
-
-def test_no_address_of_a_place_of_work_is_in_the_repository():
-    """The repository speaks of the project alone."""
-    for path in [*SLS, *TEMPLATES, ROOT / "pillar.example", *ROOT.glob("*.md")]:
-        assert "/work/" not in path.read_text(), relative(path)
