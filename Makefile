@@ -1,6 +1,9 @@
 # `make relay` shows a relay at work, `make test` checks everything; `make help` lists the rest.
 # Needs a Debian 12 or 13 with git, make and root or sudo; what else is missing gets installed.
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 OS ?= debian-13
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 LAB := test/lab/lab
@@ -11,7 +14,7 @@ PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovid
 RELAY_OPTIONS ?=
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab bench webdev setup clean
+.PHONY: help relay test lint unit salt lab bench webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -19,8 +22,15 @@ help: ## list these targets
 relay: python3 ## boot a throwaway relay, pass a message through it, show an account (OS=debian-12)
 	@$(SUDO) test/lab/demo.py --os $(OS)
 
+# Most of the time of a test on a relay is waiting, so two of these three run at once; each line tells whose it is.
 test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
-	$(PYTEST) test/unit test/salt test/relay $(RELAY_OPTIONS)
+	@$(MAKE) --no-print-directory --jobs=2 unit-and-salt relay-debian-13 relay-debian-12
+
+unit-and-salt: .venv/ready
+	$(PYTEST) test/unit test/salt
+
+relay-debian-%: .venv/ready
+	$(PYTEST) test/relay --os debian-$* $(RELAY_OPTIONS) 2>&1 | sed -u 's/^/debian-$*  /'
 
 lint: .venv/ready ## ruff, salt-lint, yamllint, shellcheck
 	$(VENV)/ruff check

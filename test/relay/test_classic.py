@@ -137,12 +137,13 @@ def test_message_whose_key_dns_does_not_answer_for_is_deferred(relay, classic, a
 def test_bounce_comes_back_signed(relay, classic):
     """The relay accepts mail for a mailbox that Dovecot then refuses; its report must be signed."""
     broken = new_account(relay)
-    settings = relay.salt("chatmail_relay.settings")
-    relay.run(f": > {settings['mailboxes_dir']}/{broken.address}/password")
+    mailbox = f"{relay.salt('chatmail_relay.settings')['mailboxes_dir']}/{broken.address}"
+    relay.run(f": > {mailbox}/password")
     message_id = new_id()
     classic.send(broken.address, encrypted(classic.address, broken.address, Message_ID=message_id))
     assert "status=sent" in classic.outcome(message_id)
     bounce = classic.await_arrival(message_id)
+    relay.run(f"rm -r {mailbox}")
     assert "multipart/report" in bounce
     assert verdicts(bounce, relay.domain) == {"rsa-sha256": "pass", "ed25519-sha256": "pass"}
 

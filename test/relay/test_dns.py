@@ -1,5 +1,6 @@
 """The relay's records in a real zone, published by the converge, and a rotation of its keys."""
 
+import fcntl
 import json
 import re
 import threading
@@ -19,8 +20,16 @@ KEY_FILE = "/etc/chatmail/tsig.key"
 OTHERS = 'chat 60 TXT "proof=of ownership"\nchat 60 CAA 0 iodef "mailto:admin@example.org"\n'
 
 
+@pytest.fixture(scope="module")
+def port_53():
+    """The lab has one client host, and the tests of the two releases may run at once."""
+    with open("/run/lock/chatmail-lab-client-dns", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(params=["knot", "bind"])
-def box(request, empty_box, tmp_path):
+def box(request, port_53, empty_box, tmp_path):
     """A machine whose mail domain lies in a zone of this process's own, which takes updates."""
     box = empty_box()
     zone = f"{box.name}.example.net"
