@@ -111,11 +111,27 @@ def test_large_message_arrives_by_https_alone(relay, other, alice, bob):
     assert way_in(other, "<large@test>") == "mxdeliv"
 
 
+def is_queued(relay, recipient):
+    return recipient in relay.run("postqueue -p").stdout
+
+
 def test_relay_that_was_down_gets_its_mail_once(relay, other, alice, bob):
+    other.run("systemctl stop nginx postfix")
+    for number in range(3):
+        send(relay, alice, bob.address, f"<down{number}@test>")
+    relay.wait_until(lambda: is_queued(relay, bob.address))
+    other.run("systemctl start nginx postfix")
+    for number in range(3):
+        await_arrival(other, bob, f"<down{number}@test>", 120)
+    relay.wait_until(lambda: not is_queued(relay, bob.address))
+    assert [arrived(other, bob, f"<down{number}@test>") for number in range(3)] == [1, 1, 1]
+
+
+def test_mail_waits_for_https_where_25_is_blocked(relay, other, alice, bob):
     with blocked(relay, other, 25):
         other.run("systemctl stop nginx")
         send(relay, alice, bob.address, "<late@test>")
-        relay.wait_until(lambda: bob.address in relay.run("postqueue -p").stdout)
+        relay.wait_until(lambda: is_queued(relay, bob.address))
         other.run("systemctl start nginx")
         await_arrival(other, bob, "<late@test>", 120)
     assert arrived(other, bob, "<late@test>") == 1
