@@ -288,6 +288,23 @@ def domain_name(value):
     return name
 
 
+def domains(value):
+    """Check a list of mail domains, those of IP relays as address or address literal."""
+    allowed = "a list of mail domains such as [example.org, 192.0.2.1]"
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(allowed)
+    try:
+        return sorted({_mail_domain_of_others(each) for each in value})
+    except ValueError:
+        raise ValueError(allowed) from None
+
+
+def _mail_domain_of_others(value):
+    """Return a mail domain as it stands after the @ of an address."""
+    address = value.removeprefix("[").removesuffix("]")
+    return f"[{address}]" if _is_ipv4(address) else domain_name(value)
+
+
 def ip_addresses(value):
     """Check a list of IP addresses that may be empty."""
     return [] if value == [] else addresses(value)
@@ -361,6 +378,10 @@ KEYS = (
     Key("privacy_pdo", None, optional(text)),
     Key("privacy_supervisor", None, optional(text)),
     Key("nocreate", False, boolean),
+    Key("registration", "open", one_of("open", "invite", "closed")),
+    Key("max_registrations_per_hour", 100, COUNT),
+    Key("federation:block", [], domains),
+    Key("federation:allow", [], domains),
     Key("mail", True, boolean),
     Key("fsync", False, boolean),
     Key("clean:purge", False, boolean),
@@ -478,7 +499,21 @@ def _contradictions(values):
     ):
         if low in values and high in values and values[low] > values[high]:
             reports.append(f"{low}: {values[low]}, allowed is at most {high}, {values[high]}")
-    return reports + _shared_paths(values) + _ways_to_publish(values)
+    return reports + _shared_paths(values) + _ways_to_publish(values) + _federation(values)
+
+
+def _federation(values):
+    """Return the reports on domains that a list of the federation cannot hold."""
+    block, allow = (values.get(f"federation:{name}") or [] for name in ("block", "allow"))
+    reports = []
+    if both := sorted(set(block) & set(allow)):
+        reports.append(f"federation:block and federation:allow: {both}, allowed is one of them")
+    own = values.get("mail_domain") or ""
+    own = f"[{own}]" if _is_ipv4(own) else own
+    # A name stands for all names below it too.
+    if barred := [name for name in block if own == name or own.endswith(f".{name}")]:
+        reports.append(f"federation:block: {barred}, allowed are other domains than {own}")
+    return reports
 
 
 def _ways_to_publish(values):
@@ -568,8 +603,12 @@ def _derived(settings, release):
     else:
         tls_mode = "acme" if form == "domain" else "self_signed"
     policy = None if ip else _mta_sts_policy(domain)
+    # Two names for one thing: that of existing relays, and the third kind of registration.
+    closed = settings["nocreate"] or settings["registration"] == "closed"
     return {
         "form": form,
+        "nocreate": closed,
+        "registration": "closed" if closed else settings["registration"],
         # RFC 8461 section 3.1 allows 32 letters and digits; it changes when the policy does.
         "mta_sts_policy": policy,
         # A test domain publishes none: nobody could verify its certificate.

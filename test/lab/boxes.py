@@ -81,6 +81,8 @@ def lab_pillar():
             "chatmail": {
                 # The load of a box is that of the whole host, with its other boxes and tests.
                 "max_load_1m": 1000,
+                # All tests ask from one network.
+                "max_registrations_per_hour": 100_000,
                 # Its binary is on the Internet. The tests of it bring their own.
                 "iroh_relay": "",
                 "acme_directory": authority.URL,

@@ -61,6 +61,9 @@ def test_defaults_are_those_of_existing_relays():
         "privacy_pdo": None,
         "privacy_supervisor": None,
         "nocreate": False,
+        "registration": "open",
+        "max_registrations_per_hour": 100,
+        "federation": {"block": [], "allow": []},
         "mail": True,
         "fsync": False,
         "clean": {"purge": False},
@@ -254,6 +257,30 @@ def test_good_value_of_a_group_is_accepted_in_its_one_form(name, value, expected
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
+        ({}, "open"),
+        ({"registration": "invite"}, "invite"),
+        ({"registration": "closed"}, "closed"),
+        ({"nocreate": True}, "closed"),
+        ({"nocreate": True, "registration": "invite"}, "closed"),
+    ],
+)
+def test_nocreate_is_another_name_for_closed_registration(given, expected):
+    relay = resolve(**given)
+    assert relay["registration"] == expected
+    assert relay["nocreate"] is (expected == "closed")
+
+
+def test_domains_of_the_federation_come_back_as_they_stand_in_addresses():
+    given = {"block": ["Spam.Example.", "[192.0.2.1]", "192.0.2.2"], "allow": ["_test.example"]}
+    assert resolve(federation=given)["federation"] == {
+        "block": ["[192.0.2.1]", "[192.0.2.2]", "spam.example"],
+        "allow": ["_test.example"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
         ("ns1.example.org", "ns1.example.org:53"),
         ("NS1.example.org.:5353", None),
         ("192.0.2.1:5353", "192.0.2.1:5353"),
@@ -322,6 +349,15 @@ BAD = [
     ("nocreate", "yes", "a text"),
     ("nocreate", 1, "a number"),
     ("nocreate", None, "nothing"),
+    ("registration", "invited", "not offered"),
+    ("registration", True, "a boolean"),
+    ("max_registrations_per_hour", 0, "nobody could come"),
+    ("max_registrations_per_hour", "100/h", "a text"),
+    ("federation", {"block": "example.org"}, "no list"),
+    ("federation", {"block": ["spam@example.org"]}, "an address"),
+    ("federation", {"allow": [None]}, "nothing"),
+    ("federation", {"allow": ["*.example.org"]}, "a pattern"),
+    ("federation", ["example.org"], "no mapping"),
     ("mail", "off", "a text"),
     ("acme_email", "nobody", "no @"),
     ("acme_email", "a@b\nc", "newline"),
@@ -446,6 +482,15 @@ def test_long_value_is_shortened_in_the_message():
             "dns:server and dns:hook: ",
         ),
         ({"dkim": {"rotate_after": 90}}, "dkim:rotate_after: needs dns:server"),
+        (
+            {"federation": {"block": ["a.org", "b.org"], "allow": ["B.org."]}},
+            "federation:block and federation:allow: ['b.org']",
+        ),
+        ({"federation": {"block": ["example.org"]}}, "federation:block: ['example.org']"),
+        (
+            {"mail_domain": "192.0.2.1", "federation": {"block": ["192.0.2.1"]}},
+            "federation:block: ['[192.0.2.1]']",
+        ),
         (
             {"tls_external_cert_and_key": ["/etc/chatmail/tls/fullchain.pem", "/etc/k.pem"]},
             "tls_external_cert_and_key: ",
