@@ -5,9 +5,12 @@ Nothing here changes the machine. Needs `cryptography` and `psutil`, which Salt 
 
 import datetime
 import hashlib
+import ipaddress
 import json
 import os
 import socket
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
@@ -52,16 +55,12 @@ UNITS = (
     "unbound",
 )
 PACKAGES = ("dovecot-core", "nginx", "postfix", "unbound")
-LIMITS = (
-    "max_mailbox_size",
-    "max_message_size",
-    "max_user_send_per_minute",
-    "max_user_send_burst_size",
-    "delete_mails_after",
-    "delete_large_after",
-    "delete_inactive_users_after",
-    "nocreate",
-)
+# Where chatmail-accounts tells what new addresses depend on.
+ACCOUNTS_LIMITS = "http://127.0.0.1:3461/limits"
+NOCREATE = Path("/etc/chatmail-nocreate")
+# The last of each comes through nginx, which holds the client's own connection on 443.
+IMAP_PORTS = {143, 993, 10993}
+SMTP_PORTS = {25, 465, 587, 10465}
 
 
 def __virtual__():
@@ -226,8 +225,8 @@ def status():
     A dictionary: `domain`, `form`, `tls_mode`, `addresses` (how many exist), `units` (state of
     each service that is installed), `certificate` (None before there is one), `certificate_failure`
     (None, or {time, error, missing: {name: why}} of the last attempt), `dkim_selectors` (those that
-    sign now), `limits` (sizes in bytes, times in days) and `versions`. All of it is
-    what the machine runs with, not what a changed pillar would make of it.
+    sign now), `registration` (open, invite, closed), `limits` (see the function of this name) and
+    `versions`. All of it is what the machine runs with, not what a changed pillar would make of it.
     Raises CommandExecutionError on a machine that is no relay yet.
 
     CLI Example:
@@ -246,13 +245,61 @@ def status():
         "certificate": certificate(relay["tls_certificate"]),
         "certificate_failure": _certificate_failure(),
         "dkim_selectors": _selectors(),
-        "limits": {name: relay[name] for name in LIMITS},
+        "registration": relay["registration"],
+        "limits": limits(),
         "versions": {
             "debian": relay["debian_release"],
             "salt": __grains__.get("saltversion"),
             **{name: version for name in PACKAGES if (version := __salt__["pkg.version"](name))},
         },
     }
+
+
+def limits():
+    """Return what new addresses and connections are limited by, as it is now.
+
+    {setting: {"value", "limit"}}: the load, bytes of memory and disk, new addresses of the network
+    that asked for most (`max_registrations_per_hour`), connections, those of the client that has
+    most (`max_smtp_connections_per_ip`), and whether `/etc/chatmail-nocreate` exists (`nocreate`).
+    Values that chatmail-accounts knows are None while it does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.limits
+    """
+    relay, connections = _running(), _connections()
+    clients = [address for port, address in connections if port in SMTP_PORTS]
+    # Those of nginx on this machine are clients of their own.
+    shares = Counter(each for each in clients if not ipaddress.ip_address(each).is_loopback)
+    values = {
+        **_registration_limits(),
+        "max_imap_connections": sum(port in IMAP_PORTS for port, _ in connections),
+        "max_smtp_connections": len(clients),
+        "max_smtp_connections_per_ip": max(shares.values(), default=0),
+    }
+    found = {name: {"value": values[name], "limit": relay[name]} for name in values}
+    return {**found, "nocreate": {"value": NOCREATE.exists(), "limit": False}}
+
+
+def _registration_limits():
+    """Return {setting: value now} of what chatmail-accounts knows, None where it is silent."""
+    try:
+        with urllib.request.urlopen(ACCOUNTS_LIMITS, timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        names = "max_load_1m", "min_available_memory", "min_free_disk_space"
+        return dict.fromkeys((*names, "max_registrations_per_hour"))
+
+
+def _connections():
+    """Return (local port, remote address) of all TCP connections."""
+    return [
+        (connection.laddr.port, connection.raddr.ip.removeprefix("::ffff:"))
+        for connection in psutil.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_ESTABLISHED
+    ]
 
 
 def _running():

@@ -1,6 +1,7 @@
 {#- The machine under the relay: its users and directories, the settings that the services read, a journal that
     forgets, and the kernel limits of many idle connections. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/backup.jinja" import ours %}
 
 include:
   - .ports
@@ -29,11 +30,13 @@ marker against new addresses:
 {%- if relay.nocreate %}
   file.managed:
     - name: /etc/chatmail-nocreate
-    - contents: "Managed by the chatmail formula: `nocreate: true` in pillar."
+    - contents: "Managed by the chatmail formula: `registration: closed` or `nocreate: true` in pillar."
     - mode: "0644"
 {%- else %}
   file.absent:
     - name: /etc/chatmail-nocreate
+    # One that `chatmail_accounts.nocreate` or an operator's hand has made stays.
+    - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
 # Without TZ, glibc looks at /etc/localtime again for every time stamp that a program formats.

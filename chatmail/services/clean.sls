@@ -1,4 +1,4 @@
-{#- Removes the services of our own, their sockets and what they remember, which is notifications under way. -#}
+{#- Removes the services of our own, their sockets and what they remember: notifications under way, invitations. -#}
 {% set units = "/etc/systemd/system/" %}
 {% for service in ["transport", "filter", "dict", "accounts"] %}
 chatmail-{{ service }} is stopped:
@@ -32,6 +32,7 @@ programs and sockets of the services are gone:
   file.absent:
     - names:
       - /usr/local/lib/chatmail/chatmaild
+      - /var/lib/chatmail-accounts
       - /var/lib/chatmail-dict
       - /var/spool/postfix/chatmail
       - /var/spool/postfix/chatmail-transport

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from salt.exceptions import CommandExecutionError
@@ -125,9 +126,69 @@ def test_status_tells_what_the_machine_runs_with(
     assert status["certificate"] is None
     assert status["certificate_failure"] is None
     assert status["dkim_selectors"] == ["r1"]
-    assert status["limits"]["max_message_size"] == 31457280
+    assert status["registration"] == "open"
+    assert status["limits"]["max_imap_connections"]["limit"] == 10000
     assert "unbound" not in status["versions"]
     assert status["versions"]["postfix"] == "1.0"
+
+
+@pytest.fixture
+def running(relay_module, salt_modules, salt_opts):
+    """A relay's settings as the converge wrote them."""
+    salt_opts["pillar"]["chatmail"] = {"mail_domain": "_chat.example.org", "max_load_1m": 4}
+    relay_module["SETTINGS"].write_text(json.dumps(salt_modules["chatmail_relay.settings"]()))
+
+
+def connection(port, address, status="ESTABLISHED"):
+    """Return a TCP connection as psutil tells of it."""
+    local, remote = SimpleNamespace(port=port), SimpleNamespace(ip=address)
+    return SimpleNamespace(laddr=local, raddr=remote, status=status)
+
+
+def test_limits_are_told_with_their_values(
+    running, relay_module, salt_modules, tmp_path, monkeypatch
+):
+    connections = [
+        *[connection(465, "192.0.2.1")] * 2,
+        connection(25, "::ffff:192.0.2.1"),
+        connection(587, "192.0.2.2"),
+        *[connection(10465, "127.0.0.1")] * 9,
+        *[connection(993, "192.0.2.1")] * 5,
+        connection(10993, "127.0.0.1"),
+        connection(993, "192.0.2.1", "TIME_WAIT"),
+        connection(22, "192.0.2.1"),
+    ]
+    monkeypatch.setattr(relay_module["psutil"], "net_connections", lambda **_: connections)
+    known = {
+        "max_load_1m": 0.5,
+        "min_available_memory": 10**9,
+        "min_free_disk_space": 10**10,
+        "max_registrations_per_hour": 7,
+    }
+    monkeypatch.setitem(relay_module, "_registration_limits", lambda: known)
+    monkeypatch.setitem(relay_module, "NOCREATE", tmp_path / "nocreate")
+    limits = salt_modules["chatmail_relay.limits"]()
+    assert {name: each["value"] for name, each in limits.items()} == {
+        **known,
+        "max_imap_connections": 6,
+        "max_smtp_connections": 13,
+        "max_smtp_connections_per_ip": 3,
+        "nocreate": False,
+    }
+    assert limits["max_load_1m"]["limit"] == 4
+    assert limits["max_smtp_connections_per_ip"]["limit"] == 200
+    (tmp_path / "nocreate").touch()
+    assert salt_modules["chatmail_relay.limits"]()["nocreate"] == {"value": True, "limit": False}
+
+
+def test_limits_of_a_silent_service_are_unknown(running, relay_module, salt_modules, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setitem(relay_module, "ACCOUNTS_LIMITS", f"http://127.0.0.1:{port}/limits")
+    limits = salt_modules["chatmail_relay.limits"]()
+    assert limits["max_load_1m"] == {"value": None, "limit": 4}
+    assert limits["max_registrations_per_hour"] == {"value": None, "limit": 100}
+    assert limits["max_imap_connections"]["value"] >= 0
 
 
 def test_failure_of_the_authority_is_in_the_status(relay_module, tmp_path):

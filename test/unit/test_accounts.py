@@ -1,17 +1,16 @@
-"""The accounts service: creation on disk, and its answers over HTTP."""
+"""The accounts service: its answers over HTTP."""
 
 import asyncio
 import json
 import logging
 import os
-import stat
-from concurrent.futures import ProcessPoolExecutor
+import time
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from chatmaild import accounts
+from chatmaild import accounts, invitations
 from passlib.hash import sha512_crypt
 
 ADDRESS, PASSWORD = "abcdefghi@_chat.example.org", "pässwort %&+/\"'"
@@ -21,6 +20,7 @@ ADDRESS, PASSWORD = "abcdefghi@_chat.example.org", "pässwort %&+/\"'"
 def relay(tmp_path, monkeypatch):
     """Settings of a self-signed relay whose limits are never reached."""
     monkeypatch.setattr(accounts, "NOCREATE", tmp_path / "nocreate")
+    monkeypatch.setattr(invitations, "DIRECTORY", tmp_path / "invitations")
     mailboxes = tmp_path / "mail"
     mailboxes.mkdir()
     return {
@@ -28,6 +28,8 @@ def relay(tmp_path, monkeypatch):
         "address_domain": "_chat.example.org",
         "form": "test",
         "tls_mode": "self_signed",
+        "registration": "open",
+        "max_registrations_per_hour": 100,
         "mailboxes_dir": str(mailboxes),
         "username_min_length": 9,
         "username_max_length": 9,
@@ -52,6 +54,25 @@ def ask(relay, *requests):
     return asyncio.run(exchange())
 
 
+def ask_together(relay, *requests):
+    """Return [(status, JSON)] of requests that are all under way at once."""
+
+    async def one(client, method, path, headers=None):
+        answer = await client.request(method, path, headers=headers)
+        return answer.status, await answer.json()
+
+    async def exchange():
+        async with TestClient(TestServer(accounts.application(relay))) as client:
+            return await asyncio.gather(*(one(client, *request) for request in requests))
+
+    return asyncio.run(exchange())
+
+
+def logged(caplog):
+    """Return what the service itself said; the test's server has an access log."""
+    return [record.getMessage() for record in caplog.records if record.name == accounts.__name__]
+
+
 def creation(address=ADDRESS, password=PASSWORD):
     """Return the request that Dovecot's Lua makes."""
     return "POST", "/create", {"X-Address": address, "X-Password": quote(password, safe="")}
@@ -61,67 +82,6 @@ def stored_hash(relay, address=ADDRESS):
     scheme, _, hashed = Path(relay["mailboxes_dir"], address, "password").read_text().partition("}")
     assert scheme == "{SHA512-CRYPT"
     return hashed
-
-
-def create_from_a_process_of_its_own(mailboxes, number):
-    return accounts.create(Path(mailboxes), ADDRESS, f"password of process {number}")
-
-
-# On disk.
-
-
-def test_created_address_has_a_hash_that_dovecot_makes_itself_and_asks_for_encryption(relay):
-    assert accounts.create(relay["mailboxes_dir"], ADDRESS, PASSWORD)
-
-    home = Path(relay["mailboxes_dir"], ADDRESS)
-    assert sorted(each.name for each in home.iterdir()) == ["enforceE2EEincoming", "password"]
-    assert stat.S_IMODE(home.stat().st_mode) == 0o710
-    assert stat.S_IMODE((home / "password").stat().st_mode) == 0o600
-    assert (home / "enforceE2EEincoming").read_bytes() == b""
-    hashed = stored_hash(relay)
-    assert hashed.startswith("$6$")
-    assert "rounds=" not in hashed  # the cost of `doveadm pw`
-    assert sha512_crypt.verify(PASSWORD, hashed)
-
-
-def test_ten_processes_racing_for_an_address_make_one(relay):
-    with ProcessPoolExecutor(10) as pool:
-        mailboxes = [relay["mailboxes_dir"]] * 10
-        created = list(pool.map(create_from_a_process_of_its_own, mailboxes, range(10)))
-    assert created.count(True) == 1
-    winner = created.index(True)
-    assert sha512_crypt.verify(f"password of process {winner}", stored_hash(relay))
-    assert sorted(os.listdir(Path(relay["mailboxes_dir"], ADDRESS))) == [
-        "enforceE2EEincoming",
-        "password",
-    ]
-
-
-def test_directory_without_password_becomes_the_address(relay):
-    """A crash between the two steps, or mail restored without its password, locks nobody out."""
-    Path(relay["mailboxes_dir"], ADDRESS, "cur").mkdir(parents=True)
-    assert accounts.create(relay["mailboxes_dir"], ADDRESS, PASSWORD)
-    assert sha512_crypt.verify(PASSWORD, stored_hash(relay))
-
-
-@pytest.mark.parametrize("content", ["", "{SHA512-CRYPT}$6$old"])
-def test_existing_password_file_is_never_replaced(relay, content):
-    """An empty file blocks an address: creating it again would unblock it for anybody."""
-    password = Path(relay["mailboxes_dir"], ADDRESS, "password")
-    password.parent.mkdir()
-    password.write_text(content)
-    assert not accounts.create(relay["mailboxes_dir"], ADDRESS, PASSWORD)
-    assert password.read_text() == content
-
-
-def test_failed_write_leaves_no_password_file(relay, monkeypatch):
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(accounts.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        accounts.create(relay["mailboxes_dir"], ADDRESS, PASSWORD)
-    assert os.listdir(Path(relay["mailboxes_dir"], ADDRESS)) == ["enforceE2EEincoming"]
 
 
 # Over HTTP.
@@ -162,9 +122,12 @@ def test_inadmissible_is_refused_and_leaves_nothing(relay, headers):
     assert os.listdir(relay["mailboxes_dir"]) == []
 
 
-def test_nocreate_refuses_new_addresses_until_it_is_removed(relay):
+def test_nocreate_refuses_new_addresses_until_it_is_removed(relay, caplog):
     accounts.NOCREATE.touch()
-    assert ask(relay, creation())[0][0] == 403
+    create, new = ask(relay, creation(), ("POST", "/new"))
+    assert (create[0], new[0]) == (403, 403)
+    assert json.loads(new[2]) == {"reason": "This relay gives out no new addresses."}
+    assert logged(caplog) == ["registration rejected: nocreate, true, false"] * 2
     accounts.NOCREATE.unlink()
     assert ask(relay, creation())[0][0] == 201
 
@@ -176,11 +139,13 @@ def test_nocreate_refuses_new_addresses_until_it_is_removed(relay):
 def test_exceeded_limit_refuses_and_logs_which_value_and_limit(relay, caplog, setting, limit):
     relay[setting] = limit
     caplog.set_level(logging.DEBUG)
-    [(status, _, _)] = ask(relay, creation())
-    assert status == 503
+    create, new = ask(relay, creation(), ("POST", "/new"))
+    assert (create[0], new[0]) == (503, 503)
+    assert "short of something" in json.loads(new[2])["reason"]
     assert os.listdir(relay["mailboxes_dir"]) == []
-    [line] = [each for each in caplog.messages if each.startswith("registration rejected: ")]
-    which, value, shown_limit = line.removeprefix("registration rejected: ").split(", ")
+    lines = [each for each in caplog.messages if each.startswith("registration rejected: ")]
+    assert len(lines) == 2
+    which, value, shown_limit = lines[0].removeprefix("registration rejected: ").split(", ")
     assert (which, shown_limit) == (setting, str(limit))
     assert float(value) >= 0
 
@@ -243,3 +208,136 @@ def test_login_link_of_an_ip_relay_names_its_servers(relay):
 def test_methods_and_paths_of_others_are_not_answered(relay):
     answers = ask(relay, ("GET", "/create"), ("PUT", "/new"), ("GET", "/"))
     assert [status for status, _, _ in answers] == [405, 405, 404]
+
+
+# How often one network may ask.
+
+
+def new_from(client, token=None):
+    """Return the request that nginx passes on for a client's IP address."""
+    query = "" if token is None else f"?token={token}"
+    return "POST", f"/new{query}", {"X-Real-IP": client}
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "strangers"),
+    [
+        (("192.0.2.1", "192.0.2.254"), ("192.0.3.1", "2001:db8::1")),
+        (("2001:db8:1::1", "2001:db8:1:ffff::2"), ("2001:db8:2::1", "192.0.2.1")),
+    ],
+)
+def test_new_counts_what_a_network_asks_for(relay, caplog, neighbours, strangers):
+    relay["max_registrations_per_hour"] = 4
+    clients = [*neighbours, *neighbours, *neighbours, *strangers]
+    statuses = [status for status, _, _ in ask(relay, *map(new_from, clients))]
+    assert statuses == [200] * 4 + [429] * 2 + [200] * 2
+    assert logged(caplog) == ["registration rejected: max_registrations_per_hour, >4, 4"] * 2
+
+
+def test_limits_tell_what_new_addresses_depend_on(relay):
+    asked = [new_from("192.0.2.1")] * 3 + [new_from("192.0.3.1")] + [("GET", "/limits")]
+    found = json.loads(ask(relay, *asked)[-1][2])
+    assert found.pop("max_registrations_per_hour") == 3
+    assert sorted(found) == ["max_load_1m", "min_available_memory", "min_free_disk_space"]
+    assert min(found.values()) >= 0
+    assert found["min_available_memory"] > 1 << 20
+
+
+# By invitation.
+
+
+@pytest.fixture
+def invited(relay):
+    """The settings of a relay where addresses are made by invitation."""
+    relay["registration"] = "invite"
+    return relay
+
+
+def invitation(uses=1, days=7, now=None):
+    return invitations.make(invitations.DIRECTORY, uses, days, "", now or time.time())
+
+
+def test_invitation_of_three_uses_makes_three_addresses_for_ten_at_once(invited):
+    token = invitation(uses=3)
+    answers = ask_together(invited, *[new_from("192.0.2.1", token)] * 10)
+    made = [answer["email"] for status, answer in answers if status == 200]
+    assert sorted(os.listdir(invited["mailboxes_dir"])) == sorted(made)
+    assert len(made) == 3
+    assert [status for status, _ in answers].count(403) == 7
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 403
+    assert list(invitations.DIRECTORY.iterdir()) == []
+
+
+def test_address_of_an_invitation_has_the_password_that_was_answered(invited):
+    [(_, answer)] = ask_together(invited, new_from("192.0.2.1", invitation()))
+    assert sha512_crypt.verify(answer["password"], stored_hash(invited, answer["email"]))
+    assert answer["dclogin_url"].startswith(f"dclogin:{answer['email']}?p=")
+
+
+def test_login_makes_no_address_where_invitations_do(invited):
+    assert ask(invited, creation())[0][0] == 403
+    assert os.listdir(invited["mailboxes_dir"]) == []
+
+
+@pytest.mark.parametrize("token", [None, "", "x", "A" * 22, "../../../../etc/passwd", "A" * 5000])
+def test_what_is_no_invitation_makes_no_address(invited, token):
+    invitation()
+    [(status, answer)] = ask_together(invited, new_from("192.0.2.1", token))
+    assert status == 403
+    assert answer == {"reason": "This invitation is used up or no longer valid."}
+    assert os.listdir(invited["mailboxes_dir"]) == []
+
+
+def test_expired_invitation_makes_no_address(invited):
+    token = invitation(days=1, now=time.time() - 86401)
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 403
+
+
+def test_network_that_guesses_is_shut_out_and_others_are_not(invited):
+    """Also where it asks a hundred times at once, and then with a token that is right."""
+    token = invitation(uses=2)
+    wrong = [new_from("192.0.2.1", f"{number:022}") for number in range(100)]
+    statuses = [status for status, _ in ask_together(invited, *wrong)]
+    assert statuses.count(403) == accounts.GUESSES
+    assert statuses.count(429) == 100 - accounts.GUESSES
+    guesses = wrong[: accounts.GUESSES]
+    answers = ask(invited, *guesses, new_from("192.0.2.9", token), new_from("198.51.100.1", token))
+    assert [status for status, _, _ in answers[-2:]] == [429, 200]
+
+
+def test_invitation_is_kept_when_the_disk_fails(invited):
+    token = invitation()
+    os.rmdir(invited["mailboxes_dir"])
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 503
+    os.mkdir(invited["mailboxes_dir"])
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 200
+
+
+def test_invitation_waits_while_there_are_no_new_addresses(invited):
+    token = invitation()
+    accounts.NOCREATE.touch()
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 403
+    accounts.NOCREATE.unlink()
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 200
+
+
+def test_look_at_an_invitation_does_not_use_it_up(invited):
+    """Programs that preview links in chats would."""
+    token = invitation()
+    [(status, headers, _)] = ask(invited, ("GET", f"/new?token={token}"))
+    assert (status, headers["Location"]) == (301, f"/#{token}")
+    invited.update(form="domain", tls_mode="acme", mail_domain="chat.example.org")
+    [(status, headers, _)] = ask(invited, ("GET", f"/new?token={token}"))
+    link = f"dcaccount:https://chat.example.org/new?token={token}"
+    assert (status, headers["Location"]) == (301, link)
+    assert ask(invited, new_from("192.0.2.1", token))[0][0] == 200
+
+
+def test_nothing_is_logged_about_invitations(invited, caplog):
+    caplog.set_level(logging.INFO)
+    token = invitation()
+    accounts.NOCREATE.touch()
+    ask(invited, new_from("192.0.2.1", token))
+    accounts.NOCREATE.unlink()
+    ask(invited, new_from("192.0.2.1", token), new_from("192.0.2.1", token))
+    assert logged(caplog) == ["registration rejected: nocreate, true, false"]

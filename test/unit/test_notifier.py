@@ -74,6 +74,29 @@ def directory(tmp_path):
     return tmp_path
 
 
+def test_notification_whose_file_is_deleted_is_not_sent_again(directory):
+    """Its address was deleted, or has expired."""
+
+    async def main():
+        service = Service(500)
+        async with (
+            service.running() as url,
+            Notifier(directory, url, no_forgetting) as notifier_,
+        ):
+            notifier_.notify(ADDRESS, "deleted")
+            await service.seen(1)
+            for path in directory.iterdir():
+                path.unlink()
+            notifier_.notify(ADDRESS, "kept")
+            async with asyncio.timeout(10):
+                while notifier_._pending:
+                    await asyncio.sleep(0.01)
+            assert await service.seen(2) == ["deleted", "kept"]
+        assert list(directory.iterdir()) == []
+
+    run(main())
+
+
 def test_token_is_the_body_and_200_ends_it(directory):
     async def main():
         service = Service()

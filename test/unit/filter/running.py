@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 SERVICES = Path(__file__).parents[3] / "chatmail/services/files"
 
+# Whose mail the tests send; only who has a mailbox may.
+SENDERS = ("alice0000", "sent", "again", "hasty", "other")
+
 SETTINGS = {
     "form": "domain",
     "mail_domain": "chat.example.org",
@@ -62,6 +65,8 @@ class Filter:
         self.sockets = home / "s"
         for directory in (self.keys, self.mailboxes, self.sockets):
             directory.mkdir()
+        for sender in SENDERS:
+            self.add_mailbox(f"{sender}@chat.example.org")
         self.settings = SETTINGS | {"mailboxes_dir": str(self.mailboxes)} | settings
         self.zone = {
             "rsa._domainkey.chat.example.org.": [write_key(self.keys, "rsa", "rsa-sha256")],

@@ -105,6 +105,28 @@ def test_submission_in_one_session_forgets_the_message_before(submission):
     assert submission.message(sender, ["a@b.c"], fields(sender), encrypted_body()).reply == ""
 
 
+def test_blocked_address_neither_sends_nor_receives(filter_, submission, incoming, sent):
+    """Its sessions may be older than the block; its letters would be returned by a bounce."""
+    password = filter_.mailboxes / RECIPIENT / "password"
+    hashed = password.read_text()
+    password.write_text("")
+    try:
+        with pytest.raises(Rejected, match=r"^550 5\.7\.1 <bobby0000@.* may not send"):
+            submission.message(RECIPIENT, [STRANGER], fields(RECIPIENT), encrypted_body())
+        with pytest.raises(Rejected, match=r"^550 5\.1\.1"):
+            incoming.message("sent@chat.example.org", [RECIPIENT], sent.fields, sent.body)
+    finally:
+        password.write_text(hashed)
+    with MilterClient(filter_.sockets / "submission") as client:
+        again = client.message(RECIPIENT, [STRANGER], fields(RECIPIENT), encrypted_body())
+    assert again.reply == ""
+
+
+def test_sender_without_an_address_may_not_send(submission):
+    with pytest.raises(Rejected, match=r"^550 5\.7\.1"):
+        submission.message("gone00000@chat.example.org", [STRANGER], fields(), encrypted_body())
+
+
 def test_submission_over_the_rate_defers_recipients(filter_):
     sender = "hasty@chat.example.org"
     many = [f"user{number}@example.net" for number in range(100)]

@@ -36,6 +36,30 @@ def test_take_refused_costs_nothing():
     assert limit.take("alice")
 
 
+def test_allows_tells_what_take_would_and_takes_nothing():
+    clock = Clock()
+    limit = RateLimit(per_minute=60, burst=2, clock=clock)
+    assert all(limit.allows("alice") for _ in range(10))
+    limit.take("alice"), limit.take("alice")
+    assert not limit.allows("alice")
+    assert limit.allows("bob")
+    clock.now += 1
+    assert limit.allows("alice")
+
+
+def test_busiest_is_what_one_key_has_not_regained():
+    clock = Clock()
+    limit = RateLimit(per_minute=60, burst=10, clock=clock)
+    assert limit.busiest() == 0
+    for key in ("alice", "alice", "alice", "bob"):
+        limit.take(key)
+    assert limit.busiest() == 3
+    clock.now += 2
+    assert limit.busiest() == 1
+    clock.now += 100
+    assert limit.busiest() == 0
+
+
 def test_take_counts_each_sender_alone():
     limit = RateLimit(per_minute=1, burst=1, clock=Clock())
     assert limit.take("alice")

@@ -8,87 +8,64 @@ Over HTTP on the loopback interface:
     201 created, 200 exists already, 403 refused (the reason is the body), 503 try again later.
 
 `POST /new`, `GET /new` and the old path `/cgi-bin/newemail.py`, reached through nginx.
-    They invent an address and a password and create nothing: that is done by the first login,
-    so an answer nobody uses leaves no trace.
+    They invent an address and a password. Where registration is open they create nothing: that is
+    done by the first login, so an answer nobody uses leaves no trace. Where it is by invitation,
+    `?token=` names one, and the address is made here and nowhere else.
+    403 not invited or nobody is, 429 too many for one network, 503 try again later; with
+    `{"reason": text}`, which Delta Chat shows.
+
+`GET /limits`, asked by `chatmail_relay.status`: what new addresses depend on, as it is now.
 """
 
 import asyncio
+import errno
+import ipaddress
 import logging
 import os
 import signal
-import tempfile
-from functools import partial
+import time
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
-from passlib.hash import sha512_crypt
 
+from chatmaild import invitations, mailboxes
 from chatmaild.addresses import inadmissible, new_credentials
+from chatmaild.ratelimit import RateLimit
 from chatmaild.service import load_settings, notify, start_logging
 
 HOST, PORT = "127.0.0.1", 3461
 NOCREATE = Path("/etc/chatmail-nocreate")
 MEMINFO = Path("/proc/meminfo")
-# The cost of `doveadm pw -s SHA512-CRYPT`, 3 ms; passlib's own default would take 0.4 s a login.
-HASH_ROUNDS = 5000
 # No request has a body; the headers hold a password of 511 bytes, each as %XX.
 MAX_BODY = 1024
+# What counts as one client: providers give a site a /48 (RFC 6177), and a /24 is the least that is
+# routed (RFC 7454 section 6.1.3).
+NETWORK_PREFIXES = {4: 24, 6: 48}
+# Wrong tokens that one network may try: at once, and in a minute after that.
+GUESSES = 20
+# Random names tried until one is free; nearly all are, unless user names have one or two letters.
+ATTEMPTS = 100
 
 log = logging.getLogger(__name__)
 
 
-def create(mailboxes_dir: Path, address: str, password: str) -> bool:
-    """Create an address; return False when it exists, with whatever password.
-
-    address, password: admissible ones (`addresses.inadmissible`).
-    The password file appears complete or not at all, and to one caller only, also when several
-    processes race: it is written aside and then linked, which fails where the name is taken.
-    Raises OSError.
-    """
-    home = Path(mailboxes_dir) / address
-    try:
-        home.mkdir()
-        # The filter, in vmail's group, looks for files in it by name and may list nothing.
-        home.chmod(0o710)
-    except FileExistsError:
-        pass
-    # Before the password: nobody may see the address without its protection from cleartext.
-    (home / "enforceE2EEincoming").touch(mode=0o640)
-    with tempfile.NamedTemporaryFile("w", dir=home, prefix="password.") as draft:
-        draft.write("{SHA512-CRYPT}" + sha512_crypt.using(rounds=HASH_ROUNDS).hash(password))
-        draft.flush()
-        os.fsync(draft.fileno())
-        try:
-            os.link(draft.name, home / "password")
-        except FileExistsError:
-            return False
-    _sync_directory(home)
-    _sync_directory(home.parent)
-    return True
-
-
-def _sync_directory(path):
-    """Write a directory's entries to the disk: a client may rely on the address from now on."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def measured(relay: dict) -> dict[str, float]:
+    """Return what new addresses depend on, as it is now, by the setting that limits it."""
+    disk = os.statvfs(relay["mailboxes_dir"])
+    return {
+        "max_load_1m": round(os.getloadavg()[0], 2),
+        "min_available_memory": _available_memory(),
+        "min_free_disk_space": disk.f_bavail * disk.f_frsize,
+    }
 
 
 def exceeded_limit(relay: dict) -> str | None:
     """Return "setting, value, limit" of the first limit that forbids new addresses now, or None."""
-    load = os.getloadavg()[0]
-    if load > relay["max_load_1m"]:
-        return f"max_load_1m, {load:.2f}, {relay['max_load_1m']}"
-    memory = _available_memory()
-    if memory < relay["min_available_memory"]:
-        return f"min_available_memory, {memory}, {relay['min_available_memory']}"
-    disk = os.statvfs(relay["mailboxes_dir"])
-    free = disk.f_bavail * disk.f_frsize
-    if free < relay["min_free_disk_space"]:
-        return f"min_free_disk_space, {free}, {relay['min_free_disk_space']}"
+    for name, value in measured(relay).items():
+        limit = relay[name]
+        if value > limit if name.startswith("max_") else value < limit:
+            return f"{name}, {value}, {limit}"
     return None
 
 
@@ -101,43 +78,147 @@ def _available_memory():
     raise OSError(f"{MEMINFO} has no MemAvailable")
 
 
-async def handle_create(relay, request):
-    """Answer Dovecot's question for a new address; see the module's docstring."""
-    address = request.headers.get("X-Address", "")
-    try:
-        password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
-    except UnicodeDecodeError:
-        return web.Response(status=403, text="a password is UTF-8 text")
-    reason = inadmissible(address, password, relay)
-    if reason is None and NOCREATE.exists():
-        reason = f"{NOCREATE} exists"
-    if reason is not None:
-        return web.Response(status=403, text=reason)
-    try:
-        limit = exceeded_limit(relay)
-        if limit is not None:
-            log.warning("registration rejected: %s", limit)
-            return web.Response(status=503, text=limit)
-        created = await asyncio.to_thread(create, relay["mailboxes_dir"], address, password)
-    except OSError as error:
+class Refused(Exception):
+    """No new address; `status` is the HTTP status, the text is for whoever asked."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+class Registration:
+    """The HTTP handlers, and how much each network has asked for."""
+
+    def __init__(self, relay: dict):
+        per_hour = relay["max_registrations_per_hour"]
+        self._relay = relay
+        self._rate = RateLimit(per_hour / 60, per_hour)
+        self._guesses = RateLimit(GUESSES, GUESSES)
+        # Many requests at once must not pass a limit that has room for one.
+        self._one_at_a_time = asyncio.Lock()
+
+    async def create(self, request: web.Request) -> web.Response:
+        """Answer Dovecot's question for a new address; see the module's docstring."""
+        address = request.headers.get("X-Address", "")
+        try:
+            password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
+            self._check_admissible(address, password)
+            self._check_limits()
+            created = await asyncio.to_thread(
+                mailboxes.create, self._relay["mailboxes_dir"], address, password
+            )
+        except UnicodeDecodeError:
+            return web.Response(status=403, text="a password is UTF-8 text")
+        except Refused as refused:
+            return web.Response(status=refused.status, text=str(refused))
+        except OSError as error:
+            return web.Response(status=503, text=self._disk_error(error))
+        return web.Response(status=201 if created else 200)
+
+    def _check_admissible(self, address, password):
+        """Raises Refused."""
+        if reason := inadmissible(address, password, self._relay):
+            raise Refused(403, reason)
+        if self._relay["registration"] == "invite":
+            raise Refused(403, "addresses are made by invitation, at /new")
+
+    async def new(self, request: web.Request) -> web.Response:
+        """Hand out an address and a password that nobody has."""
+        token = request.query.get("token", "")
+        if request.method == "GET" and (link := self._link_for_get(token)):
+            return web.Response(status=301, headers={"Location": link, "Cache-Control": "no-store"})
+        try:
+            async with self._one_at_a_time:
+                address, password = await self._new_credentials(token, network_of(request))
+        except Refused as refused:
+            return web.json_response({"reason": str(refused)}, status=refused.status)
+        answer = {"email": address, "password": password}
+        if self._relay["tls_mode"] == "self_signed":
+            answer["dclogin_url"] = dclogin_url(self._relay, address, password)
+        return web.json_response(answer, headers={"Cache-Control": "no-store"})
+
+    def _link_for_get(self, token):
+        """Return where a browser is sent that opens the link, None if it is answered like POST."""
+        token = token if invitations.TOKEN.fullmatch(token) else ""
+        if self._relay["tls_mode"] != "self_signed":
+            query = f"?token={token}" if token else ""
+            return f"dcaccount:https://{self._relay['mail_domain']}/new{query}"
+        # To look at an invitation, as previews of links do, must not use it up.
+        return f"/#{token}" if self._relay["registration"] == "invite" else None
+
+    async def _new_credentials(self, token, network):
+        """Return an address and its password. Raises Refused."""
+        self._check_limits()
+        if not self._rate.allows(network):
+            limit = self._relay["max_registrations_per_hour"]
+            _log_rejection(f"max_registrations_per_hour, >{limit}, {limit}")
+            raise Refused(429, "Too many new addresses for your network. Please try again later.")
+        if self._relay["registration"] == "invite":
+            credentials = await self._invited(token, network)
+        else:
+            credentials = new_credentials(self._relay)
+        self._rate.take(network)
+        return credentials
+
+    async def _invited(self, token, network):
+        """Make an address for an invitation. Raises Refused."""
+        if not self._guesses.allows(network):
+            raise Refused(429, "Too many invitations that are none. Please try again later.")
+        try:
+            return await asyncio.to_thread(self._redeem, token)
+        except invitations.NotInvited:
+            self._guesses.take(network)
+            raise Refused(403, "This invitation is used up or no longer valid.") from None
+        except OSError as error:
+            raise Refused(503, self._disk_error(error)) from None
+
+    def _redeem(self, token):
+        with invitations.redeemed(invitations.DIRECTORY, token, time.time()):
+            for _ in range(ATTEMPTS):
+                address, password = new_credentials(self._relay)
+                if mailboxes.create(self._relay["mailboxes_dir"], address, password):
+                    return address, password
+            raise OSError(errno.EEXIST, "all names tried are taken")
+
+    async def limits(self, _request: web.Request) -> web.Response:
+        """Tell this machine what new addresses depend on: {setting: value now}."""
+        busiest = self._rate.busiest()
+        return web.json_response({**measured(self._relay), "max_registrations_per_hour": busiest})
+
+    def _check_limits(self):
+        """Raises Refused while there are no new addresses."""
+        if NOCREATE.exists():
+            _log_rejection("nocreate, true, false")
+            raise Refused(403, "This relay gives out no new addresses.")
+        try:
+            limit = exceeded_limit(self._relay)
+        except OSError as error:
+            raise Refused(503, self._disk_error(error)) from None
+        if limit:
+            _log_rejection(limit)
+            raise Refused(503, "This relay is short of something now. Please try again later.")
+
+    def _disk_error(self, error):
+        """Log an error and return what to tell others."""
         # Not the whole error: its file name is the address.
-        log.error("cannot create an address in %s: %s", relay["mailboxes_dir"], error.strerror)
-        return web.Response(status=503)
-    return web.Response(status=201 if created else 200)
+        directory = self._relay["mailboxes_dir"]
+        log.error("cannot create an address in %s: %s", directory, error.strerror)
+        return "This relay cannot make an address now. Please try again later."
 
 
-async def handle_new(relay, request):
-    """Hand out an address and a password that nobody has."""
-    self_signed = relay["tls_mode"] == "self_signed"
-    if request.method == "GET" and not self_signed:
-        # Whoever opens the link in a browser wants the app to do it.
-        link = f"dcaccount:https://{relay['mail_domain']}/new"
-        return web.Response(status=301, headers={"Location": link})
-    address, password = new_credentials(relay)
-    answer = {"email": address, "password": password}
-    if self_signed:
-        answer["dclogin_url"] = dclogin_url(relay, address, password)
-    return web.json_response(answer, headers={"Cache-Control": "no-store"})
+def _log_rejection(limit):
+    log.warning("registration rejected: %s", limit)
+
+
+def network_of(request: web.Request) -> str:
+    """Return the network of the client, as nginx saw it."""
+    try:
+        address = ipaddress.ip_address(request.headers.get("X-Real-IP", ""))
+    except ValueError:
+        # Somebody on this machine; a number of them is one network, too.
+        return "local"
+    prefix = NETWORK_PREFIXES[address.version]
+    return str(ipaddress.ip_network((address, prefix), strict=False))
 
 
 def dclogin_url(relay: dict, address: str, password: str) -> str:
@@ -152,11 +233,13 @@ def dclogin_url(relay: dict, address: str, password: str) -> str:
 
 def application(relay: dict) -> web.Application:
     """Return the service for these settings."""
+    registration = Registration(relay)
     app = web.Application(client_max_size=MAX_BODY)
-    app.router.add_post("/create", partial(handle_create, relay))
+    app.router.add_post("/create", registration.create)
+    app.router.add_get("/limits", registration.limits)
     for path in ("/new", "/cgi-bin/newemail.py"):
-        app.router.add_get(path, partial(handle_new, relay), allow_head=False)
-        app.router.add_post(path, partial(handle_new, relay))
+        app.router.add_get(path, registration.new, allow_head=False)
+        app.router.add_post(path, registration.new)
     return app
 
 

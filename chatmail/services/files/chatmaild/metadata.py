@@ -12,7 +12,7 @@ import logging
 import re
 from pathlib import Path
 
-from chatmaild import dict_files
+from chatmaild import small_files
 
 TOKEN_AGE = 90 * 24 * 3600
 # What Delta Chat itself limits a token to. It is one word, since tokens are answered in one line.
@@ -77,7 +77,7 @@ def _read(home, now):
 
 
 def _write(home, known):
-    dict_files.replace(home / "metadata.json", json.dumps({"devicetoken": known}))
+    small_files.replace(home / "metadata.json", json.dumps({"devicetoken": known}))
 
 
 def server_entry(name: str, relay: dict, now: float) -> str | None:

@@ -69,19 +69,22 @@ class Relay:
         self._mailboxes = settings["mailboxes_dir"]
 
     def has_mailbox(self, address: str) -> bool:
-        """Return whether the address exists. Raises OSError when that cannot be told."""
-        return is_address(address, self._address_domain) and self._exists(address, "password")
+        """Return whether the address is one that mail goes to and comes from.
+
+        One whose password file is empty is blocked. Raises OSError when that cannot be told.
+        """
+        return is_address(address, self._address_domain) and bool(self._size(address, "password"))
 
     def takes_cleartext(self, address: str) -> bool:
-        """Return whether the address exists and its owner wants cleartext mail, too."""
-        return self.has_mailbox(address) and not self._exists(address, "enforceE2EEincoming")
+        """Return whether there is the address, and its owner wants cleartext mail, too."""
+        return self.has_mailbox(address) and self._size(address, "enforceE2EEincoming") is None
 
-    def _exists(self, address: str, name: str) -> bool:
+    def _size(self, address: str, name: str) -> int | None:
+        """Return the size of a file of an address, None where there is none."""
         try:
-            os.stat(os.path.join(self._mailboxes, address, name))
+            return os.stat(os.path.join(self._mailboxes, address, name)).st_size
         except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+            return None
 
 
 class Message(Milter.Base):
@@ -180,18 +183,25 @@ class Message(Milter.Base):
 class Submission(Message):
     """What users send (contract, section 4)."""
 
-    _token_taken = False
+    _sender_checked = False
 
     def _forget(self) -> None:
         super()._forget()
-        self._token_taken = False
+        self._sender_checked = False
 
     def check_recipient(self, address: str) -> None:
-        """Take one token a message, at its first recipient. Raises Refusal."""
-        if not self._token_taken and not self.relay.rate_limit.take(self.sender.lower()):
+        """Check the sender once a message, at its first recipient. Raises Refusal."""
+        if self._sender_checked:
+            return
+        sender = self.sender.lower()
+        # A session may have begun before its address was blocked or deleted.
+        if not self.relay.has_mailbox(sender):
+            text = f"<{self.sender}> may not send: it is blocked or deleted"
+            raise Refusal("blocked sender", "550", "5.7.1", text)
+        if not self.relay.rate_limit.take(sender):
             text = f"4.7.1: Too much mail from <{self.sender}>"
             raise Refusal("too much mail", "450", None, text)
-        self._token_taken = True
+        self._sender_checked = True
 
     def check_message(self) -> None:
         """Check, clean and sign. Raises Refusal."""

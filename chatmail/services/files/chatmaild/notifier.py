@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from chatmaild import dict_files
+from chatmaild import small_files
 
 # Seconds from one failure to the next try.
 RETRY_AFTER = (8, 64, 512, 4096)
@@ -43,7 +43,7 @@ class Notification:
     def save(self) -> None:
         """Write the file. Raises OSError."""
         content = {"address": self.address, "token": self.token, "first_try": self.first_try}
-        dict_files.replace(self.path, json.dumps(content))
+        small_files.replace(self.path, json.dumps(content))
 
 
 class Notifier:
@@ -104,7 +104,7 @@ class Notifier:
             found = Notification(
                 content["address"], content["token"], path, float(content["first_try"])
             )
-            if path.name.startswith(dict_files.DRAFT_PREFIX):
+            if path.name.startswith(small_files.DRAFT_PREFIX):
                 raise ValueError("never finished")
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("dropped a broken notification: %s", type(error).__name__)
@@ -121,7 +121,8 @@ class Notifier:
     async def _deliver(self, notification):
         """Try until the service has it or has no use for it, or it is too late."""
         failures = 0
-        while time.time() < notification.first_try + MAX_AGE:
+        # Whoever deletes an address deletes the file, and nothing is sent for it any more.
+        while notification.path.exists() and time.time() < notification.first_try + MAX_AGE:
             notification.renewed.clear()
             status = await self._post(notification.token)
             if status == 410:

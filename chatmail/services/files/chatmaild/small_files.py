@@ -8,10 +8,11 @@ from pathlib import Path
 DRAFT_PREFIX = ".draft-"
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str, times: tuple[int, int] | None = None) -> None:
     """Write a file of mode 0600 aside and rename it into place.
 
-    Without fsync: what is kept so can be lost in a power failure and comes again by itself.
+    times: when it was read and written last, in ns; now if not given.
+    Without fsync: a power failure may leave the file that was there before.
     Raises OSError, as when the directory is gone.
     """
     with tempfile.NamedTemporaryFile(
@@ -20,6 +21,8 @@ def replace(path: Path, text: str) -> None:
         try:
             draft.write(text)
             draft.flush()
+            if times:
+                os.utime(draft.fileno(), ns=times)
             os.rename(draft.name, path)
         except OSError:
             os.unlink(draft.name)
