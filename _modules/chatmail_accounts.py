@@ -226,8 +226,8 @@ def _administer(command, **arguments):
 def _disconnect(address):
     """End the IMAP sessions of an address; return how many there were.
 
-    Dovecot 2.3 does not kick a hibernated client, since it shares a process with others, so all are
-    woken first. What is sent over an open SMTP session, the filter refuses.
+    The block has woken its clients: Dovecot 2.3 does not kick a hibernated one, since that shares a
+    process with others. What is sent over an open SMTP session, the filter refuses.
     """
     sessions = first = _sessions(address)
     deadline = time.monotonic() + DISCONNECT_SECONDS

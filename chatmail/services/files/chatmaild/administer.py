@@ -57,8 +57,10 @@ def info(relay: dict, address: str) -> dict:
 
 
 def block(relay: dict, address: str) -> bool:
-    """Block an address; return whether that changed anything."""
-    return mailboxes.block(home_of(relay, address))
+    """Block an address and wake its clients; return whether that changed anything."""
+    changed = mailboxes.block(home_of(relay, address))
+    wake_up(relay, address)
+    return changed
 
 
 def unblock(relay: dict, address: str) -> bool:

@@ -1,0 +1,174 @@
+"""An operator sees, blocks and deletes addresses, and stops the making of new ones."""
+
+import json
+import smtplib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from relay.client import encrypted, imap, new_account, new_credentials, smtp
+from relay.test_idle import IdleClient, live_imap_processes
+from relay.test_login import mailboxes, mailboxes_dir, try_imap, try_smtp
+
+
+def send(connection, sender, recipient):
+    message = encrypted(sender.address, recipient.address)
+    connection.sendmail(sender.address, [recipient.address], message)
+
+
+def when_closed(client):
+    """Return when (time.time()) the relay closes a connection."""
+    client.socket.settimeout(60)
+    while client.socket.recv(65536):
+        pass
+    return time.time()
+
+
+@pytest.fixture
+def sessions(relay):
+    """An address with three sessions, hibernated, live in IDLE, and live.
+
+    With it comes a future for each, of the time at which the relay closes it.
+    """
+    account = new_account(relay)
+    clients = [IdleClient(relay, account) for _ in range(3)]
+    hibernate(relay, clients[0])
+    clients[1].idle()
+    with ThreadPoolExecutor(3) as pool:
+        yield account, [pool.submit(when_closed, client) for client in clients]
+    for client in clients:
+        client.close()
+
+
+def hibernate(relay, client):
+    """Begin to wait; returns when Dovecot has put the client to sleep."""
+    live = live_imap_processes(relay)
+    client.idle()
+    relay.wait_until(lambda: live_imap_processes(relay) < live)
+
+
+def test_block_cuts_all_sessions_within_a_second_and_those_of_nobody_else(relay, sessions):
+    """Dovecot 2.3 does not kick a client that shares its process with others: a hibernated one."""
+    account, closings = sessions
+    other = new_account(relay)
+    bystander = IdleClient(relay, other)
+    hibernate(relay, bystander)
+    with smtp(relay, account) as sending:
+        told = relay.salt("chatmail_accounts.block", account.address)
+        assert told == {"changed": True, "disconnected": 3}
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
+            send(sending, account, other)
+        [(code, text)] = refused.value.recipients.values()
+        assert (code, text[:6]) == (550, b"5.7.1 ")
+    password = f"{mailboxes_dir(relay)}/{account.address}/password"
+    blocked = float(relay.run(["stat", "-c", "%.6Z", password]).stdout)
+    assert max(closing.result() for closing in closings) - blocked < 1
+    assert not try_imap(relay, *account)
+    assert not try_smtp(relay, *account)
+    bystander.done()
+    bystander.close()
+
+
+def test_blocked_address_gets_no_mail_and_comes_back_as_it_was(relay):
+    sender, account = new_account(relay), new_account(relay)
+    with smtp(relay, sender) as connection:
+        send(connection, sender, account)
+        relay.wait_until(lambda: count(relay, account) == 1)
+        relay.salt("chatmail_accounts.block", account.address)
+        send(connection, sender, account)
+    relay.wait_until(lambda: count(relay, sender) == 1)  # a bounce
+    assert relay.salt("chatmail_accounts.info", account.address)["blocked"] is True
+    assert relay.salt("chatmail_accounts.unblock", account.address) == {"changed": True}
+    assert count(relay, account) == 1
+
+
+def count(relay, account):
+    """Return the number of messages in an inbox."""
+    with imap(relay, account) as connection:
+        return int(connection.select("INBOX", readonly=True)[1][0])
+
+
+def test_address_is_described_without_its_password(relay):
+    account = new_account(relay)
+    with smtp(relay, account) as connection:
+        send(connection, account, account)
+    relay.wait_until(lambda: count(relay, account) == 1)
+    told = relay.salt("chatmail_accounts.info", account.address)
+    today = relay.run("date -u +%F").stdout.strip()
+    assert told["bytes"] > 100
+    assert told == {
+        "address": account.address,
+        "blocked": False,
+        "last_login": today,
+        "messages": 1,
+        "bytes": told["bytes"],
+        "devices": 0,
+    }
+    assert account.address in relay.salt("chatmail_accounts.list")
+    assert relay.salt("chatmail_accounts.count")["addresses"] == len(
+        [name for name in mailboxes(relay) if "@" in name]
+    )
+
+
+def test_deleted_address_is_gone_with_mail_and_sessions(relay, sessions):
+    account, closings = sessions
+    with smtp(relay, account) as connection:
+        send(connection, account, account)
+    told = relay.salt("chatmail_accounts.delete", account.address)
+    assert told["removed"] is True
+    assert told["disconnected"] == 3
+    assert max(closing.result() for closing in closings) <= time.time()
+    assert account.address not in mailboxes(relay)
+    assert relay.run(["find", "/", "-xdev", "-name", f"*{account.address}*"]).stdout == ""
+    missing = relay.salt("chatmail_accounts.info", account.address, check=False)
+    assert "does not exist" in str(missing)
+
+
+@pytest.mark.parametrize("address", ["../../etc/passwd", "abcdefghi@example.org", "*"])
+def test_what_is_no_address_is_refused_by_every_function(relay, address):
+    before = mailboxes(relay)
+    done = relay.run(["salt-call", "--local", "chatmail_accounts.delete", address], check=False)
+    assert done.returncode != 0
+    assert "is no address of this relay" in done.stderr + done.stdout
+    assert mailboxes(relay) == before
+
+
+def test_nocreate_of_an_operator_outlives_a_converge(relay):
+    old, new = new_account(relay), new_credentials(relay)
+    assert relay.salt("chatmail_accounts.nocreate", "on") == {"nocreate": True, "changed": True}
+    try:
+        relay.salt("state.apply", "chatmail.host")
+        assert not try_imap(relay, *new)
+        assert try_imap(relay, *old)
+        assert relay.salt("chatmail_relay.limits")["nocreate"] == {"value": True, "limit": False}
+    finally:
+        told = relay.salt("chatmail_accounts.nocreate", "off")
+    assert told == {"nocreate": False, "changed": True}
+    assert try_imap(relay, *new)
+
+
+def test_status_shows_every_limit_with_its_value(relay):
+    client = IdleClient(relay, new_account(relay))
+    with smtp(relay, new_account(relay)):
+        status = relay.salt("chatmail_relay.status")
+    client.close()
+    limits = status["limits"]
+    settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
+    assert sorted(limits) == [
+        "max_imap_connections",
+        "max_load_1m",
+        "max_registrations_per_hour",
+        "max_smtp_connections",
+        "max_smtp_connections_per_ip",
+        "min_available_memory",
+        "min_free_disk_space",
+        "nocreate",
+    ]
+    for name, each in limits.items():
+        assert each["limit"] == settings[name], name
+        assert isinstance(each["value"], int | float), name
+    assert limits["max_imap_connections"]["value"] >= 1
+    assert limits["max_smtp_connections"]["value"] >= 1
+    assert limits["max_smtp_connections_per_ip"]["value"] >= 1
+    assert limits["max_registrations_per_hour"]["value"] >= 2
+    assert status["registration"] == "open"
