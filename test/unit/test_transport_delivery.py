@@ -139,6 +139,30 @@ def test_each_domain_gets_one_copy_at_once(tmp_path, authority):
     assert [post[0].getall("X-Mail-To") for post in c.posts] == [["2@c.example"]]
 
 
+@pytest.mark.parametrize("sender", ["a@ours.example", ""], ids=["message", "bounce"])
+def test_blocked_domain_is_refused_alone_and_asked_nothing(tmp_path, authority, sender):
+    """The other recipients of a group message get theirs."""
+    https = peers.HttpsPeer()
+    recipients = ["x@b.example", "y@Sub.Blocked.example.", "z@blocked.example"]
+
+    async def run():
+        async with world(tmp_path, authority, https=https, block=["blocked.example"]) as (
+            ours,
+            path,
+        ):
+            replies = await peers.lmtp_send(path, recipients, sender=sender)
+            return replies, {name for name, _ in ours.dns.asked}
+
+    replies, asked = asyncio.run(run())
+    assert replies == [
+        "250 2.0.0 mx.b.example took it by HTTPS",
+        "550 5.7.1 This relay sends no mail to sub.blocked.example",
+        "550 5.7.1 This relay sends no mail to blocked.example",
+    ]
+    assert [headers.getall("X-Mail-To") for headers, _ in https.posts] == [["x@b.example"]]
+    assert asked == {"b.example", "mx.b.example"}
+
+
 # Which hosts: DNS.
 
 

@@ -25,6 +25,7 @@ from aiosmtpd.smtp import SMTP
 from chatmaild import delivery as delivery_module
 from chatmaild.delivery import Delivery, Transactions
 from chatmaild.destinations import Destinations
+from chatmaild.federation import Federation
 from chatmaild.httpsclient import HttpsClient, tls_context
 from chatmaild.lmtp import LmtpServer
 from cryptography import x509
@@ -298,16 +299,18 @@ class Clock:
 
 
 @contextlib.asynccontextmanager
-async def relay(zone, authority, spool, use_ipv6=True, is_ours=lambda _: False):
-    """Run the service's sending half against a zone."""
+async def relay(zone, authority, spool, use_ipv6=True, is_ours=lambda _: False, block=()):
+    """Run the service's sending half against a zone; domains in `block` get nothing."""
+    lists = {"block": block, "allow": []}
     async with dns_server(zone) as (server, resolver):
         ports = free_port(), free_port()
         clock = Clock()
         destinations = Destinations(("ours.example",), use_ipv6, resolver, is_ours)
         verified, unverified = authority.client(), tls_context(False)
         https = HttpsClient(destinations, verified, unverified, ports[0])
+        federation = Federation({"address_domain": "ours.example", "federation": lists})
         delivery = Delivery(
-            destinations, https, "ours.example", verified, unverified, ports[1], clock
+            destinations, https, "ours.example", verified, unverified, federation, ports[1], clock
         )
         made = Relay(delivery, https, destinations, server, ports, spool, clock)
         try:
@@ -378,8 +381,9 @@ transport.LMTP_SOCKET = directory + "/lmtp"
 transport.MXDELIV = ("127.0.0.1", int(mxdeliv_port))
 transport.SPOOL = directory
 transport.service.load_settings = lambda: {
-    "hostname": "ours.example", "mail_domain": "ours.example",
+    "hostname": "ours.example", "mail_domain": "ours.example", "address_domain": "ours.example",
     "disable_ipv6": False, "max_message_size": 31457280,
+    "federation": {"block": [], "allow": []},
 }
 transport.main()
 """

@@ -22,6 +22,7 @@ SETTINGS = {
     "mail_domain": "chat.example.org",
     "address_domain": "chat.example.org",
     "dkim_required": True,
+    "federation": {"block": [], "allow": []},
     "max_user_send_per_minute": 60,
     "max_user_send_burst_size": 10,
     "max_message_size": 31457280,

@@ -221,6 +221,47 @@ def test_incoming_cleartext_is_for_those_who_want_it(filter_, incoming):
     assert incoming.message(STRANGER, [RECIPIENT], fields(**PLAIN), b"Hello").reply == needed
 
 
+@pytest.fixture(scope="module")
+def choosy(tmp_path_factory):
+    """A session of port 25 of a relay that blocks a domain."""
+    lists = {"block": ["example.net", "[192.0.2.99]"], "allow": []}
+    filter_ = running.Filter(tmp_path_factory.mktemp("choosy"), federation=lists)
+    filter_.add_mailbox(RECIPIENT)
+    filter_.publish(**dict.fromkeys(filter_.zone))  # whoever looks a key up is told "later"
+    filter_.start()
+    with MilterClient(filter_.sockets / "incoming") as client:
+        yield client
+    assert filter_.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("author", "header", "body"),
+    [
+        (STRANGER, {}, encrypted_body()),
+        ("x@EXAMPLE.net", {}, encrypted_body()),
+        ("x@[192.0.2.99]", {}, encrypted_body()),
+        (STRANGER, PLAIN, b"Hello\r\n"),
+        (
+            "MAILER-DAEMON@example.net",
+            {"Content_Type": "multipart/report; boundary=x", "Auto_Submitted": "auto-replied"},
+            b"--x\r\n\r\nSorry\r\n--x--\r\n",
+        ),
+    ],
+    ids=["encrypted", "upper-case", "literal", "cleartext", "bounce"],
+)
+def test_incoming_from_a_blocked_domain_refuses_whatever_it_is(choosy, author, header, body):
+    """Also before encryption is asked for: that would send the sender the wrong way."""
+    domain = author.rpartition("@")[2].lower()
+    reply = choosy.message("a@elsewhere.example", [RECIPIENT], fields(author, **header), body).reply
+    assert reply == f"554 5.7.1 This relay takes no mail from {domain}"
+
+
+def test_incoming_from_other_domains_goes_on_to_dkim(choosy, sent):
+    assert choosy.message(SENDER, [RECIPIENT], sent.fields, sent.body).reply.startswith("451 4.7.1")
+    header = fields("x@[192.0.2.98]")
+    assert choosy.message(STRANGER, [RECIPIENT], header, encrypted_body()).reply == ""
+
+
 def test_incoming_keeps_the_space_of_simple_canonicalization(filter_, tmp_path):
     """Without header_leading_space the milter sees other bytes than the sender signed."""
     selector = "simple"

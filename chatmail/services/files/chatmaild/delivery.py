@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from chatmaild.destinations import Destinations, Host, NoHost, Tls
+from chatmaild.federation import Federation
 from chatmaild.httpsclient import HttpsClient, HttpsFailed
 from chatmaild.message import Message
 from chatmaild.smtpclient import SmtpSession, Uncertain, Unreachable, connect
@@ -51,6 +52,7 @@ class Delivery:
 
     ehlo_name: this relay's name in SMTP.
     verified, unverified: TLS contexts for SMTP.
+    federation: which domains get nothing.
     smtp_port, clock: replaced by tests.
     """
 
@@ -61,6 +63,7 @@ class Delivery:
         ehlo_name: str,
         verified: ssl.SSLContext,
         unverified: ssl.SSLContext,
+        federation: Federation,
         smtp_port: int = 25,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -72,6 +75,7 @@ class Delivery:
             Tls.UNVERIFIED: unverified,
             Tls.OPTIONAL: unverified,
         }
+        self._federation = federation
         self._smtp_port = smtp_port
         self._clock = clock
         self._known: dict[str, _Known] = {}
@@ -83,6 +87,11 @@ class Delivery:
 
         domain: in lower case. sender: empty for a bounce.
         """
+        if self._federation.refuses(domain):
+            # Not at RCPT TO, where one refused recipient makes Delta Chat give up the message for
+            # a whole group. Here the others get theirs, and what was queued before obeys too.
+            refusal = Answer(550, f"5.7.1 This relay sends no mail to {domain}")
+            return dict.fromkeys(recipients, refusal)
         answers: Answers = {}
         deadline = self._clock() + START_SECONDS
         try:

@@ -9,6 +9,7 @@ import Milter
 
 from chatmaild import rules, signing, verifying
 from chatmaild.addresses import is_address
+from chatmaild.federation import Federation
 from chatmaild.mime import Field
 from chatmaild.ratelimit import RateLimit
 from chatmaild.rules import Refusal
@@ -62,6 +63,7 @@ class Relay:
     ):
         self.mail_domain: str = settings["mail_domain"]
         self.keys, self.lookup = keys, lookup
+        self.federation = Federation(settings)
         self.rate_limit = RateLimit(
             settings["max_user_send_per_minute"], settings["max_user_send_burst_size"]
         )
@@ -225,12 +227,20 @@ class Incoming(Message):
     def check_message(self) -> None:
         """Check, verify the signature, take away a foreign envelope sender. Raises Refusal."""
         self.check_header_size()
+        self._check_federation()
         author = rules.check_incoming(self.fields, self.content, self._takes_cleartext)
         domain = author.rpartition("@")[2].lower()
         if self.relay.keys is not None and not rules.is_address_literal(domain):
             verifying.check_signatures(self.fields, self.content, domain, self.relay.lookup)
         if self.sender and self.sender.lower() != author.lower():
             self.chgfrom("<>")
+
+    def _check_federation(self) -> None:
+        """Refuse by the author's domain, before what the sender could do something about."""
+        domain = rules.from_address(self.fields).rpartition("@")[2].lower()
+        if self.relay.federation.refuses(domain):
+            text = f"This relay takes no mail from {domain}"
+            raise Refusal("federation", "554", "5.7.1", text)
 
     def _takes_cleartext(self) -> bool:
         return all(self.relay.takes_cleartext(address.lower()) for address in self.recipients)

@@ -13,6 +13,7 @@ from aiohttp import web
 from chatmaild import service
 from chatmaild.delivery import Delivery, Transactions
 from chatmaild.destinations import Destinations
+from chatmaild.federation import Federation
 from chatmaild.httpsclient import HttpsClient, tls_context
 from chatmaild.lmtp import LmtpServer
 from chatmaild.mxdeliv import Doorway
@@ -35,7 +36,7 @@ async def run(settings: dict) -> None:
     )
     verified, unverified = tls_context(True), tls_context(False)
     https = HttpsClient(destinations, verified, unverified)
-    delivery = Delivery(destinations, https, name, verified, unverified)
+    delivery = Delivery(destinations, https, name, verified, unverified, Federation(settings))
     # Postfix counts a line end as one octet; as CR LF a message is twice its size at most.
     max_size = 2 * settings["max_message_size"]
     lmtp = LmtpServer(Transactions(delivery.to_domain).start, name, max_size, SPOOL)
