@@ -6,13 +6,13 @@
     pytest test/relay --hosts ssh://HOST     on a machine that somebody else converged (kitchen)
 
 A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
-`empty_box` (makes machines of the test's own), `idle_box` or `bare_box` (unconverged ones that a
-file shares), `domain_box` (a converged one with an ACME certificate), `ip_relay` (a converged one
-without a domain) or `lab` (any verb). From the first of these on, this very process stands in the
-lab's client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that it
-starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would to
-any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
-own; nothing of the machine changes.
+`classic` (a mail server that is no relay), `empty_box` (makes machines of the test's own),
+`idle_box` or `bare_box` (unconverged ones that a file shares), `domain_box` (a converged one with
+an ACME certificate), `ip_relay` (a converged one without a domain) or `lab` (any verb). From the
+first of these on, this very process stands in the lab's client network, with the lab's DNS in its
+/etc/resolv.conf, and so does every program that it starts: imaplib, smtplib, dnspython and
+deltachat-rpc-server talk to `relay.domain` as they would to any server. The verbs of `lab` work
+from there too. The resolv.conf is a mount of this process's own; nothing of the machine changes.
 
 With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped.
 """
@@ -33,6 +33,7 @@ from pathlib import Path
 import pytest
 import testinfra
 import testinfra.host
+from relay.classic import TRUSTED, ClassicServer
 from testinfra.backend.base import BaseBackend
 
 LAB = Path(__file__).parents[1] / "lab" / "lab"
@@ -318,6 +319,25 @@ def bare_box(release, request):
     """A machine that a file's tests share and that has only what a provider installs: no Salt."""
     with boxes(release, request) as make:
         yield make("--bare")
+
+
+@pytest.fixture(scope="session")
+def classic(relay, release, request):
+    """A classic mail server; the relay trusts the authority of its certificates meanwhile.
+
+    The session's tests share it, for the half minute that its packages take.
+    """
+    trust = "update-ca-certificates --fresh && systemctl restart chatmail-transport"
+    with boxes(release, request) as make:
+        server = ClassicServer(make("--bare"))
+        root = server.authority.certificate_pem()
+        try:
+            server.install()
+            relay.run(f"install -m 0644 /dev/stdin {TRUSTED} && {trust}", input=root)
+            yield server
+        finally:
+            relay.run(f"rm -f {TRUSTED} && {trust}")
+            server.remove()
 
 
 @pytest.fixture(scope="module")

@@ -12,26 +12,11 @@ import uuid
 
 import dkim
 import pytest
-from relay.classic import SELECTOR, TRUSTED, ClassicServer, new_certificate
+from relay.classic import SELECTOR, new_certificate
 from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
 
 NO_SIGNATURE = (554, "5.7.1 No DKIM signature found")
 NO_VALID_SIGNATURE = (554, "5.7.1 No valid DKIM signature found")
-
-
-@pytest.fixture(scope="module")
-def classic(relay, bare_box):
-    """The server; the relay trusts the authority of its certificates as long as it lives."""
-    server = ClassicServer(bare_box)
-    root = server.authority.certificate_pem()
-    trust = "update-ca-certificates --fresh && systemctl restart chatmail-transport"
-    try:
-        server.install()
-        relay.run(f"install -m 0644 /dev/stdin {TRUSTED} && {trust}", input=root)
-        yield server
-    finally:
-        relay.run(f"rm -f {TRUSTED} && {trust}")
-        server.remove()
 
 
 @pytest.fixture(scope="module")
