@@ -1,8 +1,8 @@
 """Shows the website on this machine while its pages are being written; `make webdev` runs it.
 
 Every request builds all pages anew, so a reload of the browser shows the last change. A pillar
-file as argument shows the pages of that relay, your own `www_folder` among them; for one with a
-self-signed certificate POST /new answers with a made-up address.
+file as argument shows the pages of that relay, your own `www_folder` among them. POST /new answers
+with a made-up address, where addresses are by invitation to a token of 22 to 43 characters.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import mimetypes
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def resolve(pillar: dict) -> dict:
     return settings_module.resolve(pillar, GRAINS)
 
 
+def answer_new(settings: dict, path: str) -> tuple[int, dict]:
+    """Return status and JSON that a relay with these settings answers to a POST."""
+    wanted = r"/new\?token=[A-Za-z0-9_-]{22,43}" if settings["registration"] == "invite" else "/new"
+    if re.fullmatch(wanted, path) and not settings["nocreate"]:
+        return 200, NEW_ADDRESS
+    return (403 if path.partition("?")[0] == "/new" else 404), {}
+
+
 def make_server(settings: dict, port: int = 0) -> ThreadingHTTPServer:
     """Return a server on 127.0.0.1 that answers with pages built at that moment.
 
@@ -71,9 +80,8 @@ def make_server(settings: dict, port: int = 0) -> ThreadingHTTPServer:
             self.reply(404, "text/plain", b"no such page\n")
 
         def do_POST(self):
-            known = self.path == "/new" and settings["tls_mode"] == "self_signed"
-            body = json.dumps(NEW_ADDRESS).encode() if known else b"{}"
-            self.reply(200 if known else 404, "application/json", body)
+            status, answer = answer_new(settings, self.path)
+            self.reply(status, "application/json", json.dumps(answer).encode())
 
         def reply(self, status, kind, body):
             self.send_response(status)

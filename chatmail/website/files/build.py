@@ -45,7 +45,8 @@ def build(settings: dict, sources: Path = SOURCES) -> dict[str, bytes]:
         return files
     own = read_sources(sources / "pages") if not folder else read_operator_folder(Path(folder))
     shared = read_sources(sources / "assets")
-    if settings["tls_mode"] != "self_signed":
+    # Where it takes an invitation, each code is another one: the page draws it.
+    if settings["registration"] == "open" and settings["tls_mode"] != "self_signed":
         shared["invite.svg"] = qr_svg(invitation(settings))
     return {**shared, **render_pages(own, settings, sources), **files}
 

@@ -1,7 +1,16 @@
 "use strict";
-// On a relay with a self-signed certificate a messenger cannot ask for an address by itself, so
-// the page does: it fetches one from the relay and shows it as a link and as a QR code.
+// Shows an invitation as a link and as a QR code. `data-invitation` says who gets an address here:
+// "open", everybody, or "invite", whoever opens this page with a token after the #, which no
+// browser sends to a server. `data-account` is the link by which a messenger asks for an address.
+// There is none on a relay with a self-signed certificate, with which a messenger would not speak:
+// the page asks, and shows the address itself.
 
+const TOKEN = /^#([A-Za-z0-9_-]{22,43})$/;
+const REFUSALS = {
+  403: "This invitation is used up or no longer valid.",
+  429: "Too many new addresses were asked for from your network. Please try again later.",
+  503: "The relay cannot take in new people just now. Please try again later.",
+};
 const QR_QUIET_ZONE = 4; // modules of light around the code (ISO/IEC 18004, clause 6.3.8)
 
 // Draws rows of booleans as an SVG element.
@@ -11,7 +20,7 @@ function qrImage(matrix) {
   const image = document.createElementNS(namespace, "svg");
   image.setAttribute("viewBox", `0 0 ${size} ${size}`);
   image.setAttribute("role", "img");
-  image.setAttribute("aria-label", "QR code of your new address");
+  image.setAttribute("aria-label", "QR code of your invitation");
   image.setAttribute("shape-rendering", "crispEdges");
   let path = "";
   matrix.forEach((row, y) => row.forEach((dark, x) => {
@@ -23,35 +32,67 @@ function qrImage(matrix) {
   return image;
 }
 
-async function fetchAddress() {
-  const response = await fetch("/new", { method: "POST", cache: "no-store" });
-  if (!response.ok) throw new Error(`the relay answered ${response.status}`);
+async function fetchAddress(query) {
+  const response = await fetch(`/new${query}`, { method: "POST", cache: "no-store" });
+  if (!response.ok) {
+    throw new Error(`the relay answered ${response.status}`, { cause: response.status });
+  }
   const address = await response.json();
   if (!/^dclogin:/i.test(address.dclogin_url)) throw new Error("the answer has no dclogin link");
   return address;
 }
 
-async function showInvitation(invitation) {
-  const [code, link, status, retry] = ["code", "link", "status", "retry"]
+function setUp(invitation) {
+  const [code, link, status, ask] = ["code", "link", "status", "ask"]
     .map((part) => invitation.querySelector(`[data-invite=${part}]`));
-  retry.hidden = true;
-  status.textContent = "Asking the relay for a new address …";
-  try {
-    const address = await fetchAddress();
-    const matrix = qrCode(address.dclogin_url);
+  const { account, invitation: registration } = invitation.dataset;
+  let asking = false;
+
+  function show(url, text) {
+    const matrix = qrCode(url);
     if (matrix) code.replaceChildren(qrImage(matrix));
     code.hidden = !matrix;
-    link.href = address.dclogin_url;
+    link.href = url;
     link.hidden = false;
-    status.textContent = `Made for you: ${address.email}`;
-  } catch (error) {
-    status.textContent = `No new address could be had: ${error.message}. Please try again later.`;
-    retry.hidden = false;
+    status.textContent = text;
   }
+
+  async function askRelay(query) {
+    if (asking) return; // a second tap would use up the invitation once more
+    asking = true;
+    ask.hidden = true;
+    status.textContent = "Asking the relay for a new address …";
+    try {
+      const address = await fetchAddress(query);
+      show(address.dclogin_url, `Made for you: ${address.email}`);
+    } catch (error) {
+      status.textContent = REFUSALS[error.cause]
+        || `No new address could be had: ${error.message}. Please try again later.`;
+      ask.hidden = error.cause === 403;
+    }
+    asking = false;
+  }
+
+  function begin() {
+    if (asking) return; // what is under way uses up an invitation: its address must be seen
+    code.hidden = link.hidden = ask.hidden = true;
+    const token = TOKEN.exec(location.hash);
+    const query = registration === "open" ? "" : token && `?token=${token[1]}`;
+    ask.onclick = () => askRelay(query);
+    if (query === null) {
+      status.textContent = "New addresses are by invitation: open the link of yours to see it here.";
+    } else if (account) {
+      show(account + query, "Scan the code with the app, or tap the button where it is installed.");
+    } else if (query) { // not at once: a look at the page must not use up the invitation
+      status.textContent = "You are invited. Press the button once you want your address.";
+      ask.hidden = false;
+    } else {
+      askRelay(query);
+    }
+  }
+
+  if (registration === "invite") addEventListener("hashchange", begin);
+  begin();
 }
 
-for (const invitation of document.querySelectorAll("[data-invitation]")) {
-  invitation.querySelector("[data-invite=retry]")
-    .addEventListener("click", () => showInvitation(invitation));
-  showInvitation(invitation);
-}
+document.querySelectorAll("[data-invitation]").forEach(setUp);
