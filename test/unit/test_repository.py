@@ -40,6 +40,27 @@ def test_function_that_an_operator_calls_shows_how(function):
     assert re.search(r"\n {4,}(sudo )?salt(-call|-run|-ssh)? ", docstring), "no command is shown"
 
 
+def aliases(path):
+    """Return {name in Python: name that Salt offers} of a module."""
+    found = re.search(r"^__func_alias__ = (\{.*\})$", path.read_text(), re.MULTILINE)
+    return ast.literal_eval(found[1]) if found else {}
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=relative
+)
+def test_function_that_a_document_names_exists(path):
+    known = {
+        f"{module.stem}.{aliases(module).get(node.name, node.name)}"
+        for kind in ("_modules", "_runners")
+        for module in (ROOT / kind).glob("*.py")
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    named = set(re.findall(r"\bchatmail_[a-z]+\.[a-z_]+", path.read_text()))
+    assert {name for name in named - known if not name.endswith(".py")} == set()
+
+
 @pytest.mark.parametrize("function", public_functions("_states"))
 def test_state_is_explained(function):
     assert ast.get_docstring(function)
