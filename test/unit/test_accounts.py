@@ -122,6 +122,13 @@ def test_inadmissible_is_refused_and_leaves_nothing(relay, headers):
     assert os.listdir(relay["mailboxes_dir"]) == []
 
 
+def test_closed_registration_refuses_new_addresses_whoever_removes_the_file(relay):
+    relay["registration"] = "closed"
+    create, new = ask(relay, creation(), ("POST", "/new"))
+    assert (create[0], new[0]) == (403, 403)
+    assert os.listdir(relay["mailboxes_dir"]) == []
+
+
 def test_nocreate_refuses_new_addresses_until_it_is_removed(relay, caplog):
     accounts.NOCREATE.touch()
     create, new = ask(relay, creation(), ("POST", "/new"))

@@ -187,7 +187,7 @@ class Registration:
 
     def _check_limits(self):
         """Raises Refused while there are no new addresses."""
-        if NOCREATE.exists():
+        if NOCREATE.exists() or self._relay["registration"] == "closed":
             _log_rejection("nocreate, true, false")
             raise Refused(403, "This relay gives out no new addresses.")
         try:
