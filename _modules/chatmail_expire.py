@@ -30,6 +30,8 @@ from typing import NamedTuple
 # A quota warning starts this file each time: what few callers need is imported where they use it.
 
 SETTINGS = "/etc/chatmail/relay.json"
+# Where chatmail-dict keeps the notifications that wait for their next try (its notifier.py).
+PENDING = "/var/lib/chatmail-dict/pending"
 NEEDED_SETTINGS = (
     "address_domain",
     "delete_inactive_users_after",
@@ -69,6 +71,9 @@ NOT_THERE = frozenset((errno.ENOENT, errno.ESTALE, errno.ENOTEMPTY, errno.EEXIST
 # What O_NOFOLLOW and O_DIRECTORY answer for a link or a file, and unlink(2) for a directory.
 NOT_OF_ITS_KIND = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR))
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# A notification holds an address and a token of 4096 characters, each escaped by a second at most.
+PENDING_BYTES = 16384
+PENDING_DRAFT = ".draft-"  # being written: the service drops what a crash has left of these
 BATCH = 256  # mailboxes that a worker takes at once
 CUT_LIST = 10_000  # messages of one mailbox held in memory before the younger are dropped
 
@@ -87,6 +92,7 @@ class Plan(NamedTuple):
     """
 
     mailboxes_dir: str
+    pending_dir: str
     domain: str
     now: float
     old: float = -math.inf
@@ -112,8 +118,9 @@ def run(test=None, config=SETTINGS):
     config: path of the relay's settings.
 
     Returns `removed` (messages by reason `old`, `large`, `over_quota`; mailboxes: `inactive`;
-    directories: `empty`), `removed_bytes` of the messages, `passed_over` (entries by cause) and
-    `report` (as `report` returns it, of what is left). No address is in it.
+    directories: `empty`), `removed_bytes` of the messages, `removed_notifications` (of addresses
+    that have no mailbox any more; none when `test`), `passed_over` (entries by cause) and `report`
+    (as `report` returns it, of what is left). No address is in it.
 
     Raises CommandExecutionError without readable settings, or while another run is under way.
 
@@ -149,6 +156,26 @@ def quota(path, target=None, config=SETTINGS):
     """
     with _salt_errors():
         return _cut_one(_load_settings(config), path, target)
+
+
+def remove(address, config=SETTINGS):
+    """Remove one mailbox, whatever its age, and the notifications that wait for its devices.
+
+    address: the address, or the absolute path of its directory in `mailboxes_dir`.
+    config: path of the relay's settings.
+
+    Returns `removed` (False if there was no such mailbox) and `pending` (notifications removed).
+
+    Raises CommandExecutionError for what is no address of this relay or no directory.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt relay1 chatmail_expire.remove abcdefghi@chat.example.org
+    """
+    with _salt_errors():
+        return _remove_one(_load_settings(config), address)
 
 
 def report(config=SETTINGS):
@@ -206,6 +233,7 @@ def _load_settings(path):
 def _report_plan(settings):
     return Plan(
         mailboxes_dir=settings["mailboxes_dir"].rstrip("/"),
+        pending_dir=PENDING,
         domain=settings["address_domain"],
         now=time.time(),
     )
@@ -245,6 +273,7 @@ class Tally:
     def __init__(self):
         self.removed = Counter()  # by REASONS
         self.removed_bytes = 0
+        self.removed_notifications = 0
         self.passed_over = Counter()  # by PASSED_OVER
         self.mailboxes = 0
         self.machines = 0  # addresses whose name begins with `ci-`
@@ -292,6 +321,7 @@ class Tally:
         return {
             "removed": {reason: self.removed[reason] for reason in REASONS},
             "removed_bytes": self.removed_bytes,
+            "removed_notifications": self.removed_notifications,
             "passed_over": {cause: self.passed_over[cause] for cause in PASSED_OVER},
             "report": self._report(),
         }
@@ -600,8 +630,7 @@ def _remove_mailbox(root, mailbox):
     """
     mailbox.announce("inactive")
     if not mailbox.plan.dry_run:
-        aside = ASIDE + os.urandom(8).hex()
-        os.rename(mailbox.name, aside, src_dir_fd=root, dst_dir_fd=root)
+        aside = _set_aside(root, mailbox.name)
         moved = os.stat(aside, dir_fd=root, follow_symlinks=False)
         # It may also be another one by now: deleted and made anew since it was opened.
         is_same = os.path.samestat(moved, os.fstat(mailbox.fd))
@@ -611,6 +640,31 @@ def _remove_mailbox(root, mailbox):
         _remove_tree(root, aside, mailbox.tally)
     mailbox.tally.removed["inactive"] += 1
     return True
+
+
+def _remove_one(settings, address):
+    """Remove the mailbox of an address and every trace of it; return what `remove` documents."""
+    name = _mailbox_name(settings, address)
+    plan, tally = _report_plan(settings), Tally()
+    with _mailboxes_dir(plan) as root:
+        try:
+            os.close(os.open(name, OPEN_DIRECTORY, dir_fd=root))  # no link, no file
+            aside = _set_aside(root, name)
+        except FileNotFoundError:
+            aside = None
+        except OSError as error:
+            raise ExpireError(f"cannot remove the mailbox {name!r}: {error.strerror}") from error
+        if aside:
+            _remove_tree(root, aside, tally)
+    pending = _remove_pending(plan.pending_dir, lambda other: other == name, tally)
+    return {"removed": aside is not None, "pending": pending}
+
+
+def _set_aside(root, name):
+    """Rename a mailbox in one step to what no login and no delivery finds; return the new name."""
+    aside = ASIDE + os.urandom(8).hex()
+    os.rename(name, aside, src_dir_fd=root, dst_dir_fd=root)
+    return aside
 
 
 def _remove_tree(root, name, tally):
@@ -630,6 +684,66 @@ def _remove_empty(root, mailbox):
     if not mailbox.plan.dry_run:
         os.rmdir(mailbox.name, dir_fd=root)  # fails if anything has come into it
     mailbox.tally.removed["empty"] += 1
+
+
+# --- notifications --------------------------------------------------------------------------------
+
+
+def _remove_pending(directory, is_gone, tally):
+    """Remove the notifications whose address `is_gone` tells to be gone; return their number.
+
+    chatmail-dict gives up what it finds no file for. A file of its making keeps its address for
+    good, so what is read here is true of what is removed. Other files are counted and stay.
+    """
+    removed = 0
+    try:
+        with _opened(None, (directory,)) as fd, os.scandir(fd) as entries:
+            for entry in entries:
+                if entry.name.startswith(PENDING_DRAFT):
+                    continue
+                try:
+                    if is_gone(_pending_address(fd, entry.name)):
+                        os.unlink(entry.name, dir_fd=fd)
+                        removed += 1
+                except OSError as error:
+                    tally.pass_over(error)
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    tally.passed_over["strange"] += 1
+    except FileNotFoundError:
+        pass  # chatmail-dict has never run here
+    except OSError as error:
+        tally.pass_over(error)
+    return removed
+
+
+def _pending_address(directory, name):
+    """Return the address in a notification's file. Raises ValueError or its like for another."""
+    # A pipe must not hold this up: without O_NONBLOCK, opening one waits for a writer.
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("no file")
+        text = os.read(fd, PENDING_BYTES + 1)
+    finally:
+        os.close(fd)
+    if len(text) > PENDING_BYTES:
+        raise ValueError("longer than any notification")
+    address = json.loads(text)["address"]
+    if not isinstance(address, str):
+        raise ValueError("no address")
+    return address
+
+
+def _has_no_mailbox(plan, root, address):
+    """Tell whether nobody can log in to an address. Raises ValueError for one of another relay."""
+    if not _is_address(address, plan.domain):
+        raise ValueError("no address of this relay")
+    try:
+        with _opened(root, (address,)) as mailbox:
+            os.stat("password", dir_fd=mailbox, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 # --- all mailboxes --------------------------------------------------------------------------------
@@ -652,6 +766,9 @@ def _sweep(plan, workers=1, watch=None):
                 watch(total, tally)
         if plan.expires:
             _remove_leftovers(root, total)
+            total.removed_notifications = _remove_pending(
+                plan.pending_dir, lambda address: _has_no_mailbox(plan, root, address), total
+            )
     return {"dry_run": plan.dry_run, **total.as_dict()}
 
 
@@ -756,11 +873,13 @@ def _cut_one(settings, path, target=None, dry_run=False, watch=None):
     if watch:
         watch(tally, tally)
     result = {"dry_run": dry_run, "before": before, "after": mailbox.quota_bytes}
-    return result | {key: value for key, value in tally.as_dict().items() if key != "report"}
+    shared = ("removed", "removed_bytes", "passed_over")
+    return result | {key: value for key, value in tally.as_dict().items() if key in shared}
 
 
 def _mailbox_name(settings, path):
     """Return the directory name of an address, given as such or as its path in mailboxes_dir."""
+    path = str(path)  # Salt's command line makes a number of what looks like one
     parent, name = os.path.split(path.rstrip("/")) if path.startswith("/") else (None, path)
     wanted = settings["mailboxes_dir"].rstrip("/")
     if parent in (None, wanted) and _is_address(name, settings["address_domain"]):
@@ -874,6 +993,10 @@ def _text(command, result):
             f"{would} {removed['inactive']} inactive mailboxes,"
             f" {removed['empty']} empty directories"
         )
+        if result["removed_notifications"]:
+            lines.append(
+                f"removed {result['removed_notifications']} notifications of lost addresses"
+            )
     else:
         lines.append(f"quota: {_size(result['before'])} before, {_size(result['after'])} after")
     lines.append("passed over: " + ", ".join(f"{passed[cause]} {cause}" for cause in PASSED_OVER))

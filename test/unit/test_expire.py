@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,13 @@ def fingerprint(top):
         status = os.lstat(os.path.join(top, path))
         found[path] = (status.st_mode, status.st_size, status.st_mtime_ns, status.st_nlink)
     return found
+
+
+@pytest.fixture(autouse=True)
+def pending(tmp_path, monkeypatch):
+    """Return where notifications wait in these tests; there is no such directory at first."""
+    monkeypatch.setattr(expire, "PENDING", str(tmp_path / "pending"))
+    return tmp_path / "pending"
 
 
 @pytest.fixture
@@ -337,10 +345,11 @@ def as_nobody(work):
     return json.loads(text)
 
 
-def test_run_on_unreadable_directories_passes_them_over():
+def test_run_on_unreadable_directories_passes_them_over(monkeypatch):
     """Root reads everything, so this runs as nobody, in a directory that nobody may reach."""
     with tempfile.TemporaryDirectory() as work:
         os.chmod(work, 0o755)
+        monkeypatch.setattr(expire, "PENDING", f"{work}/pending")  # the fixture's is root's alone
         config = settings_for(f"{work}/mail")
         now = time.time()
         for name in ("closed000", "half00000", "locked000", "plain0000", "stuck0000"):
@@ -618,6 +627,107 @@ def test_memory_does_not_grow_with_the_number_of_mailboxes(tmp_path, monkeypatch
     assert peaks[1] < peaks[0] + 20_000, peaks
 
 
+# --- one mailbox, and what waits for it -----------------------------------------------------------
+
+
+def notify(directory, name, address, token="token"):
+    """Write a notification as chatmail-dict does."""
+    directory.mkdir(exist_ok=True)
+    content = {"address": address, "token": token, "first_try": time.time()}
+    (directory / name).write_text(json.dumps(content), encoding="ascii")
+    (directory / name).chmod(0o600)
+
+
+def test_run_drops_notifications_of_addresses_without_mailbox(mail, pending):
+    kept, idle = a_mailbox(mail), a_mailbox(mail, "idle00000", login_days=91)
+    a_mailbox(mail, "orphan000", password=False)
+    notify(pending, "kept", kept.name, token='"' * 4096)
+    for name in (idle.name, f"long.gone@{DOMAIN}", f"orphan000@{DOMAIN}"):
+        notify(pending, name.partition("@")[0], name)
+    dry, _ = sweep(mail, dry_run=True)
+    assert len(os.listdir(pending)) == 4
+    done, _ = sweep(mail)
+    assert os.listdir(pending) == ["kept"]
+    assert (dry["removed_notifications"], done["removed_notifications"]) == (0, 3)
+    assert sum(done["passed_over"].values()) == 0
+
+
+def test_run_passes_over_what_is_no_notification(mail, pending, tmp_path):
+    notify(tmp_path, "outside", f"gone@{DOMAIN}")
+    notify(pending, ".draft-x", f"gone@{DOMAIN}")
+    for number, address in enumerate(
+        (f"../mail/x@{DOMAIN}", "", f"a/b@{DOMAIN}", "gone@elsewhere.example", None, ["x"], 7)
+    ):
+        notify(pending, f"address{number}", address)
+    for number, text in enumerate(("", "{", "[]", "7", "null", "{}", "[" * 16384, " " * 10**6)):
+        (pending / f"text{number}").write_text(text, encoding="ascii")
+    (pending / "bytes").write_bytes(b'{"address": "\xff"}')
+    (pending / os.fsdecode(b"\xff\n")).mkdir()
+    (pending / "link").symlink_to(tmp_path / "outside")
+    (pending / "dangling").symlink_to("nowhere")
+    os.mkfifo(pending / "fifo")
+    before = sorted(os.listdir(pending))
+    done, _ = sweep(mail)
+    assert sorted(os.listdir(pending)) == before
+    assert (tmp_path / "outside").exists()
+    assert done["passed_over"] == {"vanished": 0, "strange": len(before) - 1, "unreadable": 0}
+
+
+def test_run_does_not_follow_a_link_to_notifications(mail, pending, tmp_path):
+    notify(tmp_path / "outside", "x", f"gone@{DOMAIN}")
+    pending.symlink_to(tmp_path / "outside")
+    done, _ = sweep(mail)
+    assert os.listdir(tmp_path / "outside") == ["x"]
+    assert done["passed_over"]["strange"] == 1
+
+
+def test_remove_takes_one_mailbox_of_any_age_and_what_waits_for_it(mail, relay_json, pending):
+    box, other = a_mailbox(mail, folders=("", ".Sent")), a_mailbox(mail, "user00002")
+    write_message(box / ".Sent" / "cur", time.time())
+    for number, address in enumerate((box.name, other.name, box.name, f"gone@{DOMAIN}")):
+        notify(pending, str(number), address)
+    before = everything(other)
+    assert expire.remove(box.name, str(relay_json)) == {"removed": True, "pending": 2}
+    assert os.listdir(mail["mailboxes_dir"]) == [other.name]
+    assert everything(other) == before
+    assert sorted(os.listdir(pending)) == ["1", "3"]
+    # Nothing is left of it but what came since.
+    notify(pending, "4", box.name)
+    assert expire.remove(box.name, str(relay_json)) == {"removed": False, "pending": 1}
+
+
+def test_remove_of_a_link_or_a_file_is_refused(mail, relay_json, tmp_path):
+    from salt.exceptions import CommandExecutionError
+
+    outside = Path(make_mailbox(tmp_path / "outside", "x", login=0))
+    before = fingerprint(outside)
+    link, file = (Path(mail["mailboxes_dir"], f"{name}@{DOMAIN}") for name in ("link", "file"))
+    link.symlink_to(outside)
+    file.touch()
+    for path in (link, file):
+        with pytest.raises(CommandExecutionError, match="cannot remove the mailbox"):
+            expire.remove(path.name, str(relay_json))
+    assert link.is_symlink()
+    assert file.exists()
+    assert fingerprint(outside) == before
+
+
+def test_remove_of_what_turns_into_a_link_meanwhile_is_not_followed(
+    mail, relay_json, before_rename, tmp_path
+):
+    box = a_mailbox(mail)
+    outside = Path(make_mailbox(tmp_path / "outside", "x", login=0))
+    before = fingerprint(outside)
+
+    def replaced():
+        os.rename(box, f"{mail['mailboxes_dir']}/elsewhere")
+        box.symlink_to(outside)
+
+    before_rename(replaced)
+    expire.remove(box.name, str(relay_json))
+    assert fingerprint(outside) == before
+
+
 # --- properties -----------------------------------------------------------------------------------
 
 MESSAGE_STRATEGY = st.tuples(
@@ -780,10 +890,11 @@ def test_command_quota_takes_an_address_or_its_directory(mail, relay_json):
         f"{{top}}//victim@{DOMAIN}/../..",
     ],
 )  # fmt: skip
-def test_quota_of_what_is_no_mailbox_is_refused(mail, path):
+def test_quota_and_remove_of_what_is_no_mailbox_are_refused(mail, path):
     a_mailbox(mail, "victim")
-    with pytest.raises(expire.ExpireError, match="is no mailbox of this relay"):
-        expire._cut_one(mail, path.replace("{top}", mail["mailboxes_dir"]), 0)
+    for refuses in (lambda path: expire._cut_one(mail, path, 0), partial(expire._remove_one, mail)):
+        with pytest.raises(expire.ExpireError, match="is no mailbox of this relay"):
+            refuses(path.replace("{top}", mail["mailboxes_dir"]))
 
 
 def test_quota_of_an_address_that_is_a_link_is_refused(mail, tmp_path):
@@ -868,9 +979,9 @@ def salt_functions():
         )
 
 
-def test_salt_loads_three_functions_with_examples(salt_functions):
+def test_salt_loads_four_functions_with_examples(salt_functions):
     names = {name for name in salt_functions if name.startswith("chatmail_expire.")}
-    assert names == {"chatmail_expire.run", "chatmail_expire.quota", "chatmail_expire.report"}
+    assert names == {f"chatmail_expire.{name}" for name in ("run", "quota", "remove", "report")}
     for name in names:
         assert "CLI Example:" in salt_functions[name].__doc__
         assert f" {name}" in salt_functions[name].__doc__
