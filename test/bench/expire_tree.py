@@ -104,7 +104,7 @@ def build_tree(top, mailboxes, messages, now, seed=1):
             # Half past the hour: no age comes to a limit while the tree is made and looked at.
             arrival = now - chance.randrange(25 * 24) * 3600 - 1800
             disk = 300_000 if chance.random() < 0.05 else chance.randint(1000, 20_000)
-            size = 80 * KIB * KIB if full else disk + disk // 3
+            size = chance.randint(60, 100) * KIB * KIB if full else disk + disk // 3
             place = os.path.join(mailbox, chance.choice(folders), chance.choice(("cur", "new")))
             write_message(place, arrival, serial=serial, size=size, disk=disk)
 

@@ -629,6 +629,32 @@ def test_link_in_place_of_the_mailbox_to_remove_is_not_followed(mail, before_ren
     assert fingerprint(outside) == before
 
 
+@pytest.mark.parametrize("place", ["", "cur", ".Sent", ".Sent/cur"])
+def test_directory_turned_into_a_link_before_it_is_opened_is_not_followed(
+    mail, tmp_path, monkeypatch, place
+):
+    """Its name was read while it was a directory yet."""
+    folders, old = ("", ".Sent"), time.time() - 30 * DAY
+    box = a_mailbox(mail, folders=folders)
+    outside = Path(make_mailbox(tmp_path / "outside", box.name, login=0, folders=folders))
+    for directory in (box, outside):
+        for folder in folders:
+            write_message(directory / folder / "cur", old, size=10**9)
+    before, victim, really_open = fingerprint(outside), box / place, os.open
+
+    def replaced_and_opened(path, *arguments, **options):
+        if path == victim.name and not victim.is_symlink():
+            victim.rename(tmp_path / "elsewhere")
+            victim.symlink_to(outside / place)
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", replaced_and_opened)
+    done, _ = sweep(mail)
+    assert victim.is_symlink()
+    assert done["passed_over"]["strange"] == 1
+    assert fingerprint(outside) == before
+
+
 def test_folder_turned_into_a_link_before_the_cut_is_not_followed(mail, tmp_path):
     box, now = a_mailbox(mail, folders=("", ".Sent")), time.time()
     for place in ("cur", ".Sent/cur"):
