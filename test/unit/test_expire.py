@@ -847,6 +847,50 @@ def fill(config, mailboxes):
             write_message(box / place, arrival, serial=serial, disk=disk, size=size, mtime=mtime)
 
 
+def sized(box):
+    """Return arrival and bytes counted of each message of a mailbox."""
+    return {file: (int(file.name.split(".")[0]), counted(file)) for file in messages_of(box)}
+
+
+def check_least(files, gone, target, now):
+    """What a cut took of these files is the oldest, over a day old, and no more than needed."""
+    kept = files.keys() - gone
+    left = sum(files[file][1] for file in kept)
+    young = {file for file, (arrival, _) in files.items() if now - arrival < DAY}
+    assert not gone & young
+    assert left <= target or kept == young
+    if gone:
+        # One less would not have done, and none that stays is older than one that went.
+        youngest = max(gone, key=lambda file: (files[file][0], file.name))
+        assert left + files[youngest][1] > target
+        assert all(files[file][0] >= files[youngest][0] for file in kept)
+
+
+@PROPERTY
+@given(st.lists(MAILBOX_STRATEGY, max_size=4))
+def test_cuts_of_a_run_are_the_least_that_suffice(mailboxes):
+    with tempfile.TemporaryDirectory() as work:
+        config = settings_for(f"{work}/mail", max_mailbox_size=10 * MEGABYTE)
+        os.mkdir(config["mailboxes_dir"])
+        fill(config, mailboxes)
+        top, announced, now = Path(config["mailboxes_dir"]), set(), time.time()
+        before = {box: sized(box) for box in top.iterdir()}
+        expire._sweep(
+            expire._expiry_plan(config, True), 1, lambda _, new: announced.update(new.announced)
+        )
+        sweep(config)
+        reasons = {top / path: reason for reason, path in announced}
+        for box, files in before.items():
+            if reasons.get(box) == "inactive":
+                assert not box.exists()
+                continue
+            past = {file for file in files if reasons.get(file) in ("old", "large")}
+            within = {file: files[file] for file in files.keys() - past}
+            gone = {file for file in within if reasons.get(file) == "over_quota"}
+            assert set(messages_of(box)) == within.keys() - gone
+            check_least(within, gone, 7 * MEGABYTE, now)
+
+
 @PROPERTY
 @given(st.lists(MAILBOX_STRATEGY, max_size=4))
 def test_run_on_random_mailboxes_does_what_it_announced(mailboxes):
@@ -864,23 +908,14 @@ def test_cut_of_a_random_mailbox_is_the_least_that_suffices(mailbox, target):
         config = settings_for(f"{work}/mail")
         fill(config, [mailbox])
         box = Path(config["mailboxes_dir"], f"user00000@{DOMAIN}")
-        files = {file: (int(file.name.split(".")[0]), counted(file)) for file in messages_of(box)}
-        now = time.time()
+        files, now = sized(box), time.time()
         dry = expire._cut_one(config, box.name, target, dry_run=True)
         done = expire._cut_one(config, box.name, target)
         kept = set(messages_of(box))
-        gone = files.keys() - kept
-        young = {file for file, (arrival, _) in files.items() if now - arrival < DAY}
         assert done["before"] == sum(size for _, size in files.values())
         assert done["after"] == sum(files[file][1] for file in kept)
         assert done | {"dry_run": True} == dry
-        assert not gone & young
-        assert done["after"] <= target or kept == young
-        if gone:
-            # One less would not have done, and none that stays is older than one that went.
-            youngest = max(gone, key=lambda file: (files[file][0], file.name))
-            assert done["after"] + files[youngest][1] > target
-            assert all(files[file][0] >= files[youngest][0] for file in kept)
+        check_least(files, files.keys() - kept, target, now)
 
 
 # --- the report -----------------------------------------------------------------------------------
