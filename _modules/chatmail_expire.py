@@ -48,11 +48,12 @@ YOUNG_SECONDS = DAY  # no cut takes what arrived within it
 # A login that makes an address has an empty directory for a moment. It is not pulled from under it.
 EMPTY_SECONDS = 60
 
+LOCAL_PART = re.compile(r"[a-z0-9._-]+")
 MESSAGE_DIRECTORIES = frozenset(("cur", "new", "tmp"))
 # `<arrival>.<unique>,S=<size>,W=<size with CRLF>:2,<flags>`. Dovecot's quota counts the first `,S=`
 # when only digits stand before the next `:`, `,` or the end, and the file's own size otherwise.
-MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=([0-9]*)([:,]|\Z)?)?")
-TIMED = re.compile(r"[0-9]+\.")  # the same names, for who needs no sizes: five times as fast
+MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=(?:([0-9]*)(?:[:,]|\Z))?)?")
+TIMED = re.compile(r"[0-9]+\.")  # the same names, for who needs no sizes: a third of the time
 # A mailbox to be removed is renamed to this first. It has no `@`, so no login and no delivery
 # finds it, and no address in it, so nothing tells whose it was.
 ASIDE = ".expired-"
@@ -261,7 +262,7 @@ def _is_address(name, domain):
     Its length is no matter: addresses outlive a change of `username_max_length`.
     """
     local, at, rest = name.rpartition("@")
-    return bool(at) and rest == domain and re.fullmatch(r"[a-z0-9._-]+", local) is not None
+    return bool(at) and rest == domain and LOCAL_PART.fullmatch(local) is not None
 
 
 # --- one pass -------------------------------------------------------------------------------------
@@ -485,7 +486,8 @@ class Mailbox:
                 messages[index] += 1
                 volumes[index] += size
                 if is_cut:
-                    quota_bytes += size if match[3] is None else int(match[2] or 0)
+                    counted = match[2]
+                    quota_bytes += size if counted is None else int(counted or 0)
         self.quota_bytes += quota_bytes
 
     def _expire(self, entry, status, directory, place):
@@ -562,9 +564,8 @@ def _opened(directory, place):
 
 def _counted_bytes(match, status):
     """Return a message's size as Dovecot's quota counts it."""
-    if match[3] is None:
-        return status.st_size
-    return int(match[2] or 0)
+    counted = match[2]
+    return status.st_size if counted is None else int(counted or 0)
 
 
 def _oldest(messages, excess):
