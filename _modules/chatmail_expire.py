@@ -23,9 +23,9 @@ import re
 import stat
 import sys
 import time
+import typing
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from typing import NamedTuple
 
 # A quota warning starts this file each time: what few callers need is imported where they use it.
 
@@ -83,7 +83,7 @@ class ExpireError(Exception):
     """Something that the operator has to put right; the text says what."""
 
 
-class Plan(NamedTuple):
+class Plan(typing.NamedTuple):
     """What one pass does. Times are Unix seconds; a default lets everything stay.
 
     old, large: messages last written before it go; `large` is for big files in `cur`.
