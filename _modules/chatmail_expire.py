@@ -925,7 +925,8 @@ def _main(arguments=None):
     except ExpireError as error:
         print(f"chatmail_expire: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result) if options.json else _text(options.command, result))
+    if not options.quiet:
+        print(json.dumps(result) if options.json else _text(options.command, result))
     return 0
 
 
@@ -949,8 +950,10 @@ def _parser():
     cut = commands.add_parser("quota", parents=[shared, dry], help="cut one mailbox")
     cut.add_argument("path", help="an address, or its directory in mailboxes_dir")
     cut.add_argument("target", nargs="?", help="bytes to keep (70 %% of max_mailbox_size)")
+    # Dovecot does not wait for what a quota warning prints, and logs a broken pipe.
+    cut.add_argument("--quiet", action="store_true", help="print nothing but errors")
     commands.add_parser("report", parents=[shared, metrics], help="count addresses and mail")
-    parser.set_defaults(dry_run=False, prometheus=None)
+    parser.set_defaults(dry_run=False, prometheus=None, quiet=False)
     return parser
 
 

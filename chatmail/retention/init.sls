@@ -32,6 +32,14 @@ unit chatmail-report:
     - source: salt://chatmail/retention/files/chatmail-report.service
     - mode: "0644"
 
+# Salt does it for the units that it starts, which are the timers.
+systemd knows the units of retention:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: unit chatmail-expire
+      - file: unit chatmail-report
+
 {% for timer in ["expire", "report"] %}
 schedule of chatmail-{{ timer }}:
   file.managed:

@@ -94,6 +94,15 @@ def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, sma
     assert "quota-warning" not in log
 
 
+def test_systemd_knows_the_units_as_they_are_on_disk(relay):
+    """After an upgrade the old ones ran on: Salt has systemd read the units that it starts only."""
+    unit = "/etc/systemd/system/chatmail-expire.service"
+    relay.run(f"echo '# older' >> {unit} && systemctl daemon-reload")
+    relay.salt("state.apply", "chatmail.retention")
+    shown = relay.run("systemctl show --property=NeedDaemonReload --value chatmail-expire.service")
+    assert shown.stdout.strip() == "no"
+
+
 def test_unused_address_goes_with_every_trace(relay):
     """It has had mail, a device, and a push that its service has not taken yet."""
     sender, account = new_account(relay), new_account(relay)

@@ -1006,6 +1006,16 @@ def test_command_quota_takes_an_address_or_its_directory(mail, relay_json):
     assert box.name not in done.stdout
 
 
+def test_command_quota_as_dovecot_calls_it_prints_nothing_but_errors(mail, relay_json):
+    """Dovecot logged a broken pipe of each quota warning: it had closed what was printed to."""
+    box = a_mailbox(mail)
+    done = command("quota", "--quiet", box.name, "--config", relay_json)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = command("quota", "--quiet", "nobody", "--config", relay_json)
+    assert done.returncode == 1
+    assert "no mailbox of this relay" in done.stderr
+
+
 @pytest.mark.parametrize(
     "path",
     [
