@@ -1,6 +1,7 @@
 """chatmail_accounts: what it asks of others, and the file that stops new addresses."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -18,41 +19,51 @@ def module(salt_modules, tmp_path, monkeypatch):
 
 @pytest.fixture
 def machine(module, monkeypatch):
-    """A machine whose sessions end at the second kick; its `asked` is what was run."""
+    """A machine with Dovecot's answers; `asked` is what was run, `ended` the processes ended."""
 
     class Machine:
         def __init__(self):
-            self.asked, self.sessions, self.answers = [], 2, {}
+            self.asked, self.ended, self.answers = [], [], {}
+            # Process ids, and which of them are a client's own.
+            self.sessions, self.live = [], set()
 
         def run(self, command, stdin="", **_):
-            self.asked.append((command[0], json.loads(stdin) if stdin else command[1:]))
-            out, code = "", 0
-            if stdin:
-                out = json.dumps(self.answers.get(json.loads(stdin)["do"], {"result": True}))
-            elif command[1] == "kick":
-                self.sessions -= 1
-            elif self.sessions is None:
-                code = 75
-            else:
-                out = "titles\n" + "a session\n" * self.sessions
-            return {"retcode": code, "stdout": out, "stderr": ""}
+            request = json.loads(stdin) if stdin else None
+            self.asked.append(request["do"] if request else command)
+            if request:
+                if request["do"] == "wake":
+                    self.live |= {pid for pid in self.sessions or () if pid > 1}
+                answer = self.answers.get(request["do"], {"result": True})
+                return {"retcode": 0, "stdout": json.dumps(answer), "stderr": ""}
+            if self.sessions is None:
+                return {"retcode": 75, "stdout": "", "stderr": "Connection refused"}
+            lines = [f"{ADDRESS} imap {pid} 192.0.2.1" for pid in self.sessions]
+            return {"retcode": 0, "stdout": "\n".join(["titles", *lines]), "stderr": ""}
+
+        def process(self, pid):
+            return "imap" if pid in self.live else "imap-hibernate"
+
+        def kill(self, pid, _):
+            self.ended.append(pid)
+            self.sessions.remove(pid)
 
     machine = Machine()
     removed = {"removed": True, "pending": 1}
-    monkeypatch.setitem(
-        module,
-        "__salt__",
-        {"cmd.run_all": machine.run, "chatmail_expire.remove": lambda address: removed},
-    )
+    answers = {"cmd.run_all": machine.run, "chatmail_expire.remove": lambda address: removed}
+    monkeypatch.setitem(module, "__salt__", answers)
+    monkeypatch.setitem(module, "_process", machine.process)
+    monkeypatch.setitem(module, "os", SimpleNamespace(kill=machine.kill))
     return machine
 
 
-def test_block_ends_all_sessions_after_the_password_is_gone(salt_modules, machine):
-    assert salt_modules["chatmail_accounts.block"](ADDRESS) == {"changed": True, "disconnected": 2}
-    assert machine.asked[0] == ("/usr/bin/python3", {"do": "block", "address": ADDRESS})
-    assert machine.asked[-1] == ("doveadm", ["who", "-1", ADDRESS])
-    assert machine.sessions == 0
-    assert [asked[1] for asked in machine.asked].count(["kick", ADDRESS]) == 2
+def test_block_ends_sessions_in_processes_of_their_own(salt_modules, machine):
+    """What imap-hibernate holds is woken first: its process has clients of others."""
+    machine.sessions, machine.live = [10, 11, 12], {10}
+    assert salt_modules["chatmail_accounts.block"](ADDRESS) == {"changed": True, "disconnected": 3}
+    assert machine.asked[0] == "block"
+    assert machine.asked[1] == ["doveadm", "who", "-1", ADDRESS]
+    assert machine.ended == [10, 11, 12]
+    assert machine.asked.count("wake") == 1
 
 
 def test_block_while_dovecot_is_stopped_has_no_session_to_end(salt_modules, machine):
@@ -60,20 +71,20 @@ def test_block_while_dovecot_is_stopped_has_no_session_to_end(salt_modules, mach
     assert salt_modules["chatmail_accounts.block"](ADDRESS)["disconnected"] == 0
 
 
-def test_session_that_does_not_end_fails_with_what_to_do(salt_modules, machine, module):
-    machine.sessions = 1000
-    module["DISCONNECT_SECONDS"] = 0
-    try:
-        with pytest.raises(CommandExecutionError, match="systemctl restart dovecot"):
-            salt_modules["chatmail_accounts.block"](ADDRESS)
-    finally:
-        module["DISCONNECT_SECONDS"] = 10
+def test_session_that_does_not_end_fails_with_what_to_do(
+    salt_modules, machine, module, monkeypatch
+):
+    machine.sessions = [1]
+    monkeypatch.setitem(module, "DISCONNECT_SECONDS", 0)
+    with pytest.raises(CommandExecutionError, match="systemctl restart dovecot"):
+        salt_modules["chatmail_accounts.block"](ADDRESS)
 
 
 def test_delete_blocks_first_and_tells_what_went(salt_modules, machine):
+    machine.sessions, machine.live = [10], {10}
     told = salt_modules["chatmail_accounts.delete"](ADDRESS)
-    assert told == {"disconnected": 2, "removed": True, "pending": 1}
-    assert machine.asked[0][1]["do"] == "block"
+    assert told == {"disconnected": 1, "removed": True, "pending": 1}
+    assert machine.asked[0] == "block"
 
 
 def test_refusal_of_the_service_is_a_plain_sentence(salt_modules, machine):

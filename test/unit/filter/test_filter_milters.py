@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -310,9 +311,14 @@ def test_filter_answers_many_sessions_at_once(filter_, sent):
 
 def test_filter_replaces_sockets_that_a_killed_one_left(own_filter):
     own_filter.start()
-    children = own_filter.children()
-    for pid in [own_filter.process.pid, *children]:
+    processes = [own_filter.process.pid, *own_filter.children()]
+    descriptors = [os.pidfd_open(pid) for pid in processes]
+    for pid in processes:
         os.kill(pid, signal.SIGKILL)
+    # The children are not this process's to wait for; they may listen for a moment yet.
+    for descriptor in descriptors:
+        assert select.select([descriptor], [], [], 10)[0]
+        os.close(descriptor)
     own_filter.process.wait(10)
     own_filter.systemd.close()
     for role in ("submission", "incoming", "sign"):
