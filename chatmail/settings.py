@@ -196,6 +196,13 @@ def host_port(value):
     return value
 
 
+def own_listener(value):
+    """Check where a service of ours, which is not root, is to listen, `host:port`."""
+    if int(host_port(value).rpartition(":")[2]) < 1024:
+        raise ValueError("a port of 1024 or above, such as 127.0.0.1:3903")
+    return value
+
+
 def mail_domain(value):
     """Check a mail domain in one of its three forms; upper case and a final dot are dropped."""
     allowed = (
@@ -368,7 +375,7 @@ KEYS = (
     Key("iroh_binary:url", None, optional(url)),
     Key("iroh_binary:sha256", None, optional(sha256)),
     Key("notification_url", "https://notifications.delta.chat/notify", url),
-    Key("metrics_address", None, optional(host_port)),
+    Key("metrics_address", None, optional(own_listener)),
     Key("imap_rawlog", False, boolean),
     Key("imap_compress", False, boolean),
     Key("www_folder", None, optional(www_folder)),

@@ -394,6 +394,7 @@ BAD = [
     ("metrics_address", "3903", "no host"),
     ("metrics_address", "127.0.0.1", "no port"),
     ("metrics_address", "127.0.0.1:0", "no port"),
+    ("metrics_address", "127.0.0.1:1023", "a port for root"),
     ("metrics_address", "::1:3903", "no brackets"),
     ("metrics_address", "a;b:3903", "no host"),
     ("metrics_address", "[127.0.0.1]:3903", "brackets are for IPv6"),

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
-from chatmaild import invitations, mailboxes
+from chatmaild import invitations, mailboxes, metrics
 from chatmaild.addresses import inadmissible, new_credentials
 from chatmaild.ratelimit import RateLimit
 from chatmaild.service import load_settings, notify, start_logging
@@ -104,9 +104,7 @@ class Registration:
             password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
             self._check_admissible(address, password)
             self._check_limits()
-            created = await asyncio.to_thread(
-                mailboxes.create, self._relay["mailboxes_dir"], address, password
-            )
+            created = await asyncio.to_thread(self._make, address, password)
         except UnicodeDecodeError:
             return web.Response(status=403, text="a password is UTF-8 text")
         except Refused as refused:
@@ -176,9 +174,17 @@ class Registration:
         with invitations.redeemed(invitations.DIRECTORY, token, time.time()):
             for _ in range(ATTEMPTS):
                 address, password = new_credentials(self._relay)
-                if mailboxes.create(self._relay["mailboxes_dir"], address, password):
+                if self._make(address, password):
                     return address, password
             raise OSError(errno.EEXIST, "all names tried are taken")
+
+    def _make(self, address, password):
+        """Create an address; return False when it exists. Raises OSError."""
+        created = mailboxes.create(self._relay["mailboxes_dir"], address, password)
+        if created:
+            kind = "ci" if address.startswith("ci-") else "nonci"
+            metrics.count(f"created_{kind}_accounts")
+        return created
 
     async def limits(self, _request: web.Request) -> web.Response:
         """Tell this machine what new addresses depend on: {setting: value now}."""
@@ -208,6 +214,7 @@ class Registration:
 
 def _log_rejection(limit):
     log.warning("registration rejected: %s", limit)
+    metrics.count("chatmail_registrations_rejected_total", limit.partition(",")[0])
 
 
 def network_of(request: web.Request) -> str:
@@ -260,4 +267,5 @@ async def main():
 
 if __name__ == "__main__":
     start_logging()
+    metrics.start("accounts")
     asyncio.run(main())

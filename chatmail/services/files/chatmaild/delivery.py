@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from chatmaild import metrics
 from chatmaild.destinations import Destinations, Host, NoHost, Tls
 from chatmaild.federation import Federation
 from chatmaild.httpsclient import HttpsClient, HttpsFailed
@@ -104,6 +105,7 @@ class Delivery:
                     if self._clock() > deadline:
                         break
         except NoHost as error:
+            metrics.count("chatmail_delivery_no_host_total")
             return dict.fromkeys(recipients, error.answer)
         except Uncertain as error:
             # To ask the next host now would make two of it more likely than to ask later.
@@ -162,13 +164,22 @@ class Delivery:
                 else:
                     answers = await self._by_smtp(host, sender, recipients, message)
             except HttpsFailed as error:
-                reached = reached or error.reached
+                reached = reached or error.kind == "answer"
                 failures.append(f"HTTPS: {error}")
+                metrics.count("chatmail_delivery_failures_total", "https", error.kind)
             except Unreachable as error:
                 known.smtp_first_until = 0
                 failures.append(f"SMTP: {error}")
+                metrics.count("chatmail_delivery_failures_total", "smtp", error.kind)
+            except Uncertain:
+                metrics.count("chatmail_delivery_failures_total", "smtp", "uncertain")
+                raise
             else:
                 known.dead = False
+                if any(answer.delivered for answer in answers.values()):
+                    metrics.count("chatmail_deliveries_total", way.lower())
+                else:
+                    metrics.count("chatmail_delivery_failures_total", "smtp", "answer")
                 # Not when SMTP came first: HTTPS is to get its chance when the time is over.
                 if failures and way == "SMTP" and any(a.delivered for a in answers.values()):
                     known.smtp_first_until = self._clock() + SMTP_FIRST_SECONDS

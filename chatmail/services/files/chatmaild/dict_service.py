@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from chatmaild import last_login, metadata, wake
+from chatmaild import last_login, metadata, metrics, wake
 from chatmaild.addresses import is_address
 from chatmaild.dict_protocol import Conversation, ProtocolError, Refused
 from chatmaild.notifier import Notifier
@@ -76,6 +76,7 @@ def change(relay: dict, notifier: Notifier, address: str, key: str, value: str |
             case ["priv", _, "devicetoken"]:
                 metadata.add_token(home, value, time.time())
             case ["priv", _, name] if name == MESSAGE_NEW:
+                metrics.count("delivered_mail")
                 wake.soon(home)
                 if value != OWN_MESSAGE:
                     for token in metadata.tokens(home, time.time()):
@@ -140,4 +141,5 @@ async def main():
 
 if __name__ == "__main__":
     start_logging()
+    metrics.start("dict")
     asyncio.run(main())

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import Milter
 
-from chatmaild import service, signing, verifying
+from chatmaild import metrics, service, signing, verifying
 from chatmaild.milters import ROLES, Relay
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def load(settings_file: Path, keys_dir: Path) -> Relay:
 
 def serve(role: str, relay: Relay, path: Path) -> None:
     """Answer Postfix on the socket until SIGTERM. A socket left by a killed process is replaced."""
+    metrics.start(f"filter-{role}")
     Milter.factory = lambda: ROLES[role](relay)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM)
     os.umask(0o117)

@@ -19,11 +19,14 @@ MAX_ANSWER = 1000
 
 
 class HttpsFailed(Exception):
-    """Not accepted by HTTPS. `reached` tells whether there was an answer at all."""
+    """Not accepted by HTTPS.
 
-    def __init__(self, text: str, reached: bool):
+    kind: "answer", and if there was none, why: "timeout", "tls" or "connection".
+    """
+
+    def __init__(self, text: str, kind: str):
         super().__init__(text)
-        self.reached = reached
+        self.kind = kind
 
 
 class _Resolver(AbstractResolver):
@@ -91,7 +94,7 @@ class HttpsClient:
         try:
             await asyncio.wait_for(task, HTTPS_SECONDS)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise HttpsFailed(_reason(error), reached=False) from None
+            raise HttpsFailed(*_reason(error)) from None
 
     async def _post(self, host, sender, recipients, message) -> None:
         # A kept connection that the other side closes as we write on it says nothing about the
@@ -128,7 +131,7 @@ class HttpsClient:
                 return False
             raise
         line = text.strip().split("\n")[0][:200]
-        raise HttpsFailed(f"{response.status} {line}".strip(), reached=True)
+        raise HttpsFailed(f"{response.status} {line}".strip(), "answer")
 
 
 async def _note_reuse(_session, context, _params) -> None:
@@ -140,14 +143,15 @@ async def _body(message: Message) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _reason(error: Exception) -> str:
-    """Say in a few words what failed; aiohttp's own texts repeat host and context."""
+def _reason(error: Exception) -> tuple[str, str]:
+    """Say in a few words what failed, and its kind; aiohttp's own texts repeat host and context."""
     if isinstance(error, asyncio.TimeoutError):
-        return "timed out"
+        return "timed out", "timeout"
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
     if isinstance(cause or error, ssl.SSLError):
-        return f"TLS failed: {tls_reason(cause or error)}"
-    return getattr(cause or error, "strerror", None) or str(error) or type(error).__name__
+        return f"TLS failed: {tls_reason(cause or error)}", "tls"
+    text = getattr(cause or error, "strerror", None) or str(error) or type(error).__name__
+    return text, "connection"
 
 
 def tls_context(verified: bool) -> ssl.SSLContext:

@@ -3,11 +3,10 @@
 import functools
 import logging
 import os
-from collections import Counter
 
 import Milter
 
-from chatmaild import rules, signing, verifying
+from chatmaild import metrics, rules, signing, verifying
 from chatmaild.addresses import is_address
 from chatmaild.federation import Federation
 from chatmaild.mime import Field
@@ -21,8 +20,6 @@ MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
 # What libmilter takes as one line of a reply.
 MAX_REPLY = 500
-
-refusals = Counter()  # how often each reason since the start of this process
 
 
 def guarded(callback):
@@ -44,6 +41,7 @@ def guarded(callback):
                 place = place.tb_next
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
             log.error("%s at %s; the message has to wait", type(error).__name__, where)
+            metrics.count("chatmail_filter_failures_total")
             return Milter.TEMPFAIL
         return Milter.CONTINUE
 
@@ -90,7 +88,12 @@ class Relay:
 
 
 class Message(Milter.Base):
-    """One SMTP session of Postfix's; collects its messages one after the other."""
+    """One SMTP session of Postfix's; collects its messages one after the other.
+
+    direction: that of all messages of this role, as metrics call it.
+    """
+
+    direction = ""
 
     def __init__(self, relay: Relay):
         self.relay = relay
@@ -106,8 +109,8 @@ class Message(Milter.Base):
 
     def refuse(self, refusal: Refusal) -> int:
         """Set the SMTP reply. Returns what the callback has to return."""
-        refusals[refusal.reason] += 1
-        log.info("refused: %s (%d so far)", refusal.reason, refusals[refusal.reason])
+        metrics.count("chatmail_refused_total", self.direction, refusal.reason)
+        log.info("refused: %s", refusal.reason)
         text = "".join(c if " " <= c <= "~" else "?" for c in refusal.text)[:MAX_REPLY]
         # libmilter takes the text for a printf format.
         self.setreply(refusal.code, refusal.xcode, text.replace("%", "%%"))
@@ -179,12 +182,14 @@ class Message(Milter.Base):
         )
         for signature in reversed(signatures):
             self.addheader("DKIM-Signature", _for_postfix(signature), 0)
+        metrics.count("dkim_signed")
 
 
 @Milter.header_leading_space
 class Submission(Message):
     """What users send (contract, section 4)."""
 
+    direction = "outgoing"
     _sender_checked = False
 
     def _forget(self) -> None:
@@ -208,16 +213,19 @@ class Submission(Message):
     def check_message(self) -> None:
         """Check, clean and sign. Raises Refusal."""
         self.check_header_size()
-        rules.check_submission(self.sender, self.fields, self.content)
+        kind = rules.check_submission(self.sender, self.fields, self.content)
         fields, changes = rules.cleaned(self.fields)
         for name, index, value in changes:
             self.chgheader(name.decode(), index, _for_postfix(value))
         self.sign(fields)
+        metrics.count("chatmail_passed_total", self.direction, kind)
 
 
 @Milter.header_leading_space
 class Incoming(Message):
     """What arrives on port 25 and through /mxdeliv (section 5)."""
+
+    direction = "incoming"
 
     def check_recipient(self, address: str) -> None:
         """Raises Refusal for what is no address here."""
@@ -228,12 +236,14 @@ class Incoming(Message):
         """Check, verify the signature, take away a foreign envelope sender. Raises Refusal."""
         self.check_header_size()
         self._check_federation()
-        author = rules.check_incoming(self.fields, self.content, self._takes_cleartext)
+        author, kind = rules.check_incoming(self.fields, self.content, self._takes_cleartext)
         domain = author.rpartition("@")[2].lower()
         if self.relay.keys is not None and not rules.is_address_literal(domain):
             verifying.check_signatures(self.fields, self.content, domain, self.relay.lookup)
+            metrics.count("chatmail_dkim_verified_total")
         if self.sender and self.sender.lower() != author.lower():
             self.chgfrom("<>")
+        metrics.count("chatmail_passed_total", self.direction, kind)
 
     def _check_federation(self) -> None:
         """Refuse by the author's domain, before what the sender could do something about."""

@@ -10,6 +10,7 @@ import logging
 
 from aiohttp import web
 
+from chatmaild import metrics
 from chatmaild.message import Message
 from chatmaild.smtpclient import SmtpSession, Uncertain, Unreachable, connect
 from chatmaild.wire import Answer, has_bare_line_end, is_address
@@ -61,7 +62,9 @@ class Doorway:
                 await self._receive(request, message)
                 answer = await self._hand_over(client, sender, recipients, message)
         except Refused as error:
+            _count(error.answer)
             return web.Response(status=error.status, text=f"{error.answer.line()}\n")
+        _count(answer)
         if answer.delivered:
             return web.Response(text=f"{answer.line()}\n")
         return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
@@ -105,6 +108,11 @@ class Doorway:
             return Answer(451, "4.3.0 mail cannot be taken now")
         # The worst answer stands for all, since the sender repeats the whole by SMTP.
         return max(answers.values(), key=lambda answer: answer.code)
+
+
+def _count(answer: Answer) -> None:
+    result = "accepted" if answer.delivered else "deferred" if answer.temporary else "refused"
+    metrics.count("chatmail_mxdeliv_total", result)
 
 
 def envelope(request: web.Request) -> tuple[str, list[str]]:

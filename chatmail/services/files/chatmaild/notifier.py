@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from chatmaild import small_files
+from chatmaild import metrics, small_files
 
 # Seconds from one failure to the next try.
 RETRY_AFTER = (8, 64, 512, 4096)
@@ -28,6 +28,8 @@ REQUEST_TIMEOUT = 10
 MAX_PENDING = 10000
 # A failing service is told of once in this time, not once for every device.
 REPORT_EVERY = 60
+# What the service's answers are counted as.
+RESULTS = {200: "sent", 410: "gone"}
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +153,7 @@ class Notifier:
                     status, problem = answer.status, f"status {answer.status}"
             except (aiohttp.ClientError, TimeoutError) as error:
                 status, problem = None, str(error) or type(error).__name__
+        metrics.count("chatmail_pushes_total", RESULTS.get(status, "failed"))
         if status not in (200, 410):
             self._report(f"the notification service {self._url} fails: {problem}")
         return status

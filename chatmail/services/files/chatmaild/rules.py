@@ -54,35 +54,43 @@ class Refusal(Exception):
         self.reason, self.code, self.xcode, self.text = reason, code, xcode, text
 
 
-def check_submission(sender: str, fields: list[Field], body: bytes) -> None:
+def check_submission(sender: str, fields: list[Field], body: bytes) -> str:
     """Check a message that a user sends (contract, section 4). Raises Refusal.
 
     sender: MAIL FROM, which Postfix has compared with the login.
+    Returns what it is, "encrypted" or "secure-join".
     """
     check_form(fields, body)
     author = from_address(fields)
     if author.lower() != sender.lower():
         raise Refusal("forged From", "500", None, f"Invalid FROM <{author}> for <{sender}>")
-    if not (is_encrypted(fields, body, True) or is_securejoin(fields, body, True)):
-        raise Refusal("unencrypted", "523", None, UNENCRYPTED)
+    if is_encrypted(fields, body, True):
+        return "encrypted"
+    if is_securejoin(fields, body, True):
+        return "secure-join"
+    raise Refusal("unencrypted", "523", None, UNENCRYPTED)
 
 
-def check_incoming(fields: list[Field], body: bytes, takes_cleartext: Callable[[], bool]) -> str:
+def check_incoming(
+    fields: list[Field], body: bytes, takes_cleartext: Callable[[], bool]
+) -> tuple[str, str]:
     """Check a message from elsewhere (section 5) but for its DKIM signature. Raises Refusal.
 
     takes_cleartext: asked for a cleartext message only: do all its recipients take that?
-    Returns the address in From.
+    Returns the address in From, and what the message is: "encrypted", "secure-join", "bounce" or
+    "cleartext".
     """
     check_form(fields, body)
     author = from_address(fields)
-    if not (
-        is_encrypted(fields, body, False)
-        or is_securejoin(fields, body, False)
-        or is_bounce(fields, author)
-        or takes_cleartext()
-    ):
-        raise Refusal("unencrypted", "523", None, UNENCRYPTED)
-    return author
+    if is_encrypted(fields, body, False):
+        return author, "encrypted"
+    if is_securejoin(fields, body, False):
+        return author, "secure-join"
+    if is_bounce(fields, author):
+        return author, "bounce"
+    if takes_cleartext():
+        return author, "cleartext"
+    raise Refusal("unencrypted", "523", None, UNENCRYPTED)
 
 
 def check_form(fields: list[Field], body: bytes) -> None:

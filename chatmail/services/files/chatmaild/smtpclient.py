@@ -27,7 +27,14 @@ DATA_REPLY_SECONDS = 100
 
 
 class Unreachable(Exception):
-    """No session, or one that ended before the message was handed over: nothing was delivered."""
+    """No session, or one that ended before the message was handed over: nothing was delivered.
+
+    kind: "answer" where the server did not want to, else "timeout", "tls" or "connection".
+    """
+
+    def __init__(self, text: str, kind: str = "connection"):
+        super().__init__(text)
+        self.kind = kind
 
 
 class Uncertain(Exception):
@@ -87,7 +94,7 @@ class SmtpConnection(asyncio.Protocol):
                     self._event.clear()
                     await self._event.wait()
         except TimeoutError:
-            raise Unreachable(f"no reply within {seconds:.0f} s") from None
+            raise Unreachable(f"no reply within {seconds:.0f} s", "timeout") from None
         return self._replies.popleft()
 
     async def send(self, data: bytes) -> None:
@@ -96,7 +103,7 @@ class SmtpConnection(asyncio.Protocol):
             async with asyncio.timeout(STALL_SECONDS):
                 await self._writable.wait()
         except TimeoutError:
-            raise Unreachable(f"took nothing for {STALL_SECONDS} s") from None
+            raise Unreachable(f"took nothing for {STALL_SECONDS} s", "timeout") from None
         if self._error:
             raise self._error
         self._transport.write(data)
@@ -110,7 +117,7 @@ class SmtpConnection(asyncio.Protocol):
         """Go on in TLS once the server agreed. Raises Unreachable, with the reason of OpenSSL."""
         if self._replies or not self._reader.empty:
             # Whoever sits in between could answer our next commands (RFC 3207, 6).
-            raise Unreachable("more than one reply to STARTTLS")
+            raise Unreachable("more than one reply to STARTTLS", "tls")
         loop = asyncio.get_running_loop()
         try:
             self._transport = await loop.start_tls(
@@ -121,9 +128,9 @@ class SmtpConnection(asyncio.Protocol):
                 ssl_handshake_timeout=TLS_SECONDS,
             )
         except (OSError, ssl.SSLError) as error:
-            raise Unreachable(f"TLS failed: {tls_reason(error)}") from None
+            raise Unreachable(f"TLS failed: {tls_reason(error)}", "tls") from None
         if self._transport is None:
-            raise Unreachable("TLS failed: connection lost")
+            raise Unreachable("TLS failed: connection lost", "tls")
 
     def finish(self) -> None:
         """Close once what was written has gone out."""
@@ -165,13 +172,13 @@ class SmtpSession:
     def _require(self, reply: Reply, code: int) -> Reply:
         """Return the reply if it has the code; a session that is refused delivers nothing."""
         if reply.code != code:
-            raise Unreachable(f"{reply.code} {reply.text}")
+            raise Unreachable(f"{reply.code} {reply.text}", "answer")
         return reply
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
         """Continue in TLS; `name` is what the certificate must have, if the context verifies."""
         if "STARTTLS" not in self.extensions:
-            raise Unreachable("no STARTTLS offered")
+            raise Unreachable("no STARTTLS offered", "tls")
         self._require(await self._connection.command("STARTTLS"), 220)
         await self._connection.start_tls(context, name)
         await self.hello()
@@ -229,7 +236,7 @@ class SmtpSession:
         if reply.code != 354:
             if reply.code // 100 not in (4, 5):
                 # Taken for the answer to the message it would lose the message.
-                raise Unreachable(f"answered {reply.code} to DATA")
+                raise Unreachable(f"answered {reply.code} to DATA", "answer")
             return reply
         for chunk in stuff(message.chunks()):
             await self._connection.send(chunk)
@@ -255,15 +262,17 @@ class SmtpSession:
 async def connect(addresses: Iterable[str], port: int) -> SmtpConnection:
     """Connect to the first of a host's addresses that answers. Raises Unreachable."""
     loop = asyncio.get_running_loop()
-    reason = "no address"
+    reason, kind = "no address", "connection"
     for address in addresses:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, connection = await loop.create_connection(SmtpConnection, address, port)
         except TimeoutError:
             reason = f"[{address}]:{port} did not answer within {CONNECT_SECONDS} s"
+            kind = "timeout"
         except OSError as error:
             reason = f"[{address}]:{port}: {error.strerror or type(error).__name__}"
+            kind = "connection"
         else:
             return connection
-    raise Unreachable(reason)
+    raise Unreachable(reason, kind)

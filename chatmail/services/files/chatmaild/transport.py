@@ -10,7 +10,7 @@ import signal
 
 from aiohttp import web
 
-from chatmaild import service
+from chatmaild import metrics, service
 from chatmaild.delivery import Delivery, Transactions
 from chatmaild.destinations import Destinations
 from chatmaild.federation import Federation
@@ -59,6 +59,7 @@ async def run(settings: dict) -> None:
 def main() -> None:
     """Start the service."""
     service.start_logging()
+    metrics.start("transport")
     asyncio.run(run(service.load_settings()))
 
 
