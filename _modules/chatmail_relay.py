@@ -47,6 +47,7 @@ UNITS = (
     "chatmail-dict",
     "chatmail-filter",
     "chatmail-iroh",
+    "chatmail-metrics",
     "chatmail-transport",
     "coturn",
     "dovecot",

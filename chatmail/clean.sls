@@ -2,6 +2,7 @@
     brings the same relay back, unless `chatmail:clean:purge` is true. Packages that the machine may need for other
     things (nginx, Postfix, Dovecot, unbound, Python) stay too, stopped and with the configuration from before. -#}
 include:
+  - chatmail.metrics.clean
   - chatmail.retention.clean
   - chatmail.dns.clean
   - chatmail.realtime.clean

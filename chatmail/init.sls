@@ -6,6 +6,7 @@ include:
   - chatmail.certificate
   - chatmail.dkim
   - chatmail.services
+  - chatmail.metrics
   - chatmail.dovecot
   - chatmail.postfix
   - chatmail.website

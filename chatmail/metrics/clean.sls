@@ -1,0 +1,28 @@
+{#- Removes the endpoint, and what has the services count. Needs nothing. -#}
+{% set units = "/etc/systemd/system/" %}
+metrics service is stopped:
+  service.dead:
+    - name: chatmail-metrics
+    - enable: False
+    # Of a unit that is not there, a dry run would say that it may have to be stopped.
+    - onlyif:
+      - fun: file.file_exists
+        path: {{ units }}chatmail-metrics.service
+
+unit chatmail-metrics is gone:
+  file.absent:
+    - name: {{ units }}chatmail-metrics.service
+    - require:
+      - service: metrics service is stopped
+
+{% for service in ["accounts", "dict", "filter", "transport"] %}
+chatmail-{{ service }} counts no more:
+  file.absent:
+    - name: {{ units }}chatmail-{{ service }}.service.d/metrics.conf
+    - require_in:
+      - file: counts are gone
+{% endfor %}
+
+counts are gone:
+  file.absent:
+    - name: /run/chatmail-metrics

@@ -1,0 +1,43 @@
+{#- The services count, and one more of them tells Prometheus. Needs the settings file (chatmail.host) and the services
+    (chatmail.services); Dovecot's own numbers come by a socket that its configuration opens (chatmail.dovecot). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.host
+  - chatmail.services
+
+metrics library:
+  pkg.installed:
+    - name: python3-prometheus-client
+    - require:
+      - sls: chatmail.host
+
+{% for service in ["accounts", "dict", "filter", "transport"] %}
+chatmail-{{ service }} counts:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-{{ service }}.service.d/metrics.conf
+    - source: salt://chatmail/metrics/files/counting.conf
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - pkg: metrics library
+    - watch_in:
+      - service: service chatmail-{{ service }}
+{% endfor %}
+
+unit chatmail-metrics:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-metrics.service
+    - source: salt://chatmail/metrics/files/chatmail-metrics.service
+    - mode: "0644"
+
+metrics service:
+  service.running:
+    - name: chatmail-metrics
+    - enable: True
+    - watch:
+      - pkg: metrics library
+      - file: package of the services
+      - file: hardening of the services
+      - file: unit chatmail-metrics
+      - file: settings of the services

@@ -1,0 +1,5 @@
+{#- Metrics for Prometheus, where `metrics_address` says at which address; else nothing is counted and nobody listens. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - {{ ".none" if relay.metrics_address is none else ".endpoint" }}
