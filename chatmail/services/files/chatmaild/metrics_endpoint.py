@@ -77,11 +77,14 @@ class Parts:
 def read_counted(directory: Path, process: str) -> Iterator[Numbers]:
     """Yield the numbers of one process. Raises anything, its file being broken or not there."""
     path = directory / process.partition("-")[0] / metrics.file_name(process)
-    yield {
+    found = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for metric in MultiProcessCollector.merge([str(path)])
         for sample in metric.samples
     }
+    if not found:
+        raise ValueError(f"no numbers in {path}")
+    yield found
 
 
 def counted_families(numbers: Numbers) -> Iterator[Metric]:
