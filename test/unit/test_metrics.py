@@ -299,9 +299,11 @@ def test_filter_counts_what_its_three_roles_do(tmp_path, relay, monkeypatch):
                 header, body = messages.fields(), messages.encrypted_body()
                 assert client.message(sender, [recipient], header, body).reply == ""
                 client.message(sender, [recipient], messages.fields(), b"cleartext\r\n")
-            with MilterClient(running.sockets / "incoming") as client:
-                with pytest.raises(Rejected):
-                    client.message("x@y.z", ["nobody000@chat.example.org"], header, body)
+            with (
+                MilterClient(running.sockets / "incoming") as client,
+                pytest.raises(Rejected),
+            ):
+                client.message("x@y.z", ["nobody000@chat.example.org"], header, body)
             with MilterClient(running.sockets / "sign") as client:
                 client.message("", [recipient], messages.fields(), b"a bounce\r\n")
         finally:

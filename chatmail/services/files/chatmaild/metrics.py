@@ -164,7 +164,7 @@ COUNTERS = (
     Counter("created_nonci_accounts", "All other addresses created.", (), {"accounts": [()]}),
     Counter(
         "chatmail_registrations_rejected_total",
-        "Logins, and questions at /new, that got no address, by the limit that was beyond its value.",
+        "Logins and requests at /new that got no address, by the limit that was exceeded.",
         ("limit",),
         {"accounts": [(limit,) for limit in LIMITS]},
     ),
