@@ -21,9 +21,20 @@ chatmail-{{ service }} counts:
     - makedirs: True
     - require:
       - pkg: metrics library
+    - onchanges_in:
+      - cmd: systemd knows that the services count
     - watch_in:
       - service: service chatmail-{{ service }}
 {% endfor %}
+
+# Salt asks systemd whether files changed, and Debian 12's does not see a drop-in whose directory is new.
+systemd knows that the services count:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - require_in:
+{%- for service in ["accounts", "dict", "filter", "transport"] %}
+      - service: service chatmail-{{ service }}
+{%- endfor %}
 
 unit chatmail-metrics:
   file.managed:
