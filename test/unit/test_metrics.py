@@ -440,6 +440,20 @@ def test_endpoint_answers_at_its_address_until_it_is_stopped(tmp_path, address):
             process.kill()
 
 
+def test_client_that_says_nothing_is_let_go_silently(monkeypatch, capfd):
+    monkeypatch.setattr(metrics_endpoint._Handler, "timeout", 0.2)
+    with (
+        metrics_endpoint.server("127.0.0.1:0", CollectorRegistry()) as listening,
+        socket.create_connection(listening.server_address, timeout=5) as silent,
+    ):
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        try:
+            assert silent.recv(100) == b""
+        finally:
+            listening.shutdown()
+    assert "127.0.0.1" not in "".join(capfd.readouterr())
+
+
 # Documentation and dashboard
 
 

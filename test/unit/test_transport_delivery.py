@@ -730,3 +730,38 @@ def test_bug_in_a_delivery_is_a_temporary_failure_and_logs_no_address(
     assert deliver(tmp_path, authority) == ["451 4.3.0 internal error, see the log"]
     assert "KeyError" in caplog.text
     assert "@b.example" not in caplog.text
+
+
+def failed(way, kind):
+    return ("chatmail_delivery_failures_total", way, kind)
+
+
+@pytest.mark.parametrize(
+    ("https", "smtp", "options", "counted"),
+    [
+        (peers.HttpsPeer(), None, {}, [("chatmail_deliveries_total", "https")]),
+        (
+            peers.HttpsPeer((503, "no")),
+            peers.SmtpPeer(),
+            {},
+            [failed("https", "answer"), ("chatmail_deliveries_total", "smtp")],
+        ),
+        (
+            None,
+            peers.SmtpPeer(DATA="554 no"),
+            {},
+            [failed("https", "connection"), failed("smtp", "answer")],
+        ),
+        (None, None, {}, [failed("https", "connection"), failed("smtp", "connection")]),
+        (
+            peers.HttpsPeer(),
+            peers.SmtpPeer(),
+            {"tls": "somebody.example"},
+            [failed("https", "tls"), failed("smtp", "tls")],
+        ),
+        (None, None, {"zone": {}}, [("chatmail_delivery_no_host_total",)]),
+    ],
+)
+def test_way_and_failures_are_counted(tmp_path, authority, counts, https, smtp, options, counted):
+    deliver(tmp_path, authority, https=https, smtp=smtp, **options)
+    assert counts == counted

@@ -9,11 +9,14 @@ import logging
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,6 +30,8 @@ DOVECOT = Path("/run/dovecot/http")
 DOVECOT_SECONDS = 2
 # Of Dovecot's answer; a busy relay's has 20 KB.
 MAX_ANSWER = 4 << 20
+# How long who connected may say nothing, or take nothing of the answer.
+CLIENT_SECONDS = 10
 
 log = logging.getLogger(__name__)
 
@@ -177,20 +182,45 @@ def _ask_dovecot(path: Path) -> str:
     return body.decode()
 
 
+# The library's own server waits for clients for ever, and logs the address of those that go away.
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Say nothing: a client went away, or was too slow."""
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CLIENT_SECONDS
+
+    def log_message(self, format, *args):
+        """Log no requests."""
+
+
+def server(address: str, registry: CollectorRegistry) -> WSGIServer:
+    """Return a server that listens at `host:port`, as the setting has it. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    _Server.address_family = found[0][0]
+    return make_server(found[0][4][0], int(port), make_wsgi_app(registry), _Server, _Handler)
+
+
 def main() -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status."""
     service.start_logging()
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     address = service.load_settings()["metrics_address"]
-    host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
     registry.register(Parts())
     try:
-        start_http_server(int(port), host.strip("[]"), registry)
+        listening = server(address, registry)
     except OSError as error:
         log.critical("cannot listen at metrics_address %s: %s", address, error)
         return 1
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
     service.notify("READY=1")
     signal.sigwait(signals)
     service.notify("STOPPING=1")
