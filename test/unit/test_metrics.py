@@ -220,6 +220,16 @@ def test_service_without_its_directory_works_uncounted(tmp_path):
     assert "nothing is counted" in said
 
 
+def test_service_without_the_library_works_uncounted(relay):
+    _, counted, *_ = relay
+    program = counting("dict", ["delivered_mail"]) + "\nprint('works')"
+    said = python(
+        counted / "dict", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
+    )
+    assert "works\n" in said
+    assert "python3-prometheus-client is not installed" in said
+
+
 def test_full_memory_leaves_the_service_alive(relay, tmp_path):
     """Mapping a sparse file would kill it at the first count."""
     small = tmp_path / "small"

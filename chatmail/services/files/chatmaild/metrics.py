@@ -15,8 +15,11 @@ from typing import NamedTuple
 DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 if DIRECTORY:
     # Here, not where it is used: the filter's three processes share what their parent loaded.
-    import prometheus_client
-    from prometheus_client import values
+    try:
+        import prometheus_client
+        from prometheus_client import values
+    except ImportError:
+        prometheus_client = None
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +289,8 @@ def start(process: str) -> None:
         return
     path = Path(DIRECTORY) / file_name(process)
     try:
+        if prometheus_client is None:
+            raise ImportError("python3-prometheus-client is not installed")
         _make_room(path)
         # By name and not by process id: one file each, however often a service starts.
         values.ValueClass = values.MultiProcessValue(lambda: process)
