@@ -62,6 +62,7 @@ LEFT_ASIDE = re.compile(r"\.expired-[0-9a-f]{16}")
 ACTIVE_DAYS = (1, 10, 30, 40, 80, 100, 150)
 KIB = 1024
 SIZE_CLASSES = (0, 100 * KIB, 512 * KIB, 1024 * KIB, 2048 * KIB, 5120 * KIB, 10240 * KIB)
+LEAST_LARGE_CLASS = SIZE_CLASSES[1]
 
 MESSAGE_REASONS = ("old", "large", "over_quota")
 REASONS = (*MESSAGE_REASONS, "inactive", "empty")
@@ -102,6 +103,7 @@ class Plan(typing.NamedTuple):
     empty: float = -math.inf
     target: float = math.inf
     dry_run: bool = False
+    announces: bool = False  # a dry run tells each name, not only how many
 
     @property
     def expires(self):
@@ -304,11 +306,11 @@ class Tally:
         else:
             self.passed_over["unreadable"] += 1
 
-    def uncount_message(self, size):
-        """Take a message of `size` bytes on disk out of the numbers again."""
+    def count_messages(self, number, size):
+        """Count 1 message of `size` bytes on disk; -1 takes it out of the numbers again."""
         index = bisect_right(SIZE_CLASSES, size)
-        self.messages[index] -= 1
-        self.bytes[index] -= size
+        self.messages[index] += number
+        self.bytes[index] += number * size
 
     def login(self, name, days):
         """Count an address that logged in `days` ago last."""
@@ -364,8 +366,10 @@ class Mailbox:
         self.name = name
         self.fd = fd
         self.places = []  # the message directories, each as the names that lead to it
-        self.entries = 0
-        self.quota_bytes = 0  # of what stays
+        self.is_empty = True
+        self.newest_due = max(plan.old, plan.large)
+        self.is_cut = plan.target < math.inf
+        self.quota_bytes = 0  # of what stays, if it may be cut
         self.changed = False
         self.password = None  # its status, once last_login() has looked
 
@@ -390,7 +394,7 @@ class Mailbox:
                 continue
             if gone:
                 self.quota_bytes -= counted
-                self.tally.uncount_message(size)
+                self.tally.count_messages(-1, size)
 
     def finish(self):
         """Drop Dovecot's quota sums if they are no longer true; it makes them anew."""
@@ -420,54 +424,51 @@ class Mailbox:
 
     def announce(self, reason, *place):
         """Say in a dry run what would go."""
-        if self.plan.dry_run:
+        if self.plan.announces:
             self.tally.announced.append((reason, "/".join((self.name, *place))))
 
     def _scan_folder(self, folder, place):
+        tally = self.tally
         with os.scandir(folder) as entries:
             for entry in entries:
-                self.entries += 1
+                self.is_empty = False
                 name = entry.name
-                if not entry.is_dir(follow_symlinks=False):
-                    self._count_extra(entry, place)
-                elif name in MESSAGE_DIRECTORIES:
-                    self._descend(folder, (*place, name), self._scan_messages)
-                elif place:
-                    self.tally.passed_over["strange"] += 1  # Maildir++ folders do not nest
-                else:
-                    self._descend(folder, (name,), self._scan_folder)
+                try:
+                    if not entry.is_dir(follow_symlinks=False):
+                        tally.extra_bytes += self._extra_bytes(entry, place)
+                    elif name in MESSAGE_DIRECTORIES:
+                        self._descend(folder, (*place, name), self._scan_messages)
+                    elif place:
+                        tally.passed_over["strange"] += 1  # Maildir++ folders do not nest
+                    else:
+                        self._descend(folder, (name,), self._scan_folder)
+                except OSError as error:
+                    tally.pass_over(error)
 
     def _descend(self, parent, place, visit):
+        fd = os.open(place[-1], OPEN_DIRECTORY, dir_fd=parent)
         try:
-            fd = os.open(place[-1], OPEN_DIRECTORY, dir_fd=parent)
-            try:
-                visit(fd, place)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            self.tally.pass_over(error)
+            visit(fd, place)
+        finally:
+            os.close(fd)
 
-    def _count_extra(self, entry, place):
-        try:
-            if entry.name == "password" and not place and self.password:
-                status = self.password  # one look at it is enough
-            else:
-                status = entry.stat(follow_symlinks=False)
-        except OSError as error:
-            self.tally.pass_over(error)
-            return
-        if stat.S_ISREG(status.st_mode):
-            self.tally.extra_bytes += status.st_size
+    def _extra_bytes(self, entry, place):
+        """Return the size of a file that is no message."""
+        if entry.name == "password" and not place and self.password:
+            status = self.password  # one look at it is enough
         else:
-            self.tally.passed_over["strange"] += 1
+            status = entry.stat(follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+        self.tally.passed_over["strange"] += 1
+        return 0
 
     def _scan_messages(self, directory, place):
         """Remove what is past its time, count the rest. This loop is nearly all of a run's work."""
         self.places.append(place)
-        plan, tally = self.plan, self.tally
-        messages, volumes, quota_bytes = tally.messages, tally.bytes, 0
-        newest_due, is_cut = max(plan.old, plan.large), plan.target < math.inf
+        tally, newest_due, is_cut = self.tally, self.newest_due, self.is_cut
         parsed = (MESSAGE if is_cut else TIMED).match
+        small = small_bytes = quota_bytes = 0
         with os.scandir(directory) as entries:
             for entry in entries:
                 match = parsed(entry.name)
@@ -482,12 +483,16 @@ class Mailbox:
                 if status.st_mtime < newest_due and self._expire(entry, status, directory, place):
                     continue
                 size = status.st_size
-                index = bisect_right(SIZE_CLASSES, size)
-                messages[index] += 1
-                volumes[index] += size
+                if size < LEAST_LARGE_CLASS:  # nearly all are: they are added up below
+                    small += 1
+                    small_bytes += size
+                else:
+                    tally.count_messages(1, size)
                 if is_cut:
                     counted = match[2]
                     quota_bytes += size if counted is None else int(counted or 0)
+        tally.messages[1] += small
+        tally.bytes[1] += small_bytes
         self.quota_bytes += quota_bytes
 
     def _expire(self, entry, status, directory, place):
@@ -612,7 +617,7 @@ def _expire_mailbox(root, mailbox):
     if last_login < plan.inactive and _remove_mailbox(root, mailbox):
         return
     mailbox.scan()
-    if not mailbox.entries and last_login < plan.empty:
+    if mailbox.is_empty and last_login < plan.empty:
         _remove_empty(root, mailbox)
         return
     tally.mailboxes += 1
@@ -756,7 +761,7 @@ def _sweep(plan, workers=1, watch=None):
     workers: processes that share the work.
     watch: called with the sums so far and the newest batch's Tally.
     """
-    total = Tally()
+    plan, total = plan._replace(announces=plan.dry_run and watch is not None), Tally()
     with _mailboxes_dir(plan) as root:
         if plan.expires:
             _lock(root, plan)
@@ -856,7 +861,11 @@ def _remove_leftovers(root, tally):
 def _cut_one(settings, path, target=None, dry_run=False, watch=None):
     """Cut one mailbox; return what `quota` documents."""
     name = _mailbox_name(settings, path)
-    plan = _report_plan(settings)._replace(target=_target_bytes(settings, target), dry_run=dry_run)
+    plan = _report_plan(settings)._replace(
+        target=_target_bytes(settings, target),
+        dry_run=dry_run,
+        announces=dry_run and watch is not None,
+    )
     tally = Tally()
     with _mailboxes_dir(plan) as root:
         try:
@@ -963,8 +972,13 @@ def _workers():
 
 
 def _watch(options):
-    """Return a function that prints what a dry run would remove, and a terminal's progress line."""
+    """Return a function that prints what a dry run would remove, and a terminal's progress line.
+
+    None if neither is wanted: a dry run then need not gather names.
+    """
     progress = sys.stderr.isatty()
+    if options.json and not progress:
+        return None
 
     def watch(total, newest):
         if not options.json:
