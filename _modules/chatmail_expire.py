@@ -52,7 +52,7 @@ LOCAL_PART = re.compile(r"[a-z0-9._-]+")
 MESSAGE_DIRECTORIES = frozenset(("cur", "new", "tmp"))
 # `<arrival>.<unique>,S=<size>,W=<size with CRLF>:2,<flags>`. Dovecot's quota counts the first `,S=`
 # when only digits stand before the next `:`, `,` or the end, and the file's own size otherwise.
-MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=(?:([0-9]*)(?:[:,]|\Z))?)?")
+MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=(?:([0-9]*)(?![^:,]))?)?")
 TIMED = re.compile(r"[0-9]+\.")  # the same names, for who needs no sizes: a third of the time
 # A mailbox to be removed is renamed to this first. It has no `@`, so no login and no delivery
 # finds it, and no address in it, so nothing tells whose it was.
@@ -367,7 +367,6 @@ class Mailbox:
         self.fd = fd
         self.places = []  # the message directories, each as the names that lead to it
         self.is_empty = True
-        self.newest_due = max(plan.old, plan.large)
         self.is_cut = plan.target < math.inf
         self.quota_bytes = 0  # of what stays, if it may be cut
         self.changed = False
@@ -466,7 +465,7 @@ class Mailbox:
     def _scan_messages(self, directory, place):
         """Remove what is past its time, count the rest. This loop is nearly all of a run's work."""
         self.places.append(place)
-        tally, newest_due, is_cut = self.tally, self.newest_due, self.is_cut
+        tally, old, is_cut = self.tally, self.plan.old, self.is_cut
         parsed = (MESSAGE if is_cut else TIMED).match
         small = small_bytes = quota_bytes = 0
         with os.scandir(directory) as entries:
@@ -480,9 +479,10 @@ class Mailbox:
                 except OSError as error:
                     tally.pass_over(error)
                     continue
-                if status.st_mtime < newest_due and self._expire(entry, status, directory, place):
-                    continue
                 size = status.st_size
+                may_be_due = status.st_mtime < old or size > LARGE_BYTES
+                if may_be_due and self._expire(entry, status, directory, place):
+                    continue
                 if size < LEAST_LARGE_CLASS:  # nearly all are: they are added up below
                     small += 1
                     small_bytes += size
