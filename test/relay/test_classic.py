@@ -123,7 +123,7 @@ def test_bounce_comes_back_signed(relay, classic):
     """The relay accepts mail for a mailbox that Dovecot then refuses; its report must be signed."""
     broken = new_account(relay)
     mailbox = f"{relay.salt('chatmail_relay.settings')['mailboxes_dir']}/{broken.address}"
-    # Dovecot looks into it; the filter, which refuses at once what is blocked, sees that it is there.
+    # The filter refuses at once what is blocked, but does not look into the file; Dovecot does.
     relay.run(f"echo no hash > {mailbox}/password")
     message_id = new_id()
     classic.send(broken.address, encrypted(classic.address, broken.address, Message_ID=message_id))
