@@ -187,6 +187,12 @@ def test_endpoint_is_nobody_and_listens_at_its_address_alone(relay, told):
     assert relay.salt("chatmail_relay.status")["units"]["chatmail-metrics"] == "active"
 
 
+def read_until(connection, start):
+    """Read lines to one that begins so; a server may tell of messages at any time in between."""
+    while not (line := connection.readline()).startswith(start):
+        assert line, "the relay closed the connection"
+
+
 @pytest.fixture(scope="module")
 def day(relay, told, tmp_path_factory):
     """What happens on a relay, each thing once or twice; with the numbers before and after."""
@@ -230,12 +236,12 @@ def day(relay, told, tmp_path_factory):
     with imap(relay, bob) as connection:
         connection.select("INBOX")
         connection.send(b"x1 NOSUCHCOMMAND\r\n")
-        connection.readline()
+        read_until(connection, b"x1 ")
         connection.send(b"x2 IDLE\r\n")
-        connection.readline()
-        relay.wait(2)
+        read_until(connection, b"+ ")
+        relay.wait(2)  # this is the condition: in IDLE until it hibernates
         connection.send(b"DONE\r\n")
-        connection.readline()
+        read_until(connection, b"x2 ")
     with contextlib.suppress(imaplib.IMAP4.error):
         imap(relay, Account(alice.address, "not-the-password"))
     relay.run("systemctl start chatmail-expire")

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -63,6 +65,23 @@ def test_ten_processes_racing_for_an_address_make_one(top):
         "enforceE2EEincoming",
         "password",
     ]
+
+
+AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from chatmaild import mailboxes
+names = [f"thread{number:03}@_chat.example.org" for number in range(20)]
+with ThreadPoolExecutor(20) as pool:
+    assert all(pool.map(lambda name: mailboxes.create(sys.argv[1], name, "a password"), names))
+"""
+
+
+def test_first_addresses_of_a_process_may_come_at_the_same_time(top):
+    """Some were refused: each thread imported passlib, of which the others saw a half."""
+    code = {"PYTHONPATH": str(Path(mailboxes.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", AT_ONCE, top], env=code, check=True)
+    assert len(os.listdir(top)) == 20
 
 
 def test_directory_without_password_becomes_the_address(top):

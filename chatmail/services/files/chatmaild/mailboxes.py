@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Here, not where it is used: of threads that import it at the same time, some get an ImportError.
+from passlib.hash import sha512_crypt
+
 from chatmaild import small_files
 from chatmaild.addresses import is_address
 
@@ -29,9 +32,6 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
     processes race: it is written aside and then linked, which fails where the name is taken.
     Raises OSError.
     """
-    # Here, not above: to block an address takes no hash.
-    from passlib.hash import sha512_crypt
-
     home = Path(mailboxes_dir) / address
     try:
         home.mkdir()
