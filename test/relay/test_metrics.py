@@ -233,7 +233,8 @@ def day(relay, told, tmp_path_factory):
     elsewhere = "someone@elsewhere.example"
     assert deliver(relay, elsewhere, bob.address, encrypted(elsewhere, bob.address))[0] == 554
 
-    with imap(relay, bob) as connection:
+    # No mail comes to this one, so nothing but DONE wakes it.
+    with imap(relay, ci) as connection:
         connection.select("INBOX")
         connection.send(b"x1 NOSUCHCOMMAND\r\n")
         read_until(connection, b"x1 ")
@@ -325,7 +326,9 @@ def test_retention_and_dovecot_are_told_beside_it(day):
     assert "chatmail_expire_removed_total inactive" in day.after
     assert found["dovecot_mail_delivery_total"] == day.expected["delivered_mail"]
     assert found["dovecot_mail_delivery_duration_count"] == day.expected["delivered_mail"]
-    assert found["dovecot_auth_request_total yes"] >= 10
+    # By IMAP. Those by SMTP are told by the auth process that Postfix is connected to, which may be
+    # one from before Dovecot's reload and unknown to its statistics.
+    assert found["dovecot_auth_request_total yes"] >= 5
     # The rejected registration, and the wrong password.
     assert found["dovecot_auth_failed_total"] == 2
     assert found["dovecot_imap_command_total unknown"] >= 1
