@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import http.client
 import imaplib
 import json
@@ -117,13 +118,16 @@ def other_relay(address, directory):
             await done.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield https, smtp_server
-    finally:
-        loop.call_soon_threadsafe(done.set)
-        thread.join()
+    # Tests of the other release may run beside these, and all have one address.
+    with open("/run/lock/chatmail-test-relay", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread.start()
+        try:
+            assert ready.wait(10)
+            yield https, smtp_server
+        finally:
+            loop.call_soon_threadsafe(done.set)
+            thread.join()
 
 
 def mxdeliv(relay, sender, recipient, message):
