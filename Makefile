@@ -22,9 +22,9 @@ help: ## list these targets
 relay: python3 ## boot a throwaway relay, pass a message through it, show an account (OS=debian-12)
 	@$(SUDO) test/lab/demo.py --os $(OS)
 
-# Most of the time of a test on a relay is waiting, so two of these three run at once; each line tells whose it is.
+# Most of the time of a test on a relay is waiting, so all three run at once; each line tells whose it is.
 test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
-	@$(MAKE) --no-print-directory --jobs=2 unit-and-salt relay-debian-13 relay-debian-12
+	@$(MAKE) --no-print-directory --jobs=3 unit-and-salt relay-debian-13 relay-debian-12
 
 unit-and-salt: .venv/ready
 	$(PYTEST) test/unit test/salt

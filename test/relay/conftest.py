@@ -8,11 +8,12 @@
 A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
 `classic` (a mail server that is no relay), `empty_box` (makes machines of the test's own),
 `idle_box` or `bare_box` (unconverged ones that a file shares), `domain_box` (a converged one with
-an ACME certificate), `ip_relay` (a converged one without a domain) or `lab` (any verb). From the
-first of these on, this very process stands in the lab's client network, with the lab's DNS in its
-/etc/resolv.conf, and so does every program that it starts: imaplib, smtplib, dnspython and
-deltachat-rpc-server talk to `relay.domain` as they would to any server. The verbs of `lab` work
-from there too. The resolv.conf is a mount of this process's own; nothing of the machine changes.
+an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay` (a converged
+one without a domain) or `lab` (any verb). From the first of these on, this very process stands in
+the lab's client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that
+it starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would
+to any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
+own; nothing of the machine changes.
 
 With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped.
 """
@@ -340,26 +341,9 @@ def classic(relay, release, request):
             server.remove()
 
 
-@pytest.fixture(scope="module")
-def make_relay(release, request):
-    """Makes further converged machines, of any release, for a file's tests."""
-    if release == "elsewhere":
-        pytest.skip("needs the lab for a second machine")
-    request.getfixturevalue("lab_network")
-    made = []
-
-    def make(release, *options):
-        made.append(make_box(release, *options))
-        return made[-1]
-
-    yield make
-    for box in made:
-        remove_box(box, request.config.option)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ip_relay(release, request):
-    """A converged machine whose mail domain is its IP address, shared by a file's tests.
+    """A converged machine whose mail domain is its IP address, shared by the session's tests.
 
     It is the machine of --box, if that is one.
     """
@@ -373,9 +357,9 @@ def ip_relay(release, request):
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def domain_box(release, request):
-    """A converged machine that a file's tests share, with a domain, so with an ACME certificate.
+    """A converged machine that the session's tests share, with an ACME certificate.
 
     Its domain lies in a signed zone. A box that --box names is used if it is such a one.
     """
@@ -385,9 +369,22 @@ def domain_box(release, request):
         yield lab_relay(named)
         return
     with boxes(release, request) as make:
-        box = make("--domain", f"chat{os.getpid()}-{next(counter)}.signed.example")
-        lab("converge", box.name, capture_output=False)
-        yield box
+        yield with_domain(make, release)
+
+
+@pytest.fixture(scope="session")
+def other_relay(release, request):
+    """The same as `domain_box`, but of the other Debian release."""
+    with boxes(release, request) as make:
+        yield with_domain(make, next(other for other in RELEASES if other != release))
+
+
+def with_domain(make, release):
+    """Make and converge a machine with a domain in the lab's signed zone."""
+    domain = f"chat{os.getpid()}-{next(counter)}.signed.example"
+    box = make("--domain", domain, release=release)
+    lab("converge", box.name, capture_output=False)
+    return box
 
 
 @pytest.fixture
@@ -409,7 +406,7 @@ def boxes(release, request):
     request.getfixturevalue("lab_network")
     made = []
 
-    def make(*options):
+    def make(*options, release=release):
         made.append(make_box(release, "--no-converge", *options))
         return made[-1]
 

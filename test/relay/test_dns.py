@@ -158,9 +158,8 @@ def rotated_by_hand(sender, traffic):
     return old
 
 
-def test_no_message_is_refused_while_the_keys_rotate(relay, empty_box, lab):
-    sender = empty_box()
-    lab("converge", sender.name)
+def test_no_message_is_refused_while_the_keys_rotate(relay, domain_box):
+    sender = domain_box
     sender.run("salt-call --local state.apply chatmail.dns")
     alice, bob = new_account(sender), new_account(relay)
     traffic = Sender(sender, alice, bob)
