@@ -1,7 +1,6 @@
-"""One command makes a relay of an empty machine, and the same command then finds nothing to do."""
+"""What a converge checks first, keeps and shows; the first one is in test_lifecycle.py."""
 
 import json
-import re
 
 import pytest
 
@@ -22,19 +21,6 @@ def not_as_expected(report):
         for name, state in report.items()
         if state["result"] is not True or state["changes"]
     }
-
-
-def test_first_converge_on_a_machine_that_never_synced_a_module_succeeds(empty_box):
-    box = empty_box()
-    predicted = box.run(f"{APPLY} test=True --out=json", check=False)
-    assert {name for name, state in states(predicted).items() if state["result"] is False} == set()
-
-    first = box.run(APPLY, check=False)
-    assert first.returncode == 0, first.stdout[-6000:]
-    assert re.search(r"^Failed: +0$", first.stdout, re.MULTILINE)
-
-    assert not_as_expected(states(box.run(f"{APPLY} --out=json"))) == {}
-    assert not_as_expected(states(box.run(f"{APPLY} test=True --out=json"))) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
-"""`state.apply chatmail.clean` removes the relay; mail and keys stay, unless purged."""
+"""One command makes a relay of an empty machine, and the same command then finds nothing to do.
+
+`state.apply chatmail.clean` removes it again; mail and keys stay, unless purged.
+"""
 
 import json
+import re
 
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
@@ -26,9 +30,15 @@ USERS = ("vmail", "chatmail-filter", "chatmail-transport")
 
 
 @pytest.fixture(scope="module")
-def box(idle_box, lab):
+def first_runs(idle_box):
+    """What was predicted for an empty machine, and how the first converge went."""
+    predicted = idle_box.run(f"{APPLY} test=True --out=json", check=False)
+    return predicted, idle_box.run(APPLY, check=False)
+
+
+@pytest.fixture(scope="module")
+def box(idle_box, first_runs):
     """A relay of this file's own, since it ends."""
-    lab("converge", idle_box.name)
     return idle_box
 
 
@@ -80,6 +90,18 @@ def cleaned(box, account):
     predicted = changing(box.run(f"{CLEAN} test=True --out=json"))
     before["predicted"], before["done"] = predicted, changing(box.run(f"{CLEAN} --out=json"))
     return before
+
+
+def test_first_converge_on_a_machine_that_never_synced_a_module_succeeds(first_runs):
+    predicted, first = first_runs
+    assert {name for name, state in states(predicted).items() if state["result"] is False} == set()
+    assert first.returncode == 0, first.stdout[-6000:]
+    assert re.search(r"^Failed: +0$", first.stdout, re.MULTILINE)
+
+
+def test_second_converge_finds_nothing_to_do(box):
+    assert not_as_expected(states(box.run(f"{APPLY} --out=json"))) == {}
+    assert not_as_expected(states(box.run(f"{APPLY} test=True --out=json"))) == {}
 
 
 def test_clean_does_what_the_dry_run_said(cleaned):
