@@ -36,12 +36,28 @@ def setup(_arguments=None):
     for directory in (host.CACHE, host.STATE):
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     with lock("lab"):
+        refuse_second_lab()
         host.install_packages(host.missing_packages())
         host.allow_inotify()
         network.ensure()
         nameserver.ensure()
         authority.ensure()
         aptproxy.ensure()
+
+
+def refuse_second_lab():
+    """Take the machine's network for the lab of this directory, unless another lab has it."""
+    running = host.running_directory()
+    if running not in (None, host.DIRECTORY):
+        where = running or "its usual directories"
+        raise LabError(f"another lab, in {where}, runs on this machine; `lab down --all` ends it")
+    host.RUNNING.write_text(host.DIRECTORY)
+
+
+def build_images(arguments):
+    """Build what is missing of the releases' images, side by side; all of them unless told."""
+    setup()
+    images.ensure_all(arguments.os or sorted(images.SUITES), aptproxy.url())
 
 
 def install(arguments):
@@ -118,6 +134,10 @@ def down(arguments):
     """End a box and remove it; --all also ends the lab's network, DNS, ACME and apt proxy."""
     if arguments.all == bool(arguments.name):
         raise LabError("say which box to end, or --all")
+    running = host.running_directory()
+    if arguments.all and running not in (None, host.DIRECTORY):
+        environment = {**os.environ, "CHATMAIL_LAB_DIRECTORY": running}
+        os.execve(sys.argv[0], sys.argv, environment)
     if not arguments.all and arguments.name not in boxes.names():
         raise LabError(f"there is no box {arguments.name}; `lab list` shows which there are")
     for name in boxes.names() if arguments.all else [arguments.name]:
@@ -130,6 +150,7 @@ def down(arguments):
             nameserver.stop()
             network.remove()
             boxes.clear_cgroups("")  # the common one, and with it boxes that lost their directory
+            host.RUNNING.unlink(missing_ok=True)
 
 
 def dns_set(arguments):
@@ -155,6 +176,7 @@ def parser():
     verb("check", check)
     verb("setup", setup)
     verb("install", install).add_argument("package", nargs="+")
+    verb("images", build_images).add_argument("--os", action="append", choices=images.SUITES)
     starting = verb("up", up)
     starting.add_argument("name")
     starting.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
@@ -197,8 +219,7 @@ def main():
         if os.geteuid() != 0 and arguments.function is not check:
             raise LabError(f"the lab needs root: sudo {shlex.join(sys.argv)}")
         if os.geteuid() == 0 and network.is_client():
-            home = f"--net={network.namespace(network.HOST)}"
-            os.execvp("nsenter", ["nsenter", home, *sys.argv])
+            network.leave_client(sys.argv)
         return arguments.function(arguments) or 0
     except LabError as error:
         say(f"lab: {error}")

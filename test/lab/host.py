@@ -11,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-CACHE = Path("/var/cache/chatmail-lab")
-STATE = Path("/var/lib/chatmail-lab")
-RUN = Path("/run/chatmail-lab")
+# Where a lab keeps images and boxes; the variable gives it directories that are empty and its own.
+DIRECTORY = os.environ.get("CHATMAIL_LAB_DIRECTORY", "")
+CACHE = Path(DIRECTORY, "cache") if DIRECTORY else Path("/var/cache/chatmail-lab")
+STATE = Path(DIRECTORY, "boxes") if DIRECTORY else Path("/var/lib/chatmail-lab")
+RUN = Path("/run/chatmail-lab")  # of the one lab that runs on a machine at a time
+RUNNING = RUN / "directory"  # the DIRECTORY of that one
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 # command that must be there -> Debian package that brings it
@@ -39,6 +42,8 @@ CLEAN_ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": os.environ.get("TERM", "dumb"),
 }
+# What the lab itself runs on this host keeps to the same directories.
+LAB_ENVIRONMENT = {**CLEAN_ENVIRONMENT, "CHATMAIL_LAB_DIRECTORY": DIRECTORY}
 
 
 class LabError(Exception):
@@ -96,6 +101,14 @@ def await_condition(condition, seconds, what):
         time.sleep(0.05)
 
 
+def running_directory():
+    """The DIRECTORY of the lab that runs on this machine; None when none does."""
+    try:
+        return RUNNING.read_text()
+    except FileNotFoundError:
+        return None
+
+
 # Processes. A pid alone may have been given to a stranger since; pid and start time may not.
 
 
@@ -117,7 +130,7 @@ def start_daemon(pid_file, argv, log):
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env=CLEAN_ENVIRONMENT,
+            env=LAB_ENVIRONMENT,
             cwd="/",
         )
     record = {"pid": process.pid, "start": start_time(process.pid)}

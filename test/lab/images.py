@@ -1,9 +1,10 @@
 """Root file systems, built once and shared by every box.
 
 Two kinds: `debian-13` is a minimal Debian as a provider would hand it out, `debian-13-salt` is a
-layer to lay over it that holds Salt, so that a box need not install it each time. Their directories
-carry a fingerprint of their recipe: a changed recipe makes a new image and leaves running boxes
-theirs.
+layer to lay over it that holds Salt, so that a box need not install it each time. Beside them lie
+the wheels that the layer was installed from, and those of all else that work on this repository
+takes from PyPI. Their directories carry a fingerprint of their recipe: a changed recipe makes a new
+image and leaves running boxes theirs.
 """
 
 import hashlib
@@ -12,9 +13,11 @@ import shlex
 import shutil
 import subprocess
 import time
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from host import CACHE, CLEAN_ENVIRONMENT, LabError, lock, run, say
+from host import CACHE, CHECKOUT, CLEAN_ENVIRONMENT, LabError, lock, run, say
 
 SUITES = {"debian-12": "bookworm", "debian-13": "trixie"}
 
@@ -22,14 +25,17 @@ BASE_PACKAGES = (
     "systemd,systemd-sysv,dbus,libpam-systemd,iproute2,iputils-ping,ca-certificates,procps"
 )
 
-SALT = "salt==3008.3"  # newer ones ask for a certifi that not every package source has
+GROUPS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["dependency-groups"]
+REQUIREMENTS = [requirement for group in GROUPS.values() for requirement in group]
+(SALT,) = [requirement for requirement in REQUIREMENTS if requirement.startswith("salt==")]
 
 # One of Salt's dependencies comes as source: it is compiled where the compiler is thrown away.
+# pip itself is among the wheels: Debian 12's is too old for dependency groups.
 BUILD_WHEELS = f"""
 apt-get update -q
 apt-get install -qy --no-install-recommends python3-venv python3-dev gcc libc6-dev
-python3 -m venv /tmp/salt
-/tmp/salt/bin/pip wheel -q --wheel-dir /wheels {SALT}
+python3 -m venv /tmp/wheels
+/tmp/wheels/bin/pip wheel -q --wheel-dir /wheels 'pip>=25.1' {shlex.join(REQUIREMENTS)}
 """
 
 # Salt has no package in Debian. Its own directory and a link is what pip users make of it.
@@ -62,7 +68,7 @@ def salt_path(release):
 
 
 def wheels_path(release):
-    """The wheels of Salt and all it needs, for a release's Python."""
+    """The wheels of Salt, of the tests and of lint, for a release's Python."""
     return salt_path(release).with_name(salt_path(release).name + "-wheels")
 
 
@@ -79,6 +85,25 @@ def ensure(release, proxy, with_salt=True):
         if not layer.is_dir():
             build_salt(release, base, layer)
     return [layer, base] if with_salt else [base]
+
+
+def ensure_all(releases, proxy):
+    """Build what is missing of several releases' images side by side.
+
+    Most of it is waiting for packages. Raises LabError with what each failed build said.
+    """
+
+    def build(release):
+        try:
+            ensure(release, proxy)
+        except LabError as error:
+            return f"{release}: {error}"
+        return None
+
+    with ThreadPoolExecutor(len(releases)) as pool:
+        failed = [reason for reason in pool.map(build, releases) if reason]
+    if failed:
+        raise LabError("\n".join(failed))
 
 
 def fresh_directory(path):
@@ -113,7 +138,7 @@ def build_base(release, path, proxy):
 
 def build_salt(release, base, path):
     """Make the layer with Salt, and the wheels that it is installed from."""
-    say(f"installing {SALT} for {release} (once; about a minute)")
+    say(f"fetching wheels and installing {SALT} for {release} (once; about two minutes)")
     started = time.monotonic()
     wheels, unfinished = wheels_path(release), fresh_directory(path)
     if not wheels.is_dir():
@@ -148,7 +173,8 @@ def change_layer(base, build, wheels, script):
         check=False,
     )
     if done.returncode != 0:
-        raise LabError(f"cannot build {build.stem}: {done.stderr.strip()[-2000:]}")
+        log = "\n".join(part.strip() for part in (done.stdout, done.stderr))
+        raise LabError(f"cannot build {build.stem}: {log[-4000:]}")
 
 
 def drop_mount_points(layer):

@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import dns.resolver
 import dns.reversename
 import pytest
-
-STATE = Path("/var/lib/chatmail-lab")
+from lab.host import STATE
 
 
 def cgroup_traces(name):
@@ -189,3 +189,36 @@ def test_machine_without_rights_is_told_so(lab):
     done = subprocess.run([*nobody, verb, "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "needs root" in done.stderr
+
+
+def test_verb_called_by_a_client_finds_the_hosts_network_and_name_servers(lab):
+    """Images are built there: a client's name server knows no package index."""
+    directory = Path(lab.__globals__["LAB"]).parent
+    look = ["sh", "-c", "ip -o -4 address show dev lab0; cat /etc/resolv.conf"]
+    program = f"import sys; sys.path.insert(0, {str(directory)!r}); import network; "
+    program += f"network.leave_client({look!r})"
+    seen = subprocess.run(["/usr/bin/python3", "-c", program], capture_output=True, text=True)
+    address, *resolv_conf = seen.stdout.splitlines(keepends=True)
+    assert " 198.51.100.254/24 " in address
+    # The parent of this process never entered the client's network.
+    host = Path(f"/proc/{os.getppid()}/root/etc/resolv.conf").read_text()
+    assert "".join(resolv_conf) == host
+    assert Path("/etc/resolv.conf").read_text() != host
+
+
+def test_second_lab_is_refused_while_one_runs(lab, tmp_path):
+    environment = {**os.environ, "CHATMAIL_LAB_DIRECTORY": str(tmp_path)}
+    refused = lab("setup", check=False, env=environment)
+    assert refused.returncode == 1
+    assert "another lab, in " in refused.stderr
+    assert "`lab down --all` ends it" in refused.stderr
+
+
+def test_images_that_cannot_be_built_end_a_run_with_one_message(lab, release, tmp_path):
+    environment = {**os.environ, "CHATMAIL_LAB_DIRECTORY": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, "--os", release]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("the lab cannot build its images") == 1
+    assert "another lab, in " in done.stdout
+    assert " error" not in done.stdout.splitlines()[-1]
