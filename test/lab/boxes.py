@@ -26,6 +26,7 @@ from host import (
     CLEAN_ENVIRONMENT,
     STATE,
     LabError,
+    available_memory,
     await_condition,
     cgroup_roots,
     children,
@@ -37,6 +38,7 @@ from host import (
 )
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+ENOUGH_MEMORY = 8 << 30  # bytes that must be available for a box to live in memory
 BOOT_TIME = 90  # seconds, of which 5 are usual on an idle machine
 REBOOT = 133  # exit code of systemd-nspawn --keep-unit when the container wants to be started anew
 FORMULA = "/srv/formulas/chatmail"
@@ -164,7 +166,7 @@ def create(name, release, domain, layers, *, bare=False, pillar=None):
         number = free_number(domain)
         domain = network.address(number) if domain == "ip" else domain
         box = Box(name, release, domain, number, [str(layer) for layer in layers], bare)
-        for part in ("upper", "work", "root"):
+        for part in ("disk/upper", "disk/work", "root"):
             (box.directory / part).mkdir(parents=True)
         (box.directory / "box.json").write_text(json.dumps(asdict(box)))
         furnish(box, pillar)
@@ -220,11 +222,11 @@ def furnish(box, pillar):
             "srv/pillar/extra.sls": pillar or "{}\n",
         }
     for name, text in files.items():
-        path = box.directory / "upper" / name
+        path = box.directory / "disk/upper" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     for target, service in NETWORK_SERVICES.items():
-        wants = box.directory / "upper/etc/systemd/system" / target
+        wants = box.directory / "disk/upper/etc/systemd/system" / target
         wants.mkdir(parents=True, exist_ok=True)
         (wants / service).symlink_to(f"/lib/systemd/system/{service}")
 
@@ -291,10 +293,11 @@ def last_words(box):
 def keep(name):
     """Be a box's keeper: mount its file system, boot it, and again whenever it reboots."""
     box = load(name)
-    lower = ":".join(box.layers)
-    parts = {part: box.directory / part for part in ("upper", "work", "root")}
-    options = f"lowerdir={lower},upperdir={parts['upper']},workdir={parts['work']}"
-    run("mount", "-t", "overlay", "overlay", parts["root"], "-o", options)
+    lower, disk = ":".join(box.layers), box.directory / "disk"
+    if available_memory() > ENOUGH_MEMORY:
+        move_into_memory(disk)
+    options = f"lowerdir={lower},upperdir={disk}/upper,workdir={disk}/work"
+    run("mount", "-t", "overlay", "overlay", box.directory / "root", "-o", options)
     join_cgroup(f"{name}/keeper")
     boot = 0
     while True:
@@ -312,6 +315,18 @@ def keep(name):
             ).returncode
         if code != REBOOT:
             return code
+
+
+def move_into_memory(disk):
+    """Put a box's disk into memory, where it ends with its keeper.
+
+    A relay is some 600 MB in thousands of files. On a disk that other boxes use too, a third of a
+    converge is waiting for it, and the removal takes ten seconds more.
+    """
+    laid_out = disk.rename(disk.with_name("laid-out"))
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", disk)
+    run("cp", "--archive", laid_out / "upper", laid_out / "work", disk)
 
 
 def nspawn_command(box):

@@ -296,6 +296,14 @@ def cgroup_roots():
     return roots
 
 
+def available_memory():
+    """How much memory programs could still get without swapping, in bytes (proc(5))."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def allow_inotify():
     """Raise the kernel's inotify limits: a box's own sysctl cannot, /proc/sys is read-only there.
 
