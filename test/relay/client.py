@@ -47,7 +47,9 @@ def login_link(relay):
     """Return a fresh account as the link that Delta Chat takes; it checks no certificate."""
     fresh = invitation(relay)
     by_hand = f"dclogin:{fresh['email']}?p={fresh['password']}&v=1&ic=3"
-    return fresh.get("dclogin_url", by_hand)
+    link = fresh.get("dclogin_url", by_hand)
+    # Delta Chat asks the DNS itself, unless the link names both servers.
+    return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}"
 
 
 def imap(relay, account=None, port=993):

@@ -15,10 +15,10 @@ it starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.d
 to any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
 own; nothing of the machine changes.
 
-With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped.
+With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped. This
+process, and it alone, then takes `relay.domain` for the machine's address.
 """
 
-import base64
 import contextlib
 import ctypes
 import itertools
@@ -26,15 +26,14 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-import testinfra
 import testinfra.host
 from lab.host import STATE
+from relay import elsewhere
 from relay.classic import TRUSTED, ClassicServer
 from testinfra.backend.base import BaseBackend
 
@@ -123,12 +122,14 @@ class LabBackend(BaseBackend):
 class Relay:
     """A machine under test: a box of the lab, or with --hosts one elsewhere.
 
-    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object).
+    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object);
+    `in_lab`, and `in_dns`: whether the programs of this side find the domain by DNS.
     """
 
-    def __init__(self, host, name, domain, ip, in_lab=True):
+    def __init__(self, host, name, domain, ip):
         self.host, self.name, self.domain, self.ip = host, name, domain, ip
-        self.in_lab = in_lab
+        self.ssh = None
+        self.in_lab = self.in_dns = True
 
     def run(self, command, *, check=True, input=None):
         """Run a shell command (a string) or a program (a list) as root on the machine.
@@ -144,12 +145,10 @@ class Relay:
         return done
 
     def execute(self, line, sent):
-        """Run a shell line with `sent` as its stdin, in the box or over testinfra's connection."""
+        """Run a shell line with `sent` as its stdin, in the box or over ssh."""
         if self.in_lab:
             return lab("run", self.name, "--", "sh", "-c", line, check=False, input=sent)
-        encoded = base64.b64encode(sent.encode()).decode()
-        result = self.host.run(f"echo {encoded} | base64 -d | sh -c {shlex.quote(line)}")
-        return subprocess.CompletedProcess(line, result.rc, result.stdout, result.stderr)
+        return self.ssh.run(line, sent)
 
     def salt(self, function, *arguments, check=True):
         """Call an execution function on the machine; returns its result, parsed from JSON."""
@@ -193,10 +192,23 @@ class Relay:
             time.sleep(0.1)
         return value
 
+    def clock_ahead(self):
+        """Return by how many seconds the machine's clock is ahead; a box has that of its host."""
+        return 0 if self.in_lab else elsewhere.clock_ahead(self.ssh)
+
+    def round_trip(self):
+        """Return the seconds that the way to the machine and back takes; none in the lab."""
+        return 0 if self.in_lab else elsewhere.round_trip(self.ip)
+
     def needs_lab(self, what):
         """Skip the test where there is no lab."""
         if not self.in_lab:
             pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
+
+    def needs_dns(self, who):
+        """Skip the test where `who`, a program that asks the DNS itself, finds no domain."""
+        if not self.in_dns:
+            pytest.skip(f"{who} asks the DNS, and none here knows {self.domain}")
 
 
 def lab_relay(name):
@@ -207,34 +219,26 @@ def lab_relay(name):
     return Relay(host, name, record["domain"], lab("ip", name).stdout.strip())
 
 
+@contextlib.contextmanager
 def elsewhere_relay(option):
     """The Relay object of the machine that --hosts names; it must be converged already."""
-    host = testinfra.get_host(
-        option.hosts,
-        sudo=option.sudo,
-        ssh_config=option.ssh_config,
-        ssh_extra_args=option.ssh_extra_args,
-        ssh_identity_file=option.ssh_identity_file,
-    )
-    settings = json.loads(host.file("/etc/chatmail/relay.json").content_string)
-    address = host.check_output("hostname -I").split()[-1]  # vagrant's own network comes first
-    resolve(settings["mail_domain"], address)
-    return Relay(host, host.backend.get_hostname(), settings["mail_domain"], address, in_lab=False)
-
-
-def resolve(domain, address):
-    """Have this process take `domain` for `address`: no DNS knows a test machine of kitchen's."""
-    original = socket.getaddrinfo
-
-    def getaddrinfo(name, *args, **kwargs):
-        return original(address if name == domain else name, *args, **kwargs)
-
-    socket.getaddrinfo = getaddrinfo
+    with contextlib.closing(elsewhere.Ssh(option)) as ssh:
+        domain = json.loads(elsewhere.settings_text(ssh))["mail_domain"]
+        backend = elsewhere.SshBackend(ssh)
+        host = testinfra.host.Host(backend)
+        backend.set_host(host)
+        relay = Relay(host, ssh.name, domain, elsewhere.reachable_address(ssh))
+        relay.ssh, relay.in_lab = ssh, False
+        relay.in_dns = elsewhere.is_known(domain, relay.ip)
+        elsewhere.resolve(domain, relay.ip)
+        yield relay
 
 
 @pytest.fixture(scope="session")
-def lab_network():
+def lab_network(request):
     """The lab's network, with this process in it; where none can be, skip, or fail if CI=true."""
+    if request.config.option.hosts:
+        pytest.skip("needs the lab; the machine under test is elsewhere")
     done = lab("check", check=False)
     if done.returncode != 0:
         reason = f"no lab on this machine: {done.stderr.strip()}"
@@ -294,7 +298,8 @@ def relay(release, request):
     """A converged machine that the session's tests share: they leave it as they found it."""
     option = request.config.option
     if release == "elsewhere":
-        yield elsewhere_relay(option)
+        with elsewhere_relay(option) as there:
+            yield there
         return
     request.getfixturevalue("lab_network")
     if option.box:
@@ -405,7 +410,7 @@ def empty_box(release, request):
 def boxes(release, request):
     """A function that makes unconverged boxes, which end with the context."""
     if release == "elsewhere":
-        pytest.skip("needs the lab for a machine of its own")
+        pytest.skip("needs the lab for a machine of its own; the machine under test is elsewhere")
     request.getfixturevalue("lab_network")
     made = []
 

@@ -21,7 +21,7 @@ OTHERS = 'chat 60 TXT "proof=of ownership"\nchat 60 CAA 0 iodef "mailto:admin@ex
 
 
 @pytest.fixture(scope="module")
-def port_53():
+def port_53(lab_network):
     """The lab has one client host, and the tests of the two releases may run at once."""
     with open("/run/lock/chatmail-lab-client-dns", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -78,6 +78,7 @@ def test_login_without_an_invitation_makes_nothing(by_invitation):
 
 def test_delta_chat_gets_its_address_by_the_code_of_an_invitation(by_invitation, tmp_path):
     relay = by_invitation
+    relay.needs_dns("Delta Chat, which is told the relay's name,")
     told, _ = invite(relay)
     with Rpc(str(tmp_path / "accounts"), str(CORE)) as rpc:
         account = DeltaChat(rpc).add_account()

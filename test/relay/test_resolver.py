@@ -66,6 +66,7 @@ def test_answer_with_a_wrong_signature_is_none(relay, record):
 @pytest.mark.parametrize("zone", ["signed.example", "plain.example"])
 def test_new_record_is_seen_at_once_by_who_asked_before(relay, zone):
     """A negative answer that is remembered keeps a DKIM key or an MX away for an hour."""
+    relay.needs_lab("its DNS")
     # Several: unbound could remember one until the end of the second.
     for name in [f"{uuid.uuid4()}.{relay.name}.{zone}" for _ in range(5)]:
         assert ask(relay, name)[0] == "NXDOMAIN"
@@ -109,7 +110,7 @@ def test_ipv4_alone_is_a_setting(relay):
     apply(relay, "chatmail.resolver", disable_ipv6=True)
     try:
         assert relay.run(option).stdout == "no\n"
-        assert ask(relay, relay.domain)[2:] == [relay.ip]
+        assert ask(relay, relay.domain)[2:] == ([relay.ip] if relay.in_dns else [])
     finally:
         apply(relay, "chatmail.resolver")
     assert relay.run(option).stdout == "yes\n"
@@ -124,4 +125,4 @@ def test_configuration_that_unbound_refuses_never_takes_its_place(relay):
     assert refused.returncode != 0
     assert "check_cmd" in refused.stdout
     assert relay.run("cat /etc/unbound/unbound.conf").stdout == before
-    assert ask(relay, relay.domain)[0] == "NOERROR"
+    assert ask(relay, relay.domain)[0] == ("NOERROR" if relay.in_dns else "NXDOMAIN")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import browser
 import pytest
+from relay import elsewhere
 from relay.client import tls_context
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts" / "website"
@@ -75,9 +76,11 @@ def test_pages_forbid_whatever_they_do_not_bring_themselves(relay):
 )
 def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, tmp_path):
     self_signed = settings(relay)["tls_mode"] == "self_signed"
+    artifacts = elsewhere.writable(ARTIFACTS, tmp_path)
+    told = [] if relay.in_dns else [f"--host-resolver-rules=MAP {relay.domain} {relay.ip}"]
 
     async def look():
-        async with browser.browser_page() as page:
+        async with browser.browser_page(*told) as page:
             for name in ("", "info", "privacy"):
                 for width in (390, 1280):
                     for scheme in ("light", "dark"):
@@ -86,7 +89,7 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
                         if self_signed and not name:
                             await page.wait_for("document.querySelector('.code svg') !== null")
                         shot = f"lab-{relay.domain}-{name or 'start'}-{width}-{scheme}.png"
-                        await page.screenshot(ARTIFACTS / shot)
+                        await page.screenshot(artifacts / shot)
                         wide = await page.evaluate("document.documentElement.scrollWidth")
                         assert wide == width, shot
             await page.open(f"https://{relay.domain}/", width=390)
