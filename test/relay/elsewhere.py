@@ -29,9 +29,9 @@ class Ssh:
 
     def __init__(self, option):
         there = option.hosts.removeprefix("ssh://")
-        if "://" in there or "," in there:
-            pytest.exit("--hosts takes one machine: ssh://[USER@]HOST[:PORT]", 4)
         spec = BaseBackend.parse_hostspec(there)
+        if "://" in there or "," in there or spec.password:
+            pytest.exit("--hosts takes one machine, and no password: ssh://[USER@]HOST[:PORT]", 4)
         self.name = spec.name
         # One connection serves all commands: each of its own would take a third of a second.
         self.directory = tempfile.TemporaryDirectory(prefix="ssh-")
