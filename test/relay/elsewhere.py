@@ -33,7 +33,7 @@ class Ssh:
         if "://" in there or "," in there or spec.password:
             pytest.exit("--hosts takes one machine, and no password: ssh://[USER@]HOST[:PORT]", 4)
         self.name = spec.name
-        # One connection serves all commands: each of its own would take a third of a second.
+        # One connection serves all commands: with one each, most of the time would go into logins.
         self.directory = tempfile.TemporaryDirectory(prefix="ssh-")
         self.control = ["-o", f"ControlPath={self.directory.name}/%C"]
         self.command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *self.control]

@@ -17,6 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 USER = "elsewhere"
 INSTALL = f"""
+set -e
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
 apt-get -q --yes --no-install-recommends install openssh-server sudo
@@ -24,18 +25,18 @@ useradd --create-home --shell /bin/bash {USER}
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{USER}
 install -D -o {USER} /dev/stdin /home/{USER}/.ssh/authorized_keys
 """
-# The user's slice has what is left of a login; Debian's sudo wants to be told that root has a way in.
+# In the user's slice is what a login left. Debian's sudo wants to be told that root has a way in.
 REMOVE = f"""
 systemctl stop user-$(id -u {USER}).slice
 userdel --remove {USER}
 rm /etc/sudoers.d/{USER}
 SUDO_FORCE_REMOVE=yes DEBIAN_FRONTEND=noninteractive apt-get -q --yes purge"""
-# What tells whether anything is left of it.
+# What tells whether anything is left of it. `passwd-` and its like are useradd's copies of before.
 FOUND = """
 dpkg-query --show
 ss -Hltn | awk '{ print $4 }'
 getent passwd | cut -d : -f 1
-find /etc /home -xdev -path /home/vmail -prune -o -print
+find /etc /home -xdev -path /home/vmail -prune -o ! -name '*-' -print
 systemctl is-system-running
 """
 # The host key of a machine that was made a moment ago is known to nobody.
