@@ -1,8 +1,10 @@
-"""The relay's settings: pillar `chatmail` checked, completed and put into one plain dictionary.
+"""The relay's settings: the table of all of them, their checks, and what is derived from them.
 
-`resolve()` is plain Python. `run()` is what Salt's `py` renderer calls; states and templates
-reach it through `chatmail/settings.jinja` only. A setting is one row of `KEYS`; what follows
-from settings (file names, the TLS mode, megabytes) is computed in `_derived()`.
+`KEYS` lists every setting that a pillar can have. `resolve()` checks a pillar against that table
+and returns one plain dictionary, the settings, which all templates and services read. `run()` is
+what Salt's `py` renderer calls; states and templates call it through `chatmail/settings.jinja`.
+
+`make documents` writes `pillar.example` and `docs/settings.md` from the table.
 """
 
 import copy
@@ -14,6 +16,403 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+
+class Key(NamedTuple):
+    """One setting.
+
+    name: as in the pillar; "group:key" is `key` in the mapping `group`.
+    default: as a pillar would have it; `check` turns it into the value to use, except None.
+    check: gets the pillar's value, returns the value to use, raises ValueError(what is allowed).
+      It is a lambda, because the checks stand below the table.
+    meaning: what the setting does, for the documents.
+    unit: what a number counts.
+    section: the heading in the documents that begins with this key.
+    """
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    meaning: str
+    unit: str = ""
+    section: str = ""
+
+
+# Operators of existing relays know these names and defaults.
+KEYS = (
+    Key(
+        "mail_domain",
+        None,
+        lambda value: mail_domain(value),
+        "The part after the @ of every address. This is the only required setting. "
+        "`chat.example.org` is a domain: the relay needs DNS records and gets a certificate from "
+        "an ACME authority. `_chat.example.org` is a test domain, because its first label starts "
+        "with _: the relay makes its own certificate. `13.12.23.42` is an IPv4 address: addresses "
+        "look like `user@[13.12.23.42]`, the relay makes its own certificate and signs nothing "
+        "with DKIM. Upper case and a final dot are dropped.",
+        section="Domain",
+    ),
+    Key(
+        "registration",
+        "open",
+        lambda value: one_of(value, "open", "invite", "closed"),
+        "Who gets a new address. `open`: the first login with an unused address creates it. "
+        "`invite`: an invitation from `chatmail_accounts.invite` creates it. `closed`: nobody "
+        "gets one. Existing addresses work in all three cases.",
+        section="Addresses",
+    ),
+    Key(
+        "nocreate",
+        False,
+        lambda value: boolean(value),
+        "true means the same as `registration: closed`. It is the name that older relays use.",
+    ),
+    Key(
+        "max_registrations_per_hour",
+        100,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets from `/new`: as many "
+        "at once, and as many per hour after that.",
+        unit="addresses per hour",
+    ),
+    Key(
+        "username_min_length",
+        9,
+        lambda value: integer(value, 1, MAX_LOCAL_PART),
+        "Shortest part before the @ of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "username_max_length",
+        9,
+        lambda value: integer(value, 1, MAX_LOCAL_PART),
+        "Longest part before the @ of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "password_min_length",
+        9,
+        lambda value: integer(value, 8, 128),
+        "Shortest password of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "max_load_1m",
+        5,
+        lambda value: positive_number(value),
+        "No new addresses while the load average of the last minute is above this.",
+        unit="load average",
+    ),
+    Key(
+        "min_available_memory",
+        "200M",
+        lambda value: size(value, 0),
+        "No new addresses while less memory than this is available.",
+        unit="bytes",
+    ),
+    Key(
+        "min_free_disk_space",
+        "1G",
+        lambda value: size(value, 0),
+        "No new addresses while the disk with the mail has less free space than this.",
+        unit="bytes",
+    ),
+    Key(
+        "max_user_send_per_minute",
+        60,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many messages an address may send per minute in the long run.",
+        unit="messages per minute",
+        section="Mail",
+    ),
+    Key(
+        "max_user_send_burst_size",
+        10,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many messages an address may send at once before the limit per minute applies.",
+        unit="messages",
+    ),
+    Key(
+        "max_message_size",
+        "30M",
+        lambda value: size(value, 64 * KIB),
+        "Largest message that the relay takes, from its users and from other relays. It must not "
+        "be larger than `max_mailbox_size`.",
+        unit="bytes",
+    ),
+    Key(
+        "max_mailbox_size",
+        "500M",
+        lambda value: size(value, MIB),
+        "Quota of an address.",
+        unit="bytes",
+    ),
+    Key(
+        "mailboxes_dir",
+        None,
+        lambda value: optional(value, mailboxes_path),
+        "The directory of the mailboxes. null: `/home/vmail/mail/<mail_domain>`.",
+    ),
+    Key(
+        "fsync",
+        False,
+        lambda value: boolean(value),
+        "true writes each message to the disk before it counts as delivered, which costs speed. "
+        "With false, a power failure can lose the mail of the last seconds.",
+    ),
+    Key(
+        "delete_mails_after",
+        20,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Messages older than this are deleted.",
+        unit="days",
+        section="Retention",
+    ),
+    Key(
+        "delete_large_after",
+        7,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Messages over 200000 bytes are deleted when they are older than this.",
+        unit="days",
+    ),
+    Key(
+        "delete_inactive_users_after",
+        90,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Addresses without a login for this long are deleted, with all their mail.",
+        unit="days",
+    ),
+    Key(
+        "max_imap_connections",
+        10000,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many IMAP clients may be connected at once.",
+        unit="connections",
+        section="Connections",
+    ),
+    Key(
+        "max_smtp_connections",
+        1000,
+        lambda value: integer(value, 5, 1_000_000),
+        "How many SMTP clients may be connected at once. A single client IP gets a fifth of this.",
+        unit="connections",
+    ),
+    Key(
+        "disable_ipv6",
+        False,
+        lambda value: boolean(value),
+        "true: the relay does not use IPv6, neither for incoming nor for outgoing connections.",
+    ),
+    Key(
+        "imap_compress",
+        False,
+        lambda value: boolean(value),
+        "true offers IMAP COMPRESS, which saves traffic. A client that uses it cannot hibernate: "
+        "it takes more memory and hears of new messages half a second later.",
+    ),
+    Key(
+        "imap_rawlog",
+        False,
+        lambda value: boolean(value),
+        "true records complete IMAP sessions on disk. Use it for debugging only.",
+    ),
+    Key(
+        "acme_email",
+        None,
+        lambda value: optional(value, email),
+        "Contact address of the ACME account. null: none.",
+        section="Certificate",
+    ),
+    Key(
+        "acme_directory",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        lambda value: url(value),
+        "Directory of the ACME authority.",
+    ),
+    Key(
+        "acme_challenge",
+        "http-01",
+        lambda value: one_of(value, "http-01", "dns-01"),
+        "How the ACME authority checks that the domain is yours. `http-01`: it asks this machine "
+        "on port 80. `dns-01`: it asks your DNS; this needs `dns:server`.",
+    ),
+    Key(
+        "tls_external_cert_and_key",
+        None,
+        lambda value: optional(value, two_paths),
+        "A certificate that you manage yourself: `[/path/to/fullchain.pem, /path/to/key.pem]`. "
+        "null: the relay gets or makes its own.",
+    ),
+    Key(
+        "resolver:forwarders",
+        [],
+        lambda value: ip_addresses(value),
+        "Name servers that the relay's own resolver asks. []: it starts at the root servers.",
+        section="DNS",
+    ),
+    Key(
+        "resolver:trust_anchors",
+        [],
+        lambda value: trust_anchors(value),
+        "DNSSEC keys that the resolver trusts instead of the root's: DS or DNSKEY records as in a "
+        'zone file, such as ". IN DS 20326 8 2 E06D…". []: the root\'s.',
+    ),
+    Key(
+        "dns:addresses",
+        None,
+        lambda value: optional(value, addresses),
+        "Public IP addresses of the relay. Set them for a machine behind NAT. null: the machine's "
+        "own public addresses.",
+    ),
+    Key(
+        "dns:server",
+        None,
+        lambda value: optional(value, server),
+        "Primary name server that takes updates by RFC 2136. It needs `dns:tsig_key_file`. null: "
+        "the relay sends no updates.",
+    ),
+    Key(
+        "dns:tsig_key_file",
+        None,
+        lambda value: optional(value, path),
+        "File on the relay with the key for `dns:server`, as `tsig-keygen` writes it. null: none.",
+    ),
+    Key(
+        "dns:zone",
+        None,
+        lambda value: optional(value, domain_name),
+        "Zone on `dns:server` that holds the relay's records. null: the relay asks that server.",
+    ),
+    Key(
+        "dns:hook",
+        None,
+        lambda value: optional(value, salt_function),
+        "Salt function, `module.function`, that publishes the records where the DNS provider has "
+        "no RFC 2136. null: none.",
+    ),
+    Key(
+        "dns:caa_issuer",
+        None,
+        lambda value: optional(value, domain_name),
+        "Name of the ACME authority in CAA records. null: the name is known for Let's Encrypt and "
+        "a few others.",
+    ),
+    Key(
+        "dkim:rotate_after",
+        None,
+        lambda value: optional(value, integer, 7, MAX_DAYS),
+        "DKIM keys older than this are replaced; this needs `dns:server` or `dns:hook`. null: "
+        "only `chatmail_dkim.rotate` replaces them.",
+        unit="days",
+    ),
+    Key(
+        "dkim:retire_after",
+        14,
+        lambda value: integer(value, 3, 365),
+        "The DNS record of a replaced DKIM key is kept for this long.",
+        unit="days",
+    ),
+    Key(
+        "federation:block",
+        [],
+        lambda value: domains(value),
+        "The relay exchanges no mail with these domains and the names below them. A relay without "
+        "a domain is named by its IPv4 address. []: no domain is blocked.",
+        section="Federation",
+    ),
+    Key(
+        "federation:allow",
+        [],
+        lambda value: domains(value),
+        "The relay exchanges mail with these domains only. []: with all domains.",
+    ),
+    Key(
+        "www_folder",
+        None,
+        lambda value: optional(value, www_folder),
+        "Folder with your own web pages. null: the relay shows its built-in pages. `disabled`: it "
+        "shows none.",
+        section="Web",
+    ),
+    Key(
+        "privacy_postal",
+        None,
+        lambda value: optional(value, text),
+        "Name and postal address of the operator, for the privacy page. null: left out.",
+    ),
+    Key(
+        "privacy_mail",
+        None,
+        lambda value: optional(value, email),
+        "Mail address of the operator, for the web pages and as contact in IMAP METADATA. null: "
+        "left out.",
+    ),
+    Key(
+        "privacy_pdo",
+        None,
+        lambda value: optional(value, text),
+        "The data protection officer, for the privacy page. null: left out.",
+    ),
+    Key(
+        "privacy_supervisor",
+        None,
+        lambda value: optional(value, text),
+        "The supervisory authority, for the privacy page. null: left out.",
+    ),
+    Key(
+        "notification_url",
+        "https://notifications.delta.chat/notify",
+        lambda value: url(value),
+        "Service that wakes devices. The relay sends it the opaque token of each device to wake.",
+        section="Push",
+    ),
+    Key(
+        "iroh_relay",
+        None,
+        lambda value: iroh_relay(value),
+        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`. A "
+        'URL: clients are pointed there and none runs here. "": none runs here and clients use '
+        "their default.",
+        section="Realtime",
+    ),
+    Key(
+        "iroh_binary:url",
+        None,
+        lambda value: optional(value, url),
+        "A .tar.gz with the program `iroh-relay` in it. A mirror of the default version needs "
+        "only this setting. null: version 0.35.0 from GitHub, for x86_64 and aarch64.",
+    ),
+    Key(
+        "iroh_binary:sha256",
+        None,
+        lambda value: optional(value, sha256),
+        "Digest of the program itself, not of the archive. null: the digest of version 0.35.0.",
+    ),
+    Key(
+        "mail",
+        True,
+        lambda value: boolean(value),
+        "false stops and disables Postfix and Dovecot and leaves everything else as it is. Nobody "
+        "can send or fetch mail then, and other servers keep their mail for the relay and try "
+        "again. Use it to move a relay to another machine.",
+        section="Operation",
+    ),
+    Key(
+        "metrics_address",
+        None,
+        lambda value: optional(value, own_listener),
+        "Where metrics are served (docs/metrics.md); the port must be 1024 or above. null: "
+        "nowhere, and nothing is counted.",
+    ),
+    Key(
+        "clean:purge",
+        False,
+        lambda value: boolean(value),
+        "What `state.apply chatmail.clean` does with mail (all of /home/vmail, mailboxes_dir and "
+        "the queue), with keys and with the users that own them. true: it deletes them for good. "
+        "false: it keeps them.",
+    ),
+)
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # What the sizes' last letter multiplies by; Dovecot's and Postfix's own K, M and G.
@@ -38,6 +437,8 @@ IROH_SHA256 = {
 MAX_DOMAIN = 253 - len("mta-sts.")
 # RFC 5321 section 4.5.3.1.1.
 MAX_LOCAL_PART = 64
+# A hundred years, so that a mistake such as seconds instead of days is noticed.
+MAX_DAYS = 36500
 
 TRUST_ANCHOR = re.compile(
     r"[A-Za-z0-9._-]+( +[0-9]+)?( +IN)? +(DS( +[0-9]+){3} +[0-9A-Fa-f ]+|"
@@ -54,19 +455,7 @@ class SettingsError(ValueError):
     """The pillar cannot be used; the text names every offending key at once."""
 
 
-class Key(NamedTuple):
-    """One setting: `name` as in the pillar ("group:key" for a nested one).
-
-    default: used as it is, unchecked, when the pillar has no such key.
-    check: takes the pillar's value, returns the one to use, raises ValueError(what is allowed).
-    """
-
-    name: str
-    default: Any
-    check: Callable[[Any], Any]
-
-
-# Checks: what the table below calls with a value, or what makes such a function.
+# Checks: each gets a value of the pillar, and what `KEYS` says about its range or words.
 
 
 def boolean(value):
@@ -76,15 +465,11 @@ def boolean(value):
     return value
 
 
-def integer(low, high):
-    """Return a check for a whole number from low to high."""
-
-    def check(value):
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return value
-
-    return check
+def integer(value, low, high):
+    """Check a whole number from low to high."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"a whole number from {low} to {high}")
+    return value
 
 
 def positive_number(value):
@@ -94,25 +479,21 @@ def positive_number(value):
     return value
 
 
-def size(low):
-    """Return a check for a size of at least `low` bytes; it answers bytes."""
+def size(value, low):
+    """Check a size of at least `low` bytes; return it in bytes."""
     allowed = f"bytes or a number with K, M or G, from {low} to {1 << 50} bytes"
-
-    def check(value):
-        match = re.fullmatch(r"([0-9]{1,16})([KMG]?)", str(value).upper())
-        if isinstance(value, bool) or not isinstance(value, int | str) or not match:
-            raise ValueError(allowed)
-        number = int(match[1]) * SIZE_UNITS[match[2]]
-        if not low <= number <= 1 << 50:
-            raise ValueError(allowed)
-        return number
-
-    return check
+    match = re.fullmatch(r"([0-9]{1,16})([KMG]?)", str(value).upper())
+    if isinstance(value, bool) or not isinstance(value, int | str) or not match:
+        raise ValueError(allowed)
+    number = int(match[1]) * SIZE_UNITS[match[2]]
+    if not low <= number <= 1 << 50:
+        raise ValueError(allowed)
+    return number
 
 
-def optional(check):
-    """Return a check that lets null and an empty string stand for "unset"."""
-    return lambda value: None if value is None or value == "" else check(value)
+def optional(value, check, *limits):
+    """Call `check`, but let null and an empty string stand for "unset"."""
+    return None if value is None or value == "" else check(value, *limits)
 
 
 def text(value):
@@ -146,7 +527,10 @@ def mailboxes_path(value):
 
 def www_folder(value):
     """Check a directory of pages, or the word that switches the pages off."""
-    return value if value == "disabled" else path(value)
+    try:
+        return value if value == "disabled" else path(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or the word disabled") from None
 
 
 def two_paths(value):
@@ -259,20 +643,17 @@ def _punycode(value):
     return encoded if _is_fqdn(encoded) else "its punycode (xn--…)"
 
 
-def host_and_port(default):
-    """Return a check for a server, with or without a port; it answers `host:port`."""
-    allowed = "a host name or IP address, with or without :port, such as ns1.example.org:53"
-
-    def check(value):
-        given = value.strip().lower().removesuffix(".") if isinstance(value, str) else ""
-        if _is_host(given):
-            given = f"[{given}]:{default}" if ":" in given else f"{given}:{default}"
-        try:
-            return host_port(given)
-        except ValueError:
-            raise ValueError(allowed) from None
-
-    return check
+def server(value):
+    """Check a name server, with or without a port; return `host:port`."""
+    given = value.strip().lower().removesuffix(".") if isinstance(value, str) else ""
+    if _is_host(given):
+        given = f"[{given}]:53" if ":" in given else f"{given}:53"
+    try:
+        return host_port(given)
+    except ValueError:
+        raise ValueError(
+            "a host name or IP address, with or without :port, such as ns1.example.org:53"
+        ) from None
 
 
 def addresses(value):
@@ -326,15 +707,11 @@ def trust_anchors(value):
     return value
 
 
-def one_of(*words):
-    """Return a check for one of these words."""
-
-    def check(value):
-        if value not in words:
-            raise ValueError(" or ".join(words))
-        return value
-
-    return check
+def one_of(value, *words):
+    """Check that the value is one of these words."""
+    if value not in words:
+        raise ValueError(" or ".join(words))
+    return value
 
 
 def salt_function(value):
@@ -342,67 +719,6 @@ def salt_function(value):
     if not isinstance(value, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*", value):
         raise ValueError("a Salt function such as my_dns.apply")
     return value
-
-
-DAYS = integer(1, 36500)
-COUNT = integer(1, 1_000_000)
-
-# The names and defaults are those that operators of existing relays know. What each one means,
-# and its unit, stands in pillar.example.
-KEYS = (
-    Key("mail_domain", None, mail_domain),
-    Key("max_user_send_per_minute", 60, COUNT),
-    Key("max_user_send_burst_size", 10, COUNT),
-    Key("max_mailbox_size", 500 * MIB, size(MIB)),
-    Key("max_message_size", 31457280, size(64 * KIB)),
-    Key("delete_mails_after", 20, DAYS),
-    Key("delete_large_after", 7, DAYS),
-    Key("delete_inactive_users_after", 90, DAYS),
-    Key("username_min_length", 9, integer(1, MAX_LOCAL_PART)),
-    Key("username_max_length", 9, integer(1, MAX_LOCAL_PART)),
-    Key("password_min_length", 9, integer(8, 128)),
-    Key("max_load_1m", 5, positive_number),
-    Key("min_available_memory", 200 * MIB, size(0)),
-    Key("min_free_disk_space", GIB, size(0)),
-    Key("max_imap_connections", 10000, COUNT),
-    Key("max_smtp_connections", 1000, integer(5, 1_000_000)),
-    Key("disable_ipv6", False, boolean),
-    Key("acme_email", None, optional(email)),
-    Key("acme_directory", "https://acme-v02.api.letsencrypt.org/directory", url),
-    Key("acme_challenge", "http-01", one_of("http-01", "dns-01")),
-    Key("tls_external_cert_and_key", None, optional(two_paths)),
-    Key("iroh_relay", None, iroh_relay),
-    Key("iroh_binary:url", None, optional(url)),
-    Key("iroh_binary:sha256", None, optional(sha256)),
-    Key("notification_url", "https://notifications.delta.chat/notify", url),
-    Key("metrics_address", None, optional(own_listener)),
-    Key("imap_rawlog", False, boolean),
-    Key("imap_compress", False, boolean),
-    Key("www_folder", None, optional(www_folder)),
-    Key("mailboxes_dir", None, optional(mailboxes_path)),
-    Key("privacy_postal", None, optional(text)),
-    Key("privacy_mail", None, optional(email)),
-    Key("privacy_pdo", None, optional(text)),
-    Key("privacy_supervisor", None, optional(text)),
-    Key("nocreate", False, boolean),
-    Key("registration", "open", one_of("open", "invite", "closed")),
-    Key("max_registrations_per_hour", 100, COUNT),
-    Key("federation:block", [], domains),
-    Key("federation:allow", [], domains),
-    Key("mail", True, boolean),
-    Key("fsync", False, boolean),
-    Key("clean:purge", False, boolean),
-    Key("resolver:forwarders", [], ip_addresses),
-    Key("resolver:trust_anchors", [], trust_anchors),
-    Key("dkim:rotate_after", None, optional(integer(7, 36500))),
-    Key("dkim:retire_after", 14, integer(3, 365)),
-    Key("dns:addresses", None, optional(addresses)),
-    Key("dns:server", None, optional(host_and_port(53))),
-    Key("dns:tsig_key_file", None, optional(path)),
-    Key("dns:zone", None, optional(domain_name)),
-    Key("dns:hook", None, optional(salt_function)),
-    Key("dns:caa_issuer", None, optional(domain_name)),
-)
 
 
 def resolve(pillar, grains):
@@ -485,7 +801,8 @@ def _checked(given, errors):
     values = {}
     for key in KEYS:
         if key.name not in given:
-            values[key.name] = copy.copy(key.default)
+            default = copy.copy(key.default)
+            values[key.name] = default if default is None else key.check(default)
             continue
         try:
             values[key.name] = key.check(given[key.name])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import settings_documents
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("chatmail_settings", ROOT / "chatmail/settings.py")
@@ -97,6 +98,14 @@ def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
     formula = yaml.safe_load((ROOT / "FORMULA").read_text())
     releases = re.findall(r"^## \[?v?([0-9][^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert str(formula["version"]) == releases[0]
+
+
+# What is generated
+
+
+@pytest.mark.parametrize("path", settings_documents.documents(), ids=relative)
+def test_document_of_the_settings_is_what_make_documents_writes(path):
+    assert path.read_text() == settings_documents.documents()[path]
 
 
 # pillar.example
