@@ -14,7 +14,7 @@ PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovid
 RELAY_OPTIONS ?=
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab bench documents webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab bench documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -57,6 +57,9 @@ bench: .venv/ready ## figures: the filter, the transport, retention
 
 documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py
 	$(VENV)/python test/support/settings_documents.py
+
+reference: .venv/ready ## write test/reference, the configuration of three example relays
+	$(VENV)/python test/support/reference.py
 
 webdev: .venv/ready ## the website on this machine, rebuilt on change (PILLAR=file)
 	$(VENV)/python chatmail/website/webdev.py $(PILLAR)
