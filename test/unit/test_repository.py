@@ -16,6 +16,8 @@ spec.loader.exec_module(settings)
 
 SLS = sorted((ROOT / "chatmail").rglob("*.sls"))
 TEMPLATES = sorted(each for each in (ROOT / "chatmail").rglob("*.j*nja*") if each.is_file())
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("test/**/*.md")])
+PACKAGE = "chatmail/program/files/chatmaild"
 # Salt's own convention: a first line of #!py says that the file is Python.
 PYTHON_SLS = [each for each in SLS if each.read_text().startswith("#!py")]
 
@@ -47,9 +49,7 @@ def aliases(path):
     return ast.literal_eval(found[1]) if found else {}
 
 
-@pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=relative
-)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_function_that_a_document_names_exists(path):
     known = {
         f"{module.stem}.{aliases(module).get(node.name, node.name)}"
@@ -60,6 +60,51 @@ def test_function_that_a_document_names_exists(path):
     }
     named = set(re.findall(r"\bchatmail_[a-z]+\.[a-z_]+", path.read_text()))
     assert {name for name in named - known if not name.endswith(".py")} == set()
+
+
+def inline_code(path):
+    """Return what a document has between backticks, the lines of its code blocks included."""
+    text = path.read_text()
+    blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (.*)", text, re.MULTILINE)
+    return [
+        *re.findall(r"`([^`\n]+)`", text),
+        *(line.strip() for block in blocks for line in block.splitlines()),
+        *indented,
+    ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_link_of_a_document_leads_to_a_file(path):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_file_that_a_document_names_exists(path):
+    """Only the repository's own folders are looked at: `/etc/…` is on a machine."""
+    code = "\n".join(inline_code(path))
+    folders = "_modules|_states|chatmail|docs|test"
+    named = set(re.findall(rf"(?<![\w/.:])(?:{folders})/[\w./-]*\w", code))
+    # A file of the package is named from there on, such as `filter/rules.py`.
+    package_file = rf"(?<![\w/.:-])(?!(?:{folders})/)[a-z]+/\w+\.py\b"
+    named |= {f"{PACKAGE}/{name}" for name in re.findall(package_file, code)}
+    if not (ROOT / PACKAGE).is_dir():  # the documents are ahead of the move of the package
+        named = {name for name in named if not name.startswith(f"{PACKAGE}/")}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_target_that_a_document_names_is_in_the_makefile(path):
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        word
+        for code in inline_code(path)
+        for words in re.findall(r"^make((?: [a-z]+\b(?!=))+)", code)
+        for word in words.split()
+    }
+    assert named - targets == set()
 
 
 @pytest.mark.parametrize("function", public_functions("_states"))
