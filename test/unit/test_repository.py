@@ -75,6 +75,14 @@ def inline_code(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_line_of_a_document_has_at_most_120_characters(path):
+    """A row of a table cannot be wrapped, nor can a line of code."""
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_link_of_a_document_leads_to_a_file(path):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
     local = [target for target in targets if "://" not in target]
