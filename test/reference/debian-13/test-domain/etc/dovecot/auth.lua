@@ -1,9 +1,9 @@
 -- Managed by the chatmail formula. Logins and mailboxes, for Dovecot 2.3 and 2.4 alike.
 -- https://doc.dovecot.org/latest/core/config/auth/databases/lua.html
 --
--- An address is a directory with a file `password`. Only an address that has none is asked about at
--- the accounts service, which may create it; everybody else logs in without touching Python.
--- Messages go by dovecot.i_error: the request's own log functions would add the client's IP.
+-- An address is a directory with a file `password`. For an address without this file, the script asks
+-- the accounts service, which may create the address. All other logins run no Python.
+-- Errors are logged by dovecot.i_error, because the log functions of the request add the client's IP.
 
 local MAILBOXES = "/srv/mail"
 local DOMAIN = "_chat.example.org"
@@ -19,8 +19,9 @@ function script_init()
   return 0
 end
 
--- Tells whether a name may become part of a path: lower case, one @, our domain, no "..".
--- How long a new name must be and may be, the accounts service decides: limits change, addresses stay.
+-- Returns whether a name may become part of a path: lower case, one @, our domain, no "..".
+-- The accounts service checks the length of a new name. Old addresses may have another length, because
+-- the limits can change.
 local function is_address(name)
   local local_part, domain = name:match("^([a-z0-9._-]+)@([^@]+)$")
   return local_part ~= nil and domain == DOMAIN
@@ -41,14 +42,14 @@ local function stored_hash(address)
   end
   local hash = file:read("l")
   file:close()
-  -- Without a {SCHEME} Dovecot would take the text for the password itself.
+  -- Dovecot would take a text without {SCHEME} for the password itself.
   if not hash or not hash:match("^{[%w.-]+}%S") then return nil, "blocked" end
   return hash
 end
 
--- Asks for a new address; tells whether it exists now.
--- The request has no body: 2.3 would send `Expect: 100-continue` with it. A password in a header is
--- logged by nobody, in a URL it might be.
+-- Asks for a new address; returns whether the address exists now.
+-- The request has no body, because 2.3 would send `Expect: 100-continue` with one. The password is in a
+-- header, because a URL may be logged.
 local function create(address, password)
   local request = http_client:request({ url = ACCOUNTS, method = "POST" })
   request:add_header("X-Address", address)
@@ -56,17 +57,17 @@ local function create(address, password)
     return ("%%%02X"):format(char:byte())
   end)))
   local status = request:submit():status()
-  -- 201 created; 200 somebody else was faster, and now that password counts.
+  -- 201: created. 200: another login created it first, so the password of that login counts.
   if status == 201 or status == 200 then return true end
-  -- The service itself tells about all other answers that it gives.
+  -- The service itself logs the reason of 403 and 503.
   if status ~= 403 and status ~= 503 then
     dovecot.i_error("no new addresses: chatmail-accounts does not answer, status " .. status)
   end
   return false
 end
 
--- Never PASSDB_RESULT_INTERNAL_FAILURE, though "try again later" would suit an address that cannot be
--- created now: Dovecot logs those with address and IP, and the relay keeps no such pair.
+-- PASSDB_RESULT_INTERNAL_FAILURE ("try again later") would fit an address that cannot be created now.
+-- It is not used, because Dovecot logs it with address and IP, and the relay keeps no such pair.
 function auth_password_verify(request, password)
   local address = request.user
   if not is_address(address) then return auth.PASSDB_RESULT_USER_UNKNOWN, "" end
@@ -77,8 +78,8 @@ function auth_password_verify(request, password)
   return auth.PASSDB_RESULT_PASSWORD_MISMATCH, ""
 end
 
--- Where the mail of an address lies; asked after each login and for each recipient, which may come
--- in upper case. A blocked address gets no mail either: it would fill the disk with what nobody reads.
+-- Returns where the mail of an address is. Dovecot asks after each login and for each recipient, whose
+-- address may be in upper case. A blocked address gets no mail, because nobody would read it.
 function auth_userdb_lookup(request)
   local address = request.user:lower()
   if not is_address(address) then return auth.USERDB_RESULT_USER_UNKNOWN, "" end
@@ -87,7 +88,7 @@ function auth_userdb_lookup(request)
     local home = home_of(address)
     return auth.USERDB_RESULT_OK, { user = address, home = home, uid = "vmail", gid = "vmail" }
   end
-  -- Perhaps the disk's fault: Postfix keeps the mail and tries again.
+  -- This may be a fault of the disk, so Postfix keeps the mail and tries again.
   if problem == "unreadable" then return auth.USERDB_RESULT_INTERNAL_FAILURE, "" end
   return auth.USERDB_RESULT_USER_UNKNOWN, ""
 end
