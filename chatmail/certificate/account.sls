@@ -1,5 +1,5 @@
-{#- certbot, and the account with the ACME authority. Needs the resolver. It comes before chatmail.dns, whose CAA record
-    names the account. Relays whose certificate is not ACME's need neither. -#}
+{#- certbot, and the account at the ACME authority. Needs the resolver. It comes before chatmail.dns, whose CAA record
+    names the account. Relays without an ACME certificate have neither certbot nor an account. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.tls_mode == "acme" %}

@@ -1,5 +1,5 @@
-{#- The certificate of the ACME authority: the first one, and names that it still lacks. certbot's timer renews it. Needs
-    nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
+{#- The certificate of the ACME authority: gets the first one, and adds names that are missing in it. certbot's timer
+    renews it. Needs nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.tls_mode == "acme" %}

@@ -1,4 +1,4 @@
-{#- The operator's certificate and key, copied into use now and whenever they change. Needs the two files. -#}
+{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set certificate, key = relay.tls_external_cert_and_key %}
 

@@ -1,5 +1,5 @@
-{#- What takes a certificate into use without Salt: every day, as certbot's deploy hook, and when the operator's files
-    change. Needs the settings file (chatmail.host). -#}
+{#- The program that takes a certificate into use without Salt: once a day, as certbot's deploy hook, and when the
+    operator's files change. Needs the settings file (chatmail.host). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -35,7 +35,7 @@ hardening of chatmail-certificate:
     - mode: "0644"
     - makedirs: True
 
-# Salt does that for the units that it starts itself, and this one is started by the timer.
+# Salt reloads systemd for units that it starts itself. The timer starts this unit.
 systemd knows the unit as it is now:
   module.run:
     - service.systemctl_reload: []

@@ -1,4 +1,4 @@
-{#- A certificate of our own making: for good, or until a better one is there. Needs nothing. -#}
+{#- A self-signed certificate: permanent, or until another one replaces it. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

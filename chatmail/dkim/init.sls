@@ -1,5 +1,5 @@
 {#- The keys that sign mail: an RSA and an Ed25519 key, made on this machine. Needs the group of the signing keys
-    (chatmail.host). A relay that is a bare IP address signs nothing and has an empty directory. -#}
+    (chatmail.host). A relay without a domain signs nothing, and its directory is empty. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

@@ -1,4 +1,4 @@
-{#- What Salt needs to look at DNS, and the relay's records themselves where pillar says how to publish them. Needs the
+{#- The library with which Salt asks DNS. The relay's records, too, if pillar says how to publish them. Needs the
     signing keys (chatmail.dkim). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
@@ -15,8 +15,8 @@ dnspython:
 
 {%- if relay.salt_site_packages %}
 
-# Salt brings a Python of its own, which does not look where Debian puts packages. dnspython is nothing but Python, so
-# both can use the one that Debian keeps up to date.
+# Salt has its own Python, which does not find Debian's packages. dnspython is pure Python, so both can use the package
+# that Debian keeps up to date.
 dnspython in Salt's own Python:
   file.symlink:
     - name: {{ relay.salt_site_packages }}/dns

@@ -1,4 +1,4 @@
-{#- Stops Dovecot and gives it back the configuration that it had before. The mail is chatmail.host's. -#}
+{#- Stops Dovecot and restores the configuration that it had before. chatmail.host.clean decides about the mail. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
 dovecot is stopped:

@@ -1,10 +1,10 @@
-{#- Removes the endpoint, and what has the services count. Needs nothing. -#}
+{#- Removes the endpoint, and the drop-ins with which the services count. Needs nothing. -#}
 {% set units = "/etc/systemd/system/" %}
 metrics service is stopped:
   service.dead:
     - name: chatmail-metrics
     - enable: False
-    # Of a unit that is not there, a dry run would say that it may have to be stopped.
+    # For a unit that does not exist, a dry run would say that it may have to be stopped.
     - onlyif:
       - fun: file.file_exists
         path: {{ units }}chatmail-metrics.service

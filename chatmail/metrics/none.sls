@@ -1,4 +1,4 @@
-{#- No metrics: nobody listens, and the services (chatmail.services) start anew without counting. -#}
+{#- No metrics: removes the endpoint, and restarts the services (chatmail.services) without counting. -#}
 include:
   - chatmail.services
   - chatmail.metrics.clean

@@ -1,4 +1,4 @@
-{#- nginx: shares port 443 between HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
+{#- nginx: shares port 443 among HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
@@ -6,7 +6,8 @@ include:
   - chatmail.host
   - chatmail.certificate
 
-# Thousands of long-lived streams pass through nginx, with two descriptors each. In place before the first start.
+# Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the first
+# start, which is when the package is installed.
 nginx may hold many connections and is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/nginx.service.d/chatmail.conf

@@ -1,4 +1,4 @@
-{#- Removes coturn and the iroh relay. The secret of TURN is a key: it goes only if `clean:purge` says so. -#}
+{#- Removes coturn and the iroh relay. The secret of TURN is a key, so only `clean:purge` removes it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

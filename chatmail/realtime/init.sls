@@ -1,4 +1,4 @@
-{#- Realtime between clients: STUN and TURN for calls, and an iroh relay unless clients are pointed to another one. -#}
+{#- Realtime between clients: STUN and TURN for calls, and an iroh relay unless `iroh_relay` names another one. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

@@ -1,9 +1,9 @@
-{#- No iroh relay of our own: it is stopped and removed. Needs nothing. -#}
+{#- Stops and removes the iroh relay. Needs nothing. -#}
 iroh relay is stopped:
   service.dead:
     - name: chatmail-iroh
     - enable: False
-    # Of a unit that is not there, a dry run would say that it may have to be stopped.
+    # For a unit that does not exist, a dry run would say that it may have to be stopped.
     - onlyif:
       - fun: file.file_exists
         path: /etc/systemd/system/chatmail-iroh.service

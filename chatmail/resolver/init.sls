@@ -1,4 +1,5 @@
-{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and stays ours. Needs nothing. -#}
+{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and that other programs do not
+    change. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
@@ -35,7 +36,7 @@ resolver service:
 
 {{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
 
-# A link to some manager's file is replaced, and not what it leads to.
+# A symbolic link is replaced itself; the file that it leads to belongs to another program.
 resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf

@@ -1,5 +1,6 @@
-{#- Whoever else writes resolv.conf is told not to: systemd-resolved, NetworkManager, dhclient and dhcpcd. Debian's
-    resolvconf leaves a file alone that is no link of its own; systemd-networkd writes none. Needs nothing. -#}
+{#- Stops other programs from writing resolv.conf: systemd-resolved, NetworkManager, dhclient and dhcpcd. Debian's
+    resolvconf leaves a file alone that is not its own link, and systemd-networkd writes no resolv.conf. Needs nothing.
+    -#}
 include:
   - chatmail.host
 
@@ -7,7 +8,7 @@ systemd-resolved writes no resolv.conf:
   service.dead:
     - name: systemd-resolved
     - enable: False
-    # A dry run would announce a change where it is not installed.
+    # Where it is not installed, a dry run would announce a change.
     - onlyif:
       - fun: service.available
         name: systemd-resolved

@@ -1,6 +1,6 @@
-{#- Retention: what is past its time goes every night, and a report is made four times a day. Needs the user of the
-    mail and the settings file (chatmail.host), Python and the units' hardening (chatmail.services). Dovecot runs the
-    same program when a mailbox is nearly full. -#}
+{#- Retention: old mail and unused addresses are removed every night, and a report is made four times a day. Needs the
+    user of the mail and the settings file (chatmail.host), Python and the hardening of the units (chatmail.services).
+    Dovecot runs the same program when a mailbox is nearly full. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -32,7 +32,7 @@ unit chatmail-report:
     - source: salt://chatmail/retention/files/chatmail-report.service
     - mode: "0644"
 
-# Salt does it for the units that it starts, which are the timers.
+# Salt reloads systemd for units that it starts itself. The timers start these units.
 systemd knows the units of retention:
   cmd.run:
     - name: systemctl daemon-reload

@@ -1,4 +1,4 @@
-{#- Removes the services of our own, their sockets and what they remember: notifications under way, invitations. -#}
+{#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
 {% set units = "/etc/systemd/system/" %}
 {% for service in ["transport", "filter", "dict", "accounts"] %}
 chatmail-{{ service }} is stopped:

@@ -1,5 +1,5 @@
-{#- The services of our own and what they run on. Needs the settings file and the users (chatmail.host), the resolver and
-    the signing keys (chatmail.dkim). Each service is one file of the package and one unit. -#}
+{#- Our own services, their package and its libraries. Needs the settings file and the users (chatmail.host), the
+    resolver and the signing keys (chatmail.dkim). Each service is one module of the package and one unit. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
