@@ -415,15 +415,15 @@ KEYS = (
 )
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-# What the sizes' last letter multiplies by; Dovecot's and Postfix's own K, M and G.
+# What the last letter of a size means; K, M and G are those of Dovecot and Postfix.
 SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
-# What every daemon reads, whoever issued the certificate.
+# All daemons read these files, wherever the certificate comes from.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
 
-# The iroh-relay that is known to work, and the SHA-256 of the program in it by grain `cpuarch`.
+# The iroh-relay that is known to work, and the SHA-256 of its program by the grain `cpuarch`.
 IROH_URL = (
     "https://github.com/n0-computer/iroh/releases/download/v0.35.0/"
     "iroh-relay-v0.35.0-{}-unknown-linux-musl.tar.gz"
@@ -446,13 +446,13 @@ TRUST_ANCHOR = re.compile(
 )
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
-# Paths end up in the configuration languages of several daemons, so nothing that one of them
-# would have to quote or would expand (blank, quote, %, $, ~).
+# Paths are written into the configuration of several daemons. So a path has no character that one
+# of them would expand, or that needs quotes there: no blank, quote, %, $ or ~.
 PATH = re.compile(r"/[A-Za-z0-9._@+\[\]/-]*")
 
 
 class SettingsError(ValueError):
-    """The pillar cannot be used; the text names every offending key at once."""
+    """The pillar cannot be used; the text names every offending key."""
 
 
 # Checks: each gets a value of the pillar, and what `KEYS` says about its range or words.
@@ -518,7 +518,7 @@ def path(value):
 
 
 def mailboxes_path(value):
-    """Check a directory that may be owned by the mail user: not `/`, not `/home`."""
+    """Check a directory that the mail user can own: not `/`, not `/home`."""
     value = path(value)
     if value.count("/") < 2:
         raise ValueError("an absolute path at least two directories deep, such as /srv/mail")
@@ -534,7 +534,7 @@ def www_folder(value):
 
 
 def two_paths(value):
-    """Check [certificate, key]; the text form "certificate key" is what chatmail.ini had."""
+    """Check [certificate, key]; chatmail.ini had the text form "certificate key"."""
     allowed = "two different absolute paths, certificate chain first: [/a/fullchain, /a/key]"
     paths = value.split() if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or len(paths) != 2:
@@ -573,7 +573,7 @@ def url(value):
 def host_port(value):
     """Check a listener's address, `host:port`; IPv6 stands in brackets."""
     match = isinstance(value, str) and re.fullmatch(r"(\[[^\[\]]+\]|[^:]+):([0-9]{1,5})", value)
-    # IPv6 addresses, and they alone, have a colon within.
+    # Only IPv6 addresses have a colon in them, and only they stand in brackets.
     good = match and _is_host(match[1].strip("[]")) and (":" in match[1]) == (match[1][0] == "[")
     if not good or not 0 < int(match[2]) < 65536:
         raise ValueError("host:port such as 127.0.0.1:3903 or [::1]:3903")
@@ -581,7 +581,7 @@ def host_port(value):
 
 
 def own_listener(value):
-    """Check where a service of ours, which is not root, is to listen, `host:port`."""
+    """Check `host:port` for a service of ours, which does not run as root."""
     if int(host_port(value).rpartition(":")[2]) < 1024:
         raise ValueError("a port of 1024 or above, such as 127.0.0.1:3903")
     return value
@@ -677,7 +677,7 @@ def domain_name(value):
 
 
 def domains(value):
-    """Check a list of mail domains, those of IP relays as address or address literal."""
+    """Check a list of mail domains; an IP relay is an address or an address literal."""
     allowed = "a list of mail domains such as [example.org, 192.0.2.1]"
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError(allowed)
@@ -688,7 +688,7 @@ def domains(value):
 
 
 def _mail_domain_of_others(value):
-    """Return a mail domain as it stands after the @ of an address."""
+    """Return a mail domain as an address has it after its @."""
     address = value.removeprefix("[").removesuffix("]")
     return f"[{address}]" if _is_ipv4(address) else domain_name(value)
 
@@ -760,7 +760,7 @@ def _debian_release(grains, errors):
 
 
 def _flat(given, errors):
-    """Return {"name" or "group:name": value} of the keys given, unknown ones reported."""
+    """Return {"name" or "group:name": value} of the given keys, and report unknown ones."""
     if not isinstance(given, dict):
         errors.append(f"chatmail: {_shown(given)}, allowed is a mapping of settings")
         return {}
@@ -786,18 +786,18 @@ def _unknown(name, value, known):
     shown = name if name.isprintable() and len(name) <= 80 else _shown(name)
     if near:
         return f"{shown}: {_shown(value)}, no such setting; did you mean {near[0]}?"
-    # It may be a secret in the wrong place: without a likely setting, its value stays unseen.
+    # The value may be a secret in the wrong place, so it is shown only beside a similar setting.
     return f"{shown}: no such setting; pillar.example lists all of them"
 
 
 def _shown(value):
-    """Return a value as a message shows it: on one line and not endless."""
+    """Return a value as a message shows it: on one line, and cut if it is long."""
     shown = ascii(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _checked(given, errors):
-    """Return {name: value to use} of all keys; those in error are left out."""
+    """Return {name: value to use} of all keys, without those in error."""
     values = {}
     for key in KEYS:
         if key.name not in given:
@@ -814,9 +814,9 @@ def _checked(given, errors):
 
 
 def _contradictions(values):
-    """Return the reports on values that are fine alone and impossible together."""
+    """Return the reports on values that are allowed alone but not together."""
     reports = []
-    # A value in error is absent here and has its report already.
+    # A value in error is missing here, because it already has its report.
     for low, high in (
         ("username_min_length", "username_max_length"),
         ("max_message_size", "max_mailbox_size"),
@@ -827,21 +827,21 @@ def _contradictions(values):
 
 
 def _federation(values):
-    """Return the reports on domains that a list of the federation cannot hold."""
+    """Return the reports on domains that the federation lists must not have."""
     block, allow = (values.get(f"federation:{name}") or [] for name in ("block", "allow"))
     reports = []
     if both := sorted(set(block) & set(allow)):
         reports.append(f"federation:block and federation:allow: {both}, allowed is one of them")
     own = values.get("mail_domain") or ""
     own = f"[{own}]" if _is_ipv4(own) else own
-    # A name stands for all names below it too.
+    # A name stands for all names below it, too.
     if barred := [name for name in block if own == name or own.endswith(f".{name}")]:
         reports.append(f"federation:block: {barred}, allowed are other domains than {own}")
     return reports
 
 
 def _ways_to_publish(values):
-    """Return the reports on DNS settings of which one asks for another."""
+    """Return the reports on DNS settings that need or exclude each other."""
     server, key, hook = (values.get(f"dns:{name}") for name in ("server", "tsig_key_file", "hook"))
     reports = []
     if bool(server) != bool(key):
@@ -856,13 +856,13 @@ def _ways_to_publish(values):
 
 
 def _shared_paths(values):
-    """Return the reports on paths that are one, or of which one lies in the other."""
+    """Return the reports on paths that are the same, or one inside the other."""
     reports = []
     www = values.get("www_folder")
     mail = values.get("mailboxes_dir") or _mailboxes_dir(values.get("mail_domain"))
     if www and "mailboxes_dir" in values and f"{mail}/".startswith(f"{www.rstrip('/')}/"):
         reports.append(f"mailboxes_dir: {mail!r}, allowed is a path outside of www_folder, {www!r}")
-    # We write those two, and would overwrite what we should only read.
+    # The relay writes these two files itself, so it would overwrite the operator's.
     if clash := {TLS_CERTIFICATE, TLS_KEY} & set(values.get("tls_external_cert_and_key") or []):
         reports.append(
             f"tls_external_cert_and_key: {sorted(clash)}, allowed are paths outside of "
@@ -882,7 +882,7 @@ def _mta_sts_policy(domain):
 
 
 def _site_packages(grains):
-    """Return where Salt's own Python looks for packages, None if it sees Debian's."""
+    """Return where Salt's own Python finds packages, None if it finds Debian's."""
     path = grains.get("pythonpath") or []
     if "/usr/lib/python3/dist-packages" in path:
         return None
@@ -900,7 +900,7 @@ def _iroh_binary(given, architecture):
 
 
 def _external_ip(addresses, own):
-    """Return the IPv4 address that NAT gives the relay, None without NAT.
+    """Return the public IPv4 address of a relay behind NAT, None without NAT.
 
     addresses: what the world knows the relay by. own: the machine's IPv4 addresses.
     """
@@ -909,7 +909,7 @@ def _external_ip(addresses, own):
 
 
 def _nested(values):
-    """Return the flat names as nested dictionaries."""
+    """Turn {"group:name": value} into nested dictionaries."""
     nested = {}
     for name, value in values.items():
         group, _, inner = name.rpartition(":")
@@ -927,7 +927,7 @@ def _derived(settings, release):
     else:
         tls_mode = "acme" if form == "domain" else "self_signed"
     policy = None if ip else _mta_sts_policy(domain)
-    # Two names for one thing: that of existing relays, and the third kind of registration.
+    # `nocreate` is the older name of `registration: closed`.
     closed = settings["nocreate"] or settings["registration"] == "closed"
     return {
         "form": form,
