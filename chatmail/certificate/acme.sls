@@ -10,7 +10,7 @@ include:
   - .self_signed
   - chatmail.nginx
 
-answers to the authority's challenges:
+directory of the ACME challenges:
   file.directory:
     - name: /var/lib/chatmail/acme
     - mode: "0755"
@@ -24,7 +24,7 @@ certificate of the authority:
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: account with the authority
-      - file: answers to the authority's challenges
+      - file: directory of the ACME challenges
       - file: certificate program
       - service: nginx service
 

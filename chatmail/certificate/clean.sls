@@ -12,10 +12,10 @@
       - fun: service.available
         name: {{ unit }}
     - require_in:
-      - file: care for the certificate is ended
+      - file: certificate program and its units are gone
 {% endfor %}
 
-care for the certificate is ended:
+certificate program and its units are gone:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-certificate.path

@@ -15,7 +15,7 @@ operator's certificate:
     - require:
       - chatmail_certificate: self-signed certificate
 
-watch over the operator's certificate:
+operator's certificate is watched:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.path
     - source: salt://chatmail/certificate/files/chatmail-certificate.path.jinja
@@ -28,7 +28,7 @@ watch over the operator's certificate:
     - name: chatmail-certificate.path
     - enable: True
     - watch:
-      - file: watch over the operator's certificate
+      - file: operator's certificate is watched
     - require:
       - chatmail_certificate: operator's certificate
       - sls: chatmail.certificate.program

@@ -36,14 +36,14 @@ hardening of chatmail-certificate:
     - makedirs: True
 
 # Salt reloads systemd for units that it starts itself. The timer starts this unit.
-systemd knows the unit as it is now:
+systemd knows the unit chatmail-certificate:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
       - file: unit chatmail-certificate
       - file: hardening of chatmail-certificate
 
-daily look at the certificate:
+timer chatmail-certificate:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.timer
     - source: salt://chatmail/certificate/files/chatmail-certificate.timer
@@ -52,7 +52,7 @@ daily look at the certificate:
     - name: chatmail-certificate.timer
     - enable: True
     - watch:
-      - file: daily look at the certificate
+      - file: timer chatmail-certificate
     - require:
       - file: certificate program
       - file: unit chatmail-certificate

@@ -38,7 +38,7 @@ records of the relay:
       - pkg: dnspython
 {%- if relay.dkim.rotate_after %}
 
-young signing keys:
+signing keys are rotated in time:
   chatmail_dkim.rotated:
     - require:
       - chatmail_dns: records of the relay

@@ -9,7 +9,7 @@ dovecot is stopped:
 
 {{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "dovecot is stopped"}) }}
 
-what dovecot ran is gone:
+dovecot scripts are gone:
   file.absent:
     - names:
       - /etc/dovecot/auth.lua

@@ -17,7 +17,7 @@ dovecot packages:
 
 {{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "dovecot packages"}) }}
 
-dovecot logins and mailboxes:
+dovecot authentication script:
   file.managed:
     - name: /etc/dovecot/auth.lua
     - source: salt://chatmail/dovecot/files/auth.lua.jinja
@@ -28,7 +28,7 @@ dovecot logins and mailboxes:
     - require:
       - pkg: dovecot packages
 
-dovecot news of messages:
+dovecot push script:
   file.managed:
     - name: /etc/dovecot/push.lua
     - source: salt://chatmail/dovecot/files/push.lua
@@ -49,8 +49,8 @@ dovecot configuration:
     - check_cmd: doveconf -n -c
     - require:
       - file: original of /etc/dovecot/dovecot.conf is kept
-      - file: dovecot logins and mailboxes
-      - file: dovecot news of messages
+      - file: dovecot authentication script
+      - file: dovecot push script
       - sls: chatmail.certificate
 
 # The stock unit does not restart a crashed master process.
@@ -70,8 +70,8 @@ dovecot service:
     - reload: True
     - watch:
       - file: dovecot configuration
-      - file: dovecot logins and mailboxes
-      - file: dovecot news of messages
+      - file: dovecot authentication script
+      - file: dovecot push script
       - file: dovecot is started again after a crash
       - chatmail_certificate: self-signed certificate
     - require:

@@ -26,7 +26,7 @@ settings of the services:
       - file: relay configuration directory
 
 # Existing relays know this file: while it exists, no address is created.
-marker against new addresses:
+file that stops new addresses:
 {%- if relay.nocreate %}
   file.managed:
     - name: /etc/chatmail-nocreate

@@ -18,7 +18,7 @@ journal in memory, for three days at most:
       - file: journal directory for drop-ins
 
 # rsyslog would write the mail log to disk, with the addresses of clients.
-no second log on disk:
+rsyslog is removed:
   pkg.removed:
     - name: rsyslog
     - require:

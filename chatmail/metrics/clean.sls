@@ -16,7 +16,7 @@ unit chatmail-metrics is gone:
       - service: metrics service is stopped
 
 {% for service in ["accounts", "dict", "filter", "transport"] %}
-chatmail-{{ service }} counts no more:
+chatmail-{{ service }} does not count:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service.d/metrics.conf
     - require_in:

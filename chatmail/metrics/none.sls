@@ -8,5 +8,5 @@ extend:
   service chatmail-{{ service }}:
     service:
       - watch:
-        - file: chatmail-{{ service }} counts no more
+        - file: chatmail-{{ service }} does not count
 {%- endfor %}

@@ -38,7 +38,7 @@ nginx configuration:
       - file: original of /etc/nginx/nginx.conf is kept
       - sls: chatmail.certificate
 
-nginx is restarted for new limits:
+nginx runs with these limits:
   service.running:
     - name: nginx
     - enable: True
@@ -55,4 +55,4 @@ nginx service:
       - file: nginx configuration
       - chatmail_certificate: self-signed certificate
     - require:
-      - service: nginx is restarted for new limits
+      - service: nginx runs with these limits

@@ -16,7 +16,7 @@ secret of TURN is made:
     - require:
       - file: relay configuration directory
 
-secret of TURN is for the dict service:
+secret of TURN is readable for the dict service:
   file.managed:
     - name: /etc/chatmail/turn-secret
     - replace: False
@@ -50,7 +50,7 @@ TURN unit reads our configuration:
     - mode: "0644"
     - makedirs: True
 
-TURN unit is hardened as our own are:
+hardening of the TURN unit:
   file.symlink:
     - name: /etc/systemd/system/coturn.service.d/hardening.conf
     - target: ../chatmail-.service.d/hardening.conf
@@ -63,8 +63,8 @@ TURN package:
     - name: coturn
     - require:
       - file: TURN configuration
-      - file: TURN unit is hardened as our own are
-      - file: secret of TURN is for the dict service
+      - file: hardening of the TURN unit
+      - file: secret of TURN is readable for the dict service
 
 TURN service:
   service.running:

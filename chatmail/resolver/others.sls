@@ -30,7 +30,7 @@ systemd-resolved writes no resolv.conf:
       - sls: chatmail.host
 {% endfor %}
 
-NetworkManager reads that:
+NetworkManager is reloaded:
   service.running:
     - name: NetworkManager
     - reload: True
