@@ -104,6 +104,15 @@ def test_file_that_a_document_names_exists(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_states_that_a_document_applies_exist(path):
+    known = {relative(sls)[: -len(".sls")].removesuffix("/init").replace("/", ".") for sls in SLS}
+    if not (ROOT / PACKAGE).is_dir():
+        known.add("chatmail.program")
+    named = re.findall(r"state\.apply (chatmail(?:\.\w+)*)", path.read_text())
+    assert set(named) - known == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_target_that_a_document_names_is_in_the_makefile(path):
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
