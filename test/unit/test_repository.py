@@ -104,6 +104,16 @@ def test_file_that_a_document_names_exists(path):
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_pillar_that_a_document_shows_is_accepted(path):
+    """A block without `mail_domain` is a part of a pillar."""
+    for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        shown = yaml.safe_load(block)
+        if "chatmail" in shown:
+            pillar = {"mail_domain": "chat.example.org", **shown["chatmail"]}
+            settings.resolve({"chatmail": pillar}, {"os": "Debian", "osmajorrelease": 13})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_states_that_a_document_applies_exist(path):
     known = {relative(sls)[: -len(".sls")].removesuffix("/init").replace("/", ".") for sls in SLS}
     if not (ROOT / PACKAGE).is_dir():
