@@ -71,8 +71,8 @@ KEYS = (
         "max_registrations_per_hour",
         100,
         lambda value: integer(value, 1, 1_000_000),
-        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets from `/new`: as many "
-        "at once, and as many per hour after that.",
+        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets from `/new`: this "
+        "number at once, and this number per hour after that.",
         unit="addresses per hour",
     ),
     Key(

@@ -180,6 +180,21 @@ def test_document_of_the_settings_is_what_make_documents_writes(path):
     assert path.read_text() == settings_documents.documents()[path]
 
 
+def test_settings_of_a_group_stand_together():
+    """A group that began twice would be a key that YAML reads once, without a word."""
+    groups = [key.name.rpartition(":")[0] for key in settings.KEYS]
+    begun = [group for group, before in zip(groups, ["", *groups], strict=False) if group != before]
+    named = [group for group in begun if group]
+    assert sorted(set(named)) == sorted(named)
+
+
+def test_each_setting_has_a_name_of_its_own_and_a_meaning_in_sentences():
+    names = [key.name for key in settings.KEYS]
+    assert sorted(set(names)) == sorted(names)
+    assert [key.name for key in settings.KEYS if not key.meaning.endswith(".")] == []
+    assert settings.KEYS[0].section, "the documents begin with a heading"
+
+
 # pillar.example
 
 
