@@ -1,8 +1,8 @@
 """See, block and delete the addresses of this relay, and decide who gets new ones.
 
-What is done on disk is done by `chatmaild.administer` as the user of the mail, with the same rules
-as at login; requests go to it by standard input, where nobody else on the machine sees them. No
-function returns a password or its hash.
+What is done on disk is done by `chatmaild.accounts.commands` as the user of the mail, with the
+same rules as at login. Requests go to it by standard input, where nobody else on the machine sees
+them. No function returns a password or its hash.
 """
 
 import contextlib
@@ -203,9 +203,9 @@ def revoke(id):
 
 
 def _administer(command, **arguments):
-    """Have chatmaild.administer do something as the user of the mail; return its result."""
+    """Have chatmaild.accounts.commands do something as the user of the mail; return its result."""
     done = __salt__["cmd.run_all"](
-        ["/usr/bin/python3", "-m", "chatmaild.administer"],
+        ["/usr/bin/python3", "-m", "chatmaild.accounts.commands"],
         stdin=json.dumps({"do": command, **arguments}),
         runas=MAIL_USER,
         cwd="/",
@@ -217,8 +217,8 @@ def _administer(command, **arguments):
         answer = json.loads(done["stdout"])
     except ValueError:
         raise CommandExecutionError(
-            f"chatmaild.administer failed ({done['stderr'].strip()[-300:]}): "
-            "apply the state chatmail.services"
+            f"chatmaild.accounts.commands failed ({done['stderr'].strip()[-300:]}): "
+            "apply the state chatmail.program"
         ) from None
     if "error" in answer:
         raise CommandExecutionError(answer["error"])

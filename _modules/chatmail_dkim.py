@@ -53,7 +53,8 @@ FILTER_USER = "chatmail-filter"
 PROBE = """
 import json, sys
 sys.path.insert(0, "/usr/local/lib/chatmail")
-from chatmaild import rules, signing, verifying
+from chatmaild.common.refusals import Refusal
+from chatmaild.dkim import signing, verifying
 asked = json.load(sys.stdin)
 domain = asked["domain"].encode()
 fields = [
@@ -68,7 +69,7 @@ for key in signing.load_keys():
     try:
         verifying.check_signatures(signed, b"probe\\r\\n", domain.decode(), lookup)
         outcome[key.selector] = "verified"
-    except rules.Refusal as refusal:
+    except Refusal as refusal:
         outcome[key.selector] = str(refusal)
 print(json.dumps(outcome))
 """

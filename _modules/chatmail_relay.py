@@ -42,13 +42,10 @@ PORTS = {
 # instance (postfix@-) and ".service". Ours all start with "chatmail-".
 OUR_UNITS = {"postfix", "dovecot", "nginx", "coturn"}
 
+# Besides the relay's own services, which the settings list.
 UNITS = (
-    "chatmail-accounts",
-    "chatmail-dict",
-    "chatmail-filter",
     "chatmail-iroh",
     "chatmail-metrics",
-    "chatmail-transport",
     "coturn",
     "dovecot",
     "nginx",
@@ -242,7 +239,7 @@ def status():
         "form": relay["form"],
         "tls_mode": relay["tls_mode"],
         "addresses": _count_addresses(Path(relay["mailboxes_dir"])),
-        "units": _units(),
+        "units": _units(relay),
         "certificate": certificate(relay["tls_certificate"]),
         "certificate_failure": _certificate_failure(),
         "dkim_selectors": _selectors(),
@@ -329,9 +326,10 @@ def _count_addresses(directory):
         return 0
 
 
-def _units():
+def _units(relay):
     """Return {unit: "active", "failed", …} of the relay's units that are installed."""
-    names = [f"{name}.service" for name in UNITS]
+    ours = [f"chatmail-{name}" for name in relay.get("services", ())]
+    names = [f"{name}.service" for name in (*ours, *UNITS)]
     shown = __salt__["cmd.run_stdout"](
         ["systemctl", "show", "--property=Id,LoadState,ActiveState", *names], python_shell=False
     )

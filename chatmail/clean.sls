@@ -11,6 +11,7 @@ include:
   - chatmail.postfix.clean
   - chatmail.dovecot.clean
   - chatmail.services.clean
+  - chatmail.program.clean
   - chatmail.dkim.clean
   - chatmail.certificate.clean
   - chatmail.resolver.clean

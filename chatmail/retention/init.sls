@@ -15,7 +15,7 @@ retention program:
     - mode: "0755"
     - makedirs: True
     - require:
-      - pkg: libraries of the services
+      - pkg: libraries of the program
 
 unit chatmail-expire:
   file.managed:

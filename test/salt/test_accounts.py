@@ -96,7 +96,7 @@ def test_refusal_of_the_service_is_a_plain_sentence(salt_modules, machine):
 def test_relay_without_its_services_says_what_to_apply(salt_modules, module, monkeypatch):
     broken = {"retcode": 1, "stdout": "", "stderr": "No module named chatmaild"}
     monkeypatch.setitem(module, "__salt__", {"cmd.run_all": lambda *_, **__: broken})
-    with pytest.raises(CommandExecutionError, match=r"apply the state chatmail\.services"):
+    with pytest.raises(CommandExecutionError, match=r"apply the state chatmail\.program"):
         salt_modules["chatmail_accounts.list"]()
 
 

@@ -8,13 +8,14 @@ import os
 import stat
 
 import dkim
-import dnsservers
-import own_modules
 import pytest
-from chatmaild import mime, rules, signing, verifying
+from chatmaild.dkim import signing, verifying
+from chatmaild.filter import rules
+from chatmaild.message import mime
 from cryptography.hazmat.primitives import serialization
-from own_modules import DOMAIN
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from support import dnsservers, own_modules
+from support.own_modules import DOMAIN
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="keys of root need root")
 

@@ -14,14 +14,13 @@ import threading
 import dns.name
 import dns.rdata
 import dns.rdatatype
-import dnsservers
-import own_modules
 import pytest
-from dnsservers import PRIMARY, SECONDARY, contents, set_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from own_modules import ACCOUNT, ADDRESSES, DOMAIN
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from support import dnsservers, own_modules
+from support.dnsservers import PRIMARY, SECONDARY, contents, set_records
+from support.own_modules import ACCOUNT, ADDRESSES, DOMAIN
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
