@@ -10,6 +10,7 @@ import salt.config
 import salt.loader
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = REPOSITORY / "chatmail/program/files"
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 13, "kernel": "Linux"}
 
 
@@ -17,8 +18,14 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 13, "kernel":
 def salt_opts(tmp_path):
     """Return the options of a minion that lives in tmp_path and knows our modules and states."""
     extmods = tmp_path / "extmods"
-    extmods.mkdir()
-    (extmods / "modules").symlink_to(REPOSITORY / "_modules")
+    (extmods / "modules").mkdir(parents=True)
+    for module in (REPOSITORY / "_modules").glob("*.py"):
+        (extmods / "modules" / module.name).symlink_to(module)
+    # Each module that calls another gets a copy of it, so a test cannot change a constant for all.
+    door = extmods / "modules" / "chatmail_program.py"
+    code = door.read_text().replace('"/usr/local/lib/chatmail"', repr(str(PROGRAM)))
+    door.unlink()
+    door.write_text(code)
     (extmods / "states").symlink_to(REPOSITORY / "_states")
     opts = salt.config.apply_minion_config(
         {
@@ -35,7 +42,10 @@ def salt_opts(tmp_path):
 
 @pytest.fixture
 def salt_modules(salt_opts):
-    """Return `__salt__` as our modules see it: salt_modules["chatmail_dkim.present"](...)."""
+    """Return `__salt__` as our modules see it: salt_modules["chatmail_dkim.present"](...).
+
+    The program that they ask is this repository's.
+    """
     utils = salt.loader.utils(salt_opts)
     return salt.loader.minion_mods(salt_opts, utils=utils)
 

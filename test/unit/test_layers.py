@@ -16,6 +16,7 @@ ALLOWED = {
     "transport": {"common", "message", "metrics"},
     "metadata": {"common", "metrics"},
     "accounts": {"common", "metadata", "metrics"},
+    "retention": {"common"},
 }
 
 

@@ -6,6 +6,7 @@ import os
 
 import pytest
 from chatmaild.accounts import commands, invitations, mailboxes
+from chatmaild.common.commands import answer
 from chatmaild.metadata import entries
 
 ADDRESS = "abcdefghi@_chat.example.org"
@@ -22,7 +23,6 @@ def relay(tmp_path, monkeypatch):
     }
     (tmp_path / "mail").mkdir()
     mailboxes.create(relay["mailboxes_dir"], ADDRESS, "a password")
-    monkeypatch.setattr(commands, "load_settings", lambda: relay)
     monkeypatch.setattr(invitations, "DIRECTORY", tmp_path / "invitations")
     return relay
 
@@ -32,8 +32,9 @@ def ask(relay, monkeypatch, capsys):
     """Return a function that makes a request and answers what was printed."""
 
     def ask(do, **arguments):
-        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"do": do, **arguments})))
-        commands.main()
+        request = {"do": do, "settings": relay, "arguments": arguments}
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+        answer(commands.COMMANDS)
         return json.loads(capsys.readouterr().out)
 
     return ask

@@ -1,36 +1,27 @@
-"""What the Salt module chatmail_accounts does on disk, as the user of the mail.
-
-A JSON object on standard input, `{"do": name, …}`, and one on standard output: the result, or
-`{"error": text}`. Nothing of it is an argument, since everybody on the machine may see those.
-"""
+"""What the Salt module chatmail_accounts asks for, done as the user of the mail."""
 
 import contextlib
 import datetime
-import json
-import sys
 import time
 from pathlib import Path
 
 from chatmaild.accounts import invitations, mailboxes
 from chatmaild.common.addresses import is_address
-from chatmaild.common.settings import load_settings
+from chatmaild.common.commands import answer
+from chatmaild.common.errors import OperatorError
 from chatmaild.metadata import entries, wake
 
 
-class AdministerError(Exception):
-    """It cannot be done; the text says why and what to do."""
-
-
 def home_of(settings: dict, address: str) -> Path:
-    """Return the directory of an address that exists. Raises AdministerError."""
+    """Return the directory of an address that exists. Raises OperatorError."""
     if not is_address(address, settings["address_domain"]):
-        raise AdministerError(
+        raise OperatorError(
             f"{address!r} is no address of this relay: expected one of a-z, 0-9, '.', '_' and '-' "
             f"at {settings['address_domain']}"
         )
     home = Path(settings["mailboxes_dir"]) / address
     if not (home / "password").exists():
-        raise AdministerError(f"{address} does not exist: chatmail_accounts.list shows who does")
+        raise OperatorError(f"{address} does not exist: chatmail_accounts.list shows who does")
     return home
 
 
@@ -69,7 +60,7 @@ def unblock(settings: dict, address: str) -> bool:
     try:
         return mailboxes.unblock(home_of(settings, address))
     except ValueError as error:
-        raise AdministerError(f"{address} cannot be unblocked: {error}") from None
+        raise OperatorError(f"{address} cannot be unblocked: {error}") from None
 
 
 def wake_up(settings: dict, address: str) -> None:
@@ -81,7 +72,7 @@ def wake_up(settings: dict, address: str) -> None:
 def invite(settings: dict, uses: int, days: int, note: str) -> dict:
     """Make an invitation; return its id, its link and what an app scans."""
     if settings["registration"] != "invite":
-        raise AdministerError(
+        raise OperatorError(
             f"registration is {settings['registration']}, where invitations make no addresses: set "
             "chatmail:registration to invite in the pillar, and apply the state"
         )
@@ -89,7 +80,7 @@ def invite(settings: dict, uses: int, days: int, note: str) -> dict:
     try:
         token = invitations.make(invitations.DIRECTORY, uses, days, note, now)
     except ValueError as error:
-        raise AdministerError(str(error)) from None
+        raise OperatorError(str(error)) from None
     return {
         "id": invitations.identifier(token),
         "link": f"https://{settings['mail_domain']}/#{token}",
@@ -130,17 +121,5 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Answer the one request on standard input."""
-    request = json.load(sys.stdin)
-    try:
-        answer = {"result": COMMANDS[request.pop("do")](load_settings(), **request)}
-    except AdministerError as error:
-        answer = {"error": str(error)}
-    except OSError as error:
-        answer = {"error": f"{error.filename}: {error.strerror}"}
-    json.dump(answer, sys.stdout)
-
-
 if __name__ == "__main__":
-    main()
+    answer(COMMANDS)

@@ -18,22 +18,33 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from bench.expire_tree import (
+from chatmaild.common.errors import OperatorError
+from chatmaild.common.settings import load_settings
+from chatmaild.retention import commands, prometheus
+from chatmaild.retention import plan as plan_module
+from chatmaild.retention import sweep as sweep_module
+from chatmaild.retention.mailbox import Mailbox, choose_oldest
+from chatmaild.retention.plan import kept_bytes, make_expiry_plan
+from chatmaild.retention.quota import cut_one
+from chatmaild.retention.removal import remove_one
+from chatmaild.retention.sweep import sweep as sweep_mailboxes
+from chatmaild.retention.tally import Tally
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.mailbox_tree import (
     DAY,
     DOMAIN,
     KIB,
-    MODULE,
+    PACKAGE,
     build_tree,
-    load_module,
     make_mailbox,
     run_program,
     settings_for,
     write_message,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-expire = load_module()
+PROGRAM = [sys.executable, "-m", "chatmaild.retention"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
 ADDRESS = re.compile(r"[a-z0-9._-]+@chat\.example\.org")
 MEGABYTE = KIB * KIB
 
@@ -135,8 +146,8 @@ def sweep(config, *, dry_run=False, workers=1):
     def watch(_total, newest):
         announced.extend(path for _, path in newest.announced)
 
-    plan = expire._expiry_plan(config, dry_run)
-    return expire._sweep(plan, workers, watch), announced
+    plan = make_expiry_plan(config, dry_run)
+    return sweep_mailboxes(plan, workers, watch), announced
 
 
 def check_against_oracle(config, workers=1):
@@ -175,7 +186,7 @@ def fingerprint(top):
 @pytest.fixture(autouse=True)
 def pending(tmp_path, monkeypatch):
     """Return where notifications wait in these tests; there is no such directory at first."""
-    monkeypatch.setattr(expire, "PENDING", str(tmp_path / "pending"))
+    monkeypatch.setattr(plan_module, "PENDING", str(tmp_path / "pending"))
     return tmp_path / "pending"
 
 
@@ -398,7 +409,8 @@ def test_run_on_unreadable_directories_passes_them_over(monkeypatch):
     """Root reads everything, so this runs as nobody, in a directory that nobody may reach."""
     with tempfile.TemporaryDirectory() as work:
         os.chmod(work, 0o755)
-        monkeypatch.setattr(expire, "PENDING", f"{work}/pending")  # the fixture's is root's alone
+        # The fixture's is root's alone.
+        monkeypatch.setattr(plan_module, "PENDING", f"{work}/pending")
         config = settings_for(f"{work}/mail")
         now = time.time()
         for name in ("closed000", "half00000", "locked000", "plain0000", "stuck0000"):
@@ -538,10 +550,10 @@ def test_cut_counts_all_folders_and_the_first_size_of_a_name(mail):
         with open(path, "wb") as file:
             file.truncate(100)
     before = 300 + 200 + 100 + 100 + 0 + 100
-    cut_to_500 = expire._cut_one(mail, box.name, 500)
+    cut_to_500 = cut_one(mail, box.name, 500)
     assert (cut_to_500["before"], cut_to_500["after"]) == (before, 500)
     assert cut_to_500["removed"]["over_quota"] == 1
-    assert expire._cut_one(mail, box.name, 299)["after"] == 200
+    assert cut_one(mail, box.name, 299)["after"] == 200
 
 
 def test_run_cuts_to_70_percent_of_the_quota(mail):
@@ -559,15 +571,15 @@ def test_cut_never_takes_what_is_under_a_day_old(mail):
     old = write_message(box / "cur", now - DAY - 60, size=10**9)
     # Its file says that it is ancient; the name, which Dovecot wrote, says that it came just now.
     young = write_message(box / "cur", now - DAY + 60, size=10**9, mtime=0)
-    done = expire._cut_one(mail, str(box))
+    done = cut_one(mail, str(box))
     assert (os.path.exists(old), os.path.exists(young)) == (False, True)
-    assert done["after"] == 10**9 > expire._kept_bytes(mail)
+    assert done["after"] == 10**9 > kept_bytes(mail)
 
 
 def test_cut_of_more_messages_than_it_holds_equals_a_plain_sort():
     messages = [((n * 7919) % 50_000, str(n), ("cur",), 10, 10) for n in range(50_000)]
     excess = 123_456
-    assert expire._oldest(iter(messages), excess) == sorted(messages)[: -(-excess // 10)]
+    assert choose_oldest(iter(messages), excess) == sorted(messages)[: -(-excess // 10)]
 
 
 # --- others at work -------------------------------------------------------------------------------
@@ -659,10 +671,10 @@ def test_folder_turned_into_a_link_before_the_cut_is_not_followed(mail, tmp_path
     box, now = a_mailbox(mail, folders=("", ".Sent")), time.time()
     for place in ("cur", ".Sent/cur"):
         write_message(box / place, now - 2 * DAY, size=400 * MEGABYTE)
-    plan, tally = expire._expiry_plan(mail, False), expire.Tally()
+    plan, tally = make_expiry_plan(mail, False), Tally()
     fd = os.open(box, os.O_RDONLY)
     try:
-        mailbox = expire.Mailbox(plan, tally, box.name, fd)
+        mailbox = Mailbox(plan, tally, box.name, fd)
         mailbox.scan()
         before = shutil.move(box / ".Sent", tmp_path / "outside")
         (box / ".Sent").symlink_to(before)
@@ -696,7 +708,7 @@ def test_second_run_at_the_same_time_is_refused(mail):
     fd = os.open(mail["mailboxes_dir"], os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with pytest.raises(expire.ExpireError, match="another run is at work"):
+        with pytest.raises(OperatorError, match="another run is at work"):
             sweep(mail)
         sweep(mail, dry_run=True)
     finally:
@@ -705,14 +717,14 @@ def test_second_run_at_the_same_time_is_refused(mail):
 
 
 def test_memory_does_not_grow_with_the_number_of_mailboxes(tmp_path, monkeypatch):
-    monkeypatch.setattr(expire, "BATCH", 16)
+    monkeypatch.setattr(sweep_module, "BATCH", 16)
     peaks = []
     for mailboxes in (50, 500):
         config = settings_for(tmp_path / str(mailboxes))
         build_tree(config["mailboxes_dir"], mailboxes, 3, time.time())
         sweep(config, dry_run=True)  # whatever is made once is made
         tracemalloc.start()
-        expire._sweep(expire._expiry_plan(config, False))
+        sweep_mailboxes(make_expiry_plan(config, False))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 20_000, peaks
@@ -778,26 +790,24 @@ def test_remove_takes_one_mailbox_of_any_age_and_what_waits_for_it(mail, relay_j
     for number, address in enumerate((box.name, other.name, box.name, f"gone@{DOMAIN}")):
         notify(pending, str(number), address)
     before = everything(other)
-    assert expire.remove(box.name, str(relay_json)) == {"removed": True, "pending": 2}
+    assert remove_one(load_settings(relay_json), box.name) == {"removed": True, "pending": 2}
     assert os.listdir(mail["mailboxes_dir"]) == [other.name]
     assert everything(other) == before
     assert sorted(os.listdir(pending)) == ["1", "3"]
     # Nothing is left of it but what came since.
     notify(pending, "4", box.name)
-    assert expire.remove(box.name, str(relay_json)) == {"removed": False, "pending": 1}
+    assert remove_one(load_settings(relay_json), box.name) == {"removed": False, "pending": 1}
 
 
 def test_remove_of_a_link_or_a_file_is_refused(mail, relay_json, tmp_path):
-    from salt.exceptions import CommandExecutionError
-
     outside = Path(make_mailbox(tmp_path / "outside", "x", login=0))
     before = fingerprint(outside)
     link, file = (Path(mail["mailboxes_dir"], f"{name}@{DOMAIN}") for name in ("link", "file"))
     link.symlink_to(outside)
     file.touch()
     for path in (link, file):
-        with pytest.raises(CommandExecutionError, match="cannot remove the mailbox"):
-            expire.remove(path.name, str(relay_json))
+        with pytest.raises(OperatorError, match="cannot remove the mailbox"):
+            remove_one(load_settings(relay_json), path.name)
     assert link.is_symlink()
     assert file.exists()
     assert fingerprint(outside) == before
@@ -815,7 +825,7 @@ def test_remove_of_what_turns_into_a_link_meanwhile_is_not_followed(
         box.symlink_to(outside)
 
     before_rename(replaced)
-    expire.remove(box.name, str(relay_json))
+    remove_one(load_settings(relay_json), box.name)
     assert fingerprint(outside) == before
 
 
@@ -875,8 +885,8 @@ def test_cuts_of_a_run_are_the_least_that_suffice(mailboxes):
         fill(config, mailboxes)
         top, announced, now = Path(config["mailboxes_dir"]), set(), time.time()
         before = {box: sized(box) for box in top.iterdir()}
-        expire._sweep(
-            expire._expiry_plan(config, True), 1, lambda _, new: announced.update(new.announced)
+        sweep_mailboxes(
+            make_expiry_plan(config, True), 1, lambda _, new: announced.update(new.announced)
         )
         sweep(config)
         reasons = {top / path: reason for reason, path in announced}
@@ -909,8 +919,8 @@ def test_cut_of_a_random_mailbox_is_the_least_that_suffices(mailbox, target):
         fill(config, [mailbox])
         box = Path(config["mailboxes_dir"], f"user00000@{DOMAIN}")
         files, now = sized(box), time.time()
-        dry = expire._cut_one(config, box.name, target, dry_run=True)
-        done = expire._cut_one(config, box.name, target)
+        dry = cut_one(config, box.name, target, dry_run=True)
+        done = cut_one(config, box.name, target)
         kept = set(messages_of(box))
         assert done["before"] == sum(size for _, size in files.values())
         assert done["after"] == sum(files[file][1] for file in kept)
@@ -928,7 +938,7 @@ def test_report_counts_addresses_and_sizes(mail, relay_json):
     for serial, disk in enumerate((1, 102_399, 102_400, 1_048_576, 10_485_760)):
         write_message(box / "cur", time.time(), serial=serial, disk=disk)
     before = everything(mail["mailboxes_dir"])
-    numbers = expire.report(config=str(relay_json))
+    numbers = commands.report(load_settings(relay_json))
     assert everything(mail["mailboxes_dir"]) == before
     passwords = 4 * len("{SHA512-CRYPT}$6$x")
     messages = 1 + 102_399 + 102_400 + 1_048_576 + 10_485_760
@@ -952,13 +962,13 @@ def test_report_counts_addresses_and_sizes(mail, relay_json):
     }  # fmt: skip
 
 
-# --- the command line and Salt --------------------------------------------------------------------
+# --- the command line ----------------------------------------------------------------------------
 
 
 def command(*arguments, **options):
     return subprocess.run(
-        [sys.executable, MODULE, *map(str, arguments)],
-        capture_output=True, text=True, check=False, **options,
+        [*PROGRAM, *map(str, arguments)],
+        env=ENVIRONMENT, capture_output=True, text=True, check=False, **options,
     )  # fmt: skip
 
 
@@ -986,8 +996,8 @@ def test_command_on_a_terminal_shows_progress(mail, relay_json):
     terminal, stderr = pty.openpty()
     try:
         subprocess.run(
-            [sys.executable, MODULE, "report", "--config", relay_json],
-            stdout=subprocess.DEVNULL, stderr=stderr, check=True,
+            [*PROGRAM, "report", "--config", relay_json],
+            env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=stderr, check=True,
         )  # fmt: skip
         assert os.read(terminal, 1000) == b"\r1 mailboxes seen, 0 removed, 0 messages removed \r\n"
     finally:
@@ -1028,23 +1038,23 @@ def test_command_quota_as_dovecot_calls_it_prints_nothing_but_errors(mail, relay
 )  # fmt: skip
 def test_quota_and_remove_of_what_is_no_mailbox_are_refused(mail, path):
     a_mailbox(mail, "victim")
-    for refuses in (lambda path: expire._cut_one(mail, path, 0), partial(expire._remove_one, mail)):
-        with pytest.raises(expire.ExpireError, match="is no mailbox of this relay"):
+    for refuses in (lambda path: cut_one(mail, path, 0), partial(remove_one, mail)):
+        with pytest.raises(OperatorError, match="is no mailbox of this relay"):
             refuses(path.replace("{top}", mail["mailboxes_dir"]))
 
 
 def test_quota_of_an_address_that_is_a_link_is_refused(mail, tmp_path):
     outside = make_mailbox(tmp_path / "outside", "x", login=0)
     Path(mail["mailboxes_dir"], f"link00000@{DOMAIN}").symlink_to(outside)
-    with pytest.raises(expire.ExpireError, match="cannot open the mailbox"):
-        expire._cut_one(mail, f"link00000@{DOMAIN}", 0)
+    with pytest.raises(OperatorError, match="cannot open the mailbox"):
+        cut_one(mail, f"link00000@{DOMAIN}", 0)
 
 
 @pytest.mark.parametrize("target", ["-1", "70%", "1e9", ""])
 def test_quota_with_a_target_that_is_no_size_is_refused(mail, target):
     box = a_mailbox(mail)
-    with pytest.raises(expire.ExpireError, match="is no number of bytes"):
-        expire._cut_one(mail, box.name, target)
+    with pytest.raises(OperatorError, match="is no number of bytes"):
+        cut_one(mail, box.name, target)
 
 
 def test_command_without_settings_or_disk_says_what_to_do(mail, tmp_path, relay_json):
@@ -1090,51 +1100,11 @@ def test_command_writes_metrics_for_prometheus(mail, relay_json, tmp_path):
 def test_metrics_are_what_prometheus_clients_parse(mail):
     parser = pytest.importorskip("prometheus_client.parser", reason="no python3-prometheus-client")
     numbers = sweep(mail)[0]
-    text = expire._report_metrics(numbers["report"])
-    text += expire._expire_metrics({}, numbers["removed"])
+    text = prometheus.format_report(numbers["report"])
+    text += prometheus.format_sums({}, numbers["removed"])
     families = {family.name for family in parser.text_string_to_metric_families(text)}
     assert families == {
         "chatmail_storage_bytes", "chatmail_messages_bytes", "chatmail_messages_count",
         "chatmail_accounts", "chatmail_accounts_active", "chatmail_expire_runs",
         "chatmail_expire_removed",
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def salt_functions():
-    """Return the functions that Salt's own loader finds in the module."""
-    import salt.config
-    import salt.loader
-
-    opts = salt.config.DEFAULT_MINION_OPTS.copy()
-    with tempfile.TemporaryDirectory() as work:
-        opts |= {"root_dir": work, "cachedir": work, "extension_modules": work, "test": True}
-        opts |= {"module_dirs": [str(MODULE.parent)], "file_client": "local", "grains": {}}
-        yield salt.loader.LazyLoader(
-            [str(MODULE.parent)], opts, tag="module", pack={"__opts__": opts}
-        )
-
-
-def test_salt_loads_four_functions_with_examples(salt_functions):
-    names = {name for name in salt_functions if name.startswith("chatmail_expire.")}
-    assert names == {f"chatmail_expire.{name}" for name in ("run", "quota", "remove", "report")}
-    for name in names:
-        assert "CLI Example:" in salt_functions[name].__doc__
-        assert f" {name}" in salt_functions[name].__doc__
-
-
-def test_salt_run_honours_its_test_setting(salt_functions, mail, relay_json):
-    box = a_mailbox(mail, login_days=100)
-    announced = salt_functions["chatmail_expire.run"](config=str(relay_json))
-    assert announced["dry_run"] is True
-    assert box.exists()
-    done = salt_functions["chatmail_expire.run"](test=False, config=str(relay_json))
-    assert done["removed"] == announced["removed"]
-    assert not box.exists()
-
-
-def test_salt_error_is_a_plain_sentence(salt_functions, tmp_path):
-    from salt.exceptions import CommandExecutionError
-
-    with pytest.raises(CommandExecutionError, match="Apply the chatmail state first"):
-        salt_functions["chatmail_expire.report"](config=str(tmp_path / "none.json"))
