@@ -39,8 +39,8 @@ def call(part, do, arguments=None, settings=None, user=None):
 
     part: the subpackage, such as `accounts`. do: one of its commands (`commands.py` in it).
     arguments: the command's arguments, by name.
-    settings: the relay's settings, or the path of the file that has them; if not given, those that
-        the last converge wrote.
+    settings: the relay's settings, `pillar` for those that the pillar gives, or the path of a file
+        that has them; if not given, those that the last converge wrote.
     user: whom the program runs as; root if not given.
     The request goes by standard input, where nobody else on the machine sees it. Raises
     SaltInvocationError for a wrong argument, and CommandExecutionError for all else that fails.
@@ -57,7 +57,7 @@ def call(part, do, arguments=None, settings=None, user=None):
         raise CommandExecutionError(_missing("it is not installed"))
     request = {"do": do, "arguments": arguments or {}}
     if settings is not None:
-        request["settings"] = settings
+        request["settings"] = _pillar_settings() if settings == "pillar" else settings
     done = _run([PYTHON, "-m", f"chatmaild.{part}.commands"], json.dumps(request), user)
     try:
         answer = json.loads(done.stdout)
@@ -67,6 +67,15 @@ def call(part, do, arguments=None, settings=None, user=None):
         kind = SaltInvocationError if answer.get("invalid") else CommandExecutionError
         raise kind(answer["error"])
     return answer["result"]
+
+
+def _pillar_settings():
+    """Return the settings, with the machine's addresses where DNS shall have those."""
+    settings = __salt__["chatmail_relay.settings"]()
+    if settings["dns"]["addresses"]:
+        return settings
+    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
+    return {**settings, "own_addresses": own}
 
 
 def _run(command, request, user):

@@ -1,18 +1,28 @@
 """Our DKIM and DNS modules and states in this process, with keys, resolver and settings of a test.
 
-They are loaded by hand, so that a test may change their constants (Salt's loader loads a module
-anew for each module that calls it). Salt itself loads them in the tests that run salt-call.
+The program behind them runs in this process too, so that a test may change its constants. Salt
+itself loads the modules, and Debian's Python runs the program, in the tests that run salt-call.
 """
 
+import contextlib
 import grp
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
+from chatmaild.common.commands import answer
+from chatmaild.dkim import commands as dkim_commands
+from chatmaild.dkim import key_files
+from chatmaild.dns import authoritative, records
+from chatmaild.dns import commands as dns_commands
+from chatmaild.rotation import commands as rotation_commands
+from chatmaild.rotation import rotating
 from support import dnsservers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -57,6 +67,11 @@ def load(directory, relay):
     directory: where keys and the ACME account are. relay: the settings; a test may change them.
     """
     own = SimpleNamespace(salt={"chatmail_relay.settings": lambda: relay}, relay=relay)
+    own.program = _load("_modules", "program", own.salt)
+    own.salt["chatmail_program.installed"] = lambda: True
+    own.salt["chatmail_program.call"] = own.program.call
+    own.program.installed = lambda: True
+    own.program._run = lambda command, request, _user: _answer(command[-1], request)
     for short in ("dkim", "dns"):
         module = _load("_modules", short, own.salt)
         aliases = getattr(module, "__func_alias__", {})
@@ -66,17 +81,35 @@ def load(directory, relay):
         setattr(own, short, module)
         setattr(own, f"{short}_state", _load("_states", short, own.salt))
     group = grp.getgrgid(os.getgid()).gr_name
-    own.dkim.DIRECTORY = directory / "chatmail" / "dkim"
-    own.dkim.GROUP = group
+    key_files.DIRECTORY = directory / "chatmail" / "dkim"
+    key_files.GROUP = group
     own.dkim_state.PERMISSIONS = f"0640 root:{group}"
-    own.dkim.PAUSE = own.dns_state.PAUSE = 0.05
-    own.dns.RESOLV_CONF = str(directory / "resolv.conf")
+    rotating.PAUSE = own.dns_state.PAUSE = 0.05
+    authoritative.RESOLV_CONF = str(directory / "resolv.conf")
+    authoritative.QUESTION_TIMEOUT = 5
     (directory / "resolv.conf").write_text(f"nameserver {dnsservers.RESOLVER}\n")
-    own.dns.ACME_ACCOUNTS = directory / "accounts"
-    account = own.dns.ACME_ACCOUNTS / "acme-v02.api.letsencrypt.org" / "directory" / "0f"
+    records.ACME_ACCOUNTS = directory / "accounts"
+    account = records.ACME_ACCOUNTS / "acme-v02.api.letsencrypt.org" / "directory" / "0f"
     account.mkdir(parents=True, exist_ok=True)
     (account / "regr.json").write_text(f'{{"uri": "{ACCOUNT}"}}')
     return own
+
+
+COMMANDS = {
+    "chatmaild.dkim.commands": dkim_commands.COMMANDS,
+    "chatmaild.dns.commands": dns_commands.COMMANDS,
+    "chatmaild.rotation.commands": rotation_commands.COMMANDS,
+}
+
+
+def _answer(name, request):
+    """Answer a request as the program does, in this process."""
+    with (
+        unittest.mock.patch("sys.stdin", io.StringIO(request)),
+        contextlib.redirect_stdout(io.StringIO()) as told,
+    ):
+        answer(COMMANDS[name])
+    return SimpleNamespace(stdout=told.getvalue(), stderr="", returncode=0)
 
 
 def _load(kind, short, salt):
@@ -90,7 +123,8 @@ def _load(kind, short, salt):
 
 def make_keys(own):
     """Make an RSA and an Ed25519 key and sign with them; return their selectors."""
-    made = [own.dkim.generate(algorithm=algorithm)["selector"] for algorithm in own.dkim.ALGORITHMS]
+    generate = own.dkim.generate
+    made = [generate(algorithm=algorithm)["selector"] for algorithm in key_files.ALGORITHMS]
     return own.dkim.sign_with(made)
 
 

@@ -17,6 +17,8 @@ ALLOWED = {
     "metadata": {"common", "metrics"},
     "accounts": {"common", "metadata", "metrics"},
     "retention": {"common"},
+    "dns": {"common", "dkim"},
+    "rotation": {"common", "dkim", "dns"},
 }
 
 

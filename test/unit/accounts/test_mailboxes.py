@@ -157,7 +157,7 @@ def test_block_after_an_interrupted_one_keeps_the_hash_that_counts(home):
 def test_block_that_fails_leaves_the_address_as_it_was(home, monkeypatch):
     before = (home / "password").read_text()
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(mailboxes.atomic_files, "replace", full)

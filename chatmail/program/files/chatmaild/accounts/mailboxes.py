@@ -7,7 +7,6 @@ Dovecot's Lua lets nobody in, and the filter takes no mail from or for it.
 import contextlib
 import datetime
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,16 +40,12 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
         pass
     # Before the password: nobody may see the address without its protection from cleartext.
     (home / "enforceE2EEincoming").touch(mode=0o640)
-    with tempfile.NamedTemporaryFile("w", dir=home, prefix="password.") as draft:
-        draft.write("{SHA512-CRYPT}" + sha512_crypt.using(rounds=HASH_ROUNDS).hash(password))
-        draft.flush()
-        os.fsync(draft.fileno())
-        try:
-            os.link(draft.name, home / "password")
-        except FileExistsError:
-            return False
-    _sync_directory(home)
-    _sync_directory(home.parent)
+    hashed = "{SHA512-CRYPT}" + sha512_crypt.using(rounds=HASH_ROUNDS).hash(password)
+    try:
+        atomic_files.replace(home / "password", hashed, durable=True, exclusive=True)
+    except FileExistsError:
+        return False
+    atomic_files.sync_directory(home.parent)
     return True
 
 
@@ -67,8 +62,8 @@ def block(home: Path) -> bool:
     # What an earlier block may have left: the hash that counts is in `password`.
     (home / BLOCKED).unlink(missing_ok=True)
     os.link(password, home / BLOCKED)
-    atomic_files.replace(password, "", (status.st_atime_ns, status.st_mtime_ns))
-    _sync_directory(home)
+    atomic_files.replace(password, "", times=(status.st_atime_ns, status.st_mtime_ns))
+    atomic_files.sync_directory(home)
     return True
 
 
@@ -82,7 +77,7 @@ def unblock(home: Path) -> bool:
     if not (home / BLOCKED).is_file():
         raise ValueError("its password was not kept by whoever emptied the file: delete it")
     os.rename(home / BLOCKED, home / "password")
-    _sync_directory(home)
+    atomic_files.sync_directory(home)
     return True
 
 
@@ -129,12 +124,3 @@ def _message_sizes(folder):
                 # One that a client has just moved or deleted.
                 with contextlib.suppress(OSError):
                     yield entry.stat(follow_symlinks=False).st_size
-
-
-def _sync_directory(path):
-    """Write a directory's entries to the disk: a client may rely on the address from now on."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

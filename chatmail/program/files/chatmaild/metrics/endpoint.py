@@ -125,7 +125,7 @@ def _family(name, text, labels, found) -> Iterable[Metric]:
 
 
 def read_retention(path: Path) -> Iterator[Metric]:
-    """Yield what a file of chatmail_expire.py holds. Raises anything, the file being broken."""
+    """Yield what a file of retention holds. Raises anything, the file being broken."""
     yield from text_string_to_metric_families(path.read_text())
 
 

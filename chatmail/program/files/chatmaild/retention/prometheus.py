@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
 
 
@@ -10,10 +11,14 @@ def write_metrics(directory, command, result):
     """Write `report.prom`, and after a run `expire.prom`, in Prometheus's text format."""
     numbers = result["report"] if command == "run" else result
     try:
-        _replace(os.path.join(directory, "report.prom"), format_report(numbers))
+        atomic_files.replace(
+            os.path.join(directory, "report.prom"), format_report(numbers), mode=0o644
+        )
         if command == "run":
             path = os.path.join(directory, "expire.prom")
-            _replace(path, format_sums(_read_metrics(path), result["removed"]))
+            atomic_files.replace(
+                path, format_sums(_read_metrics(path), result["removed"]), mode=0o644
+            )
     except OSError as error:
         raise OperatorError(f"cannot write the metrics to {directory}: {error}") from error
 
@@ -56,12 +61,3 @@ def _read_metrics(path):
         lines = [line.split() for line in file if not line.startswith("#")]
         return {line[0]: int(line[1]) for line in lines if len(line) == 2}
     return {}
-
-
-def _replace(path, text):
-    """Write a file in one step, so that no reader sees half of it; everybody may read it."""
-    aside = f"{path}.{os.getpid()}"
-    with open(aside, "w", encoding="ascii") as file:
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-    os.replace(aside, path)
