@@ -22,8 +22,10 @@ def __virtual__():
     return __virtualname__
 
 
-def installed():
-    """Tell whether the program is on this machine.
+def installed(part="common"):
+    """Tell whether the program is on this machine, and has a part.
+
+    part: a subpackage. A release before this one may have had no such part.
 
     CLI Example:
 
@@ -31,7 +33,7 @@ def installed():
 
         salt-call chatmail_program.installed
     """
-    return os.path.isdir(os.path.join(PROGRAM, "chatmaild", "common"))
+    return os.path.exists(os.path.join(PROGRAM, "chatmaild", part, "commands.py"))
 
 
 def call(part, do, arguments=None, settings=None, user=None):
@@ -53,8 +55,8 @@ def call(part, do, arguments=None, settings=None, user=None):
     """
     if not re.fullmatch(r"[a-z]+", part):
         raise SaltInvocationError(f"part: {part!r}, expected a subpackage such as accounts")
-    if not installed():
-        raise CommandExecutionError(_missing("it is not installed"))
+    if not installed(part):
+        raise CommandExecutionError(_missing("it is not installed or of an older release"))
     request = {"do": do, "arguments": arguments or {}}
     if settings is not None:
         request["settings"] = _pillar_settings() if settings == "pillar" else settings

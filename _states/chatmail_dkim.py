@@ -22,7 +22,7 @@ def key_present(name, bits=2048):
     A key file that lies unused in the key directory (restored or taken over) is used before a new
     one is made. Existing keys are never replaced.
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]():
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
         return _await_program(name)
     try:
         keys = __salt__["chatmail_dkim.list"]()
@@ -78,7 +78,7 @@ def rotated(name, days=None, wait=60):
     that no rotation begins by itself.
     wait: seconds to wait for the name servers; where they need longer, the next run goes on.
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]():
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
         return _await_program(name)
     days = days or __salt__["chatmail_relay.settings"]()["dkim"]["rotate_after"]
     keys = __salt__["chatmail_dkim.list"]()

@@ -20,7 +20,7 @@ def published(name):
     name: free, a sentence about the result.
     Changes are {"<name> <type>": {"old": values, "new": values}}; records of others stay.
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]():
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
         return _await_program(name)
     try:
         planned = __salt__["chatmail_dns.changes" if __opts__["test"] else "chatmail_dns.publish"]()
@@ -43,7 +43,7 @@ def verified(name, wait=60):
     name: free, a sentence about the result.
     wait: seconds in which secondaries may catch up.
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]():
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
         return _await_program(name)
     end = time.monotonic() + (0 if __opts__["test"] else wait)
     while True:

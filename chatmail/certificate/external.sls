@@ -4,7 +4,7 @@
 
 include:
   - .self_signed
-  - .program
+  - .service
 
 operator's certificate:
   chatmail_certificate.external:
@@ -31,4 +31,4 @@ watch over the operator's certificate:
       - file: watch over the operator's certificate
     - require:
       - chatmail_certificate: operator's certificate
-      - sls: chatmail.certificate.program
+      - sls: chatmail.certificate.service

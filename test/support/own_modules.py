@@ -4,26 +4,19 @@ The program behind them runs in this process too, so that a test may change its 
 itself loads the modules, and Debian's Python runs the program, in the tests that run salt-call.
 """
 
-import contextlib
 import grp
 import importlib.util
-import io
 import json
 import os
 import subprocess
 import sys
-import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from chatmaild.common.commands import answer
-from chatmaild.dkim import commands as dkim_commands
 from chatmaild.dkim import key_files
 from chatmaild.dns import authoritative, records
-from chatmaild.dns import commands as dns_commands
-from chatmaild.rotation import commands as rotation_commands
 from chatmaild.rotation import rotating
-from support import dnsservers
+from support import dnsservers, in_process
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOMAIN = "chat.example.org"
@@ -68,10 +61,10 @@ def load(directory, relay):
     """
     own = SimpleNamespace(salt={"chatmail_relay.settings": lambda: relay}, relay=relay)
     own.program = _load("_modules", "program", own.salt)
-    own.salt["chatmail_program.installed"] = lambda: True
+    own.salt["chatmail_program.installed"] = lambda _part: True
     own.salt["chatmail_program.call"] = own.program.call
-    own.program.installed = lambda: True
-    own.program._run = lambda command, request, _user: _answer(command[-1], request)
+    own.program.installed = lambda _part: True
+    own.program._run = lambda command, request, _user: in_process.run(command, request)
     for short in ("dkim", "dns"):
         module = _load("_modules", short, own.salt)
         aliases = getattr(module, "__func_alias__", {})
@@ -93,23 +86,6 @@ def load(directory, relay):
     account.mkdir(parents=True, exist_ok=True)
     (account / "regr.json").write_text(f'{{"uri": "{ACCOUNT}"}}')
     return own
-
-
-COMMANDS = {
-    "chatmaild.dkim.commands": dkim_commands.COMMANDS,
-    "chatmaild.dns.commands": dns_commands.COMMANDS,
-    "chatmaild.rotation.commands": rotation_commands.COMMANDS,
-}
-
-
-def _answer(name, request):
-    """Answer a request as the program does, in this process."""
-    with (
-        unittest.mock.patch("sys.stdin", io.StringIO(request)),
-        contextlib.redirect_stdout(io.StringIO()) as told,
-    ):
-        answer(COMMANDS[name])
-    return SimpleNamespace(stdout=told.getvalue(), stderr="", returncode=0)
 
 
 def _load(kind, short, salt):

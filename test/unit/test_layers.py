@@ -18,6 +18,7 @@ ALLOWED = {
     "accounts": {"common", "metadata", "metrics"},
     "retention": {"common"},
     "dns": {"common", "dkim"},
+    "certificate": {"common"},
     "rotation": {"common", "dkim", "dns"},
 }
 

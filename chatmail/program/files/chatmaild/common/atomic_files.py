@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import os
 
 # A file that a crash left half-written begins so; nobody reads it.
@@ -42,9 +43,10 @@ def replace(
         if exclusive:
             os.link(draft, path)
         else:
-            os.rename(draft, path)
+            os.replace(draft, path)
     except BaseException:
-        os.unlink(draft)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
         raise
     if exclusive:
         os.unlink(draft)

@@ -31,5 +31,6 @@ def answer(commands: dict[str, Callable]) -> None:
     except OperatorError as error:
         told = {"error": str(error)}
     except OSError as error:
-        told = {"error": f"{error.filename}: {error.strerror}"}
+        where = f"{error.filename}: " if error.filename else ""
+        told = {"error": f"{where}{error.strerror or error}"}
     json.dump(told, sys.stdout)

@@ -1,26 +1,32 @@
 {#- What takes a certificate into use without Salt: every day, as certbot's deploy hook, and when the operator's files
-    change. Needs the settings file (chatmail.host). -#}
+    change. Needs the program and the settings file (chatmail.host). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% set deploy_hook = "/usr/bin/env PYTHONPATH=/usr/local/lib/chatmail /usr/bin/python3 -m chatmaild.certificate deploy" %}
 
 include:
   - chatmail.modules
   - chatmail.host
+  - chatmail.program
 
-library of the certificate program:
-  pkg.installed:
-    - pkgs: [python3, python3-cryptography]
+# Releases up to 2026.11 ran a copy of a Salt module, which certbot has as the hook of the certificates from then.
+certbot's hook is the program:
+  file.replace:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
+    - repl: renew_hook = {{ deploy_hook }}
+    - backup: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
     - require:
-      - sls: chatmail.host
+      - file: program
 
-# The very file that Salt loads as the module chatmail_certificate.
-certificate program:
-  file.managed:
+copied certificate program is gone:
+  file.absent:
     - name: /usr/local/lib/chatmail/chatmail_certificate.py
-    - source: salt://_modules/chatmail_certificate.py
-    - mode: "0755"
-    - makedirs: True
     - require:
-      - pkg: library of the certificate program
+      - file: certbot's hook is the program
+      - file: unit chatmail-certificate
 
 unit chatmail-certificate:
   file.managed:
@@ -54,5 +60,5 @@ daily look at the certificate:
     - watch:
       - file: daily look at the certificate
     - require:
-      - file: certificate program
+      - file: program
       - file: unit chatmail-certificate
