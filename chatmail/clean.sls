@@ -12,6 +12,7 @@ include:
   - chatmail.postfix.clean
   - chatmail.dovecot.clean
   - chatmail.services.clean
+  - chatmail.program.clean
   - chatmail.dkim.clean
   - chatmail.certificate.clean
   - chatmail.resolver.clean

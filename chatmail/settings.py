@@ -420,6 +420,9 @@ SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
+# Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
+SERVICES = ["accounts", "dict", "filter", "transport"]
+
 # All daemons read these files, wherever the certificate comes from.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
 
@@ -951,6 +954,7 @@ def _derived(settings, release):
         # nginx's limit, above which it answers itself; below it our own handler does.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
+        "services": list(SERVICES),
         "debian_release": release,
         "dovecot_version": DOVECOT_VERSIONS[release],
     }

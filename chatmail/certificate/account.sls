@@ -6,6 +6,7 @@
 
 include:
   - chatmail.modules
+  - chatmail.program
   - chatmail.resolver
 
 certbot:
@@ -20,4 +21,5 @@ account with the authority:
     - settings: {{ relay | json }}
     - require:
       - pkg: certbot
+      - file: program
 {%- endif %}

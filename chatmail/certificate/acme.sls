@@ -6,9 +6,10 @@
 
 include:
   - .account
-  - .program
+  - .service
   - .self_signed
   - chatmail.nginx
+  - chatmail.program
 
 directory of the ACME challenges:
   file.directory:
@@ -25,7 +26,7 @@ certificate of the authority:
     - require:
       - chatmail_certificate: account with the authority
       - file: directory of the ACME challenges
-      - file: certificate program
+      - file: program
       - service: nginx service
 
 certbot's timer:

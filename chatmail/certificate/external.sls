@@ -4,7 +4,7 @@
 
 include:
   - .self_signed
-  - .program
+  - .service
 
 operator's certificate:
   chatmail_certificate.external:
@@ -31,4 +31,4 @@ operator's certificate is watched:
       - file: operator's certificate is watched
     - require:
       - chatmail_certificate: operator's certificate
-      - sls: chatmail.certificate.program
+      - sls: chatmail.certificate.service

@@ -1,4 +1,5 @@
 {#- Removes the endpoint, and the drop-ins with which the services count. Needs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
 metrics service is stopped:
   service.dead:
@@ -15,7 +16,7 @@ unit chatmail-metrics is gone:
     - require:
       - service: metrics service is stopped
 
-{% for service in ["accounts", "dict", "filter", "transport"] %}
+{% for service in relay.services %}
 chatmail-{{ service }} does not count:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service.d/metrics.conf

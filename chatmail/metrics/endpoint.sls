@@ -13,7 +13,7 @@ metrics library:
     - require:
       - sls: chatmail.host
 
-{% for service in ["accounts", "dict", "filter", "transport"] %}
+{% for service in relay.services %}
 chatmail-{{ service }} counts:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service.d/metrics.conf
@@ -33,7 +33,7 @@ systemd knows that the services count:
   cmd.run:
     - name: systemctl daemon-reload
     - require_in:
-{%- for service in ["accounts", "dict", "filter", "transport"] %}
+{%- for service in relay.services %}
       - service: service chatmail-{{ service }}
 {%- endfor %}
 
@@ -49,7 +49,7 @@ metrics service:
     - enable: True
     - watch:
       - pkg: metrics library
-      - file: package of the services
+      - file: program
       - file: hardening of the services
       - file: unit chatmail-metrics
       - file: settings of the services

@@ -3,4 +3,4 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - {{ ".none" if relay.metrics_address is none else ".endpoint" }}
+  - {{ ".absent" if relay.metrics_address is none else ".endpoint" }}

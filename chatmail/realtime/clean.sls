@@ -2,7 +2,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - .no_iroh
+  - .iroh_absent
 
 TURN package is removed:
   pkg.purged:

@@ -3,4 +3,4 @@
 
 include:
   - .turn
-  - {{ ".iroh" if relay.iroh_relay is none else ".no_iroh" }}
+  - {{ ".iroh" if relay.iroh_relay is none else ".iroh_absent" }}

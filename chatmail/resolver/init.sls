@@ -5,7 +5,7 @@
 
 include:
   - chatmail.host
-  - .others
+  - .resolv_conf
 
 resolver packages:
   pkg.installed:
@@ -48,4 +48,4 @@ resolv.conf names our resolver:
     - follow_symlinks: False
     - require:
       - file: original of /etc/resolv.conf is kept
-      - sls: chatmail.resolver.others
+      - sls: chatmail.resolver.resolv_conf

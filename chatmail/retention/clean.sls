@@ -19,7 +19,7 @@ units of chatmail-{{ timer }} are removed:
       - service: timer chatmail-{{ timer }} is stopped
 {% endfor %}
 
-retention program and its numbers are removed:
+numbers of retention are removed:
   file.absent:
     - names:
       - /usr/local/lib/chatmail/chatmail_expire.py

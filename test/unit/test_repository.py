@@ -98,8 +98,6 @@ def test_file_that_a_document_names_exists(path):
     # A file of the package is named from there on, such as `filter/rules.py`.
     package_file = rf"(?<![\w/.:-])(?!(?:{folders})/)[a-z]+/\w+\.py\b"
     named |= {f"{PACKAGE}/{name}" for name in re.findall(package_file, code)}
-    if not (ROOT / PACKAGE).is_dir():  # the documents are ahead of the move of the package
-        named = {name for name in named if not name.startswith(f"{PACKAGE}/")}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
@@ -116,8 +114,6 @@ def test_pillar_that_a_document_shows_is_accepted(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_states_that_a_document_applies_exist(path):
     known = {relative(sls)[: -len(".sls")].removesuffix("/init").replace("/", ".") for sls in SLS}
-    if not (ROOT / PACKAGE).is_dir():
-        known.add("chatmail.program")
     named = re.findall(r"state\.apply (chatmail(?:\.\w+)*)", path.read_text())
     assert set(named) - known == set()
 
