@@ -14,7 +14,7 @@ PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovid
 RELAY_OPTIONS ?=
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab bench webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab bench documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -52,8 +52,14 @@ lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k c
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py
 	$(VENV)/python test/bench/bench_transport.py
-	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/test_expire.py -k large_hostile
+	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_retention.py -k large_hostile
 	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
+
+documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py
+	$(VENV)/python test/support/settings_documents.py
+
+reference: .venv/ready ## write test/reference, the configuration of three example relays
+	$(VENV)/python test/support/reference.py
 
 webdev: .venv/ready ## the website on this machine, rebuilt on change (PILLAR=file)
 	$(VENV)/python chatmail/website/webdev.py $(PILLAR)

@@ -1,12 +1,11 @@
 """See, block and delete the addresses of this relay, and decide who gets new ones.
 
-What is done on disk is done by `chatmaild.administer` as the user of the mail, with the same rules
-as at login; requests go to it by standard input, where nobody else on the machine sees them. No
-function returns a password or its hash.
+What is done on disk is done by `chatmaild.accounts.commands` as the user of the mail, with the
+same rules as at login. Requests go to it by standard input, where nobody else on the machine sees
+them. No function returns a password or its hash.
 """
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -18,7 +17,6 @@ __virtualname__ = "chatmail_accounts"
 __func_alias__ = {"list_": "list"}
 
 MAIL_USER = "vmail"
-SERVICES = "/usr/local/lib/chatmail"
 # While it exists, no address is made. What the pillar keeps there begins with this.
 NOCREATE = Path("/etc/chatmail-nocreate")
 MANAGED = "Managed by the chatmail formula"
@@ -203,26 +201,8 @@ def revoke(id):
 
 
 def _administer(command, **arguments):
-    """Have chatmaild.administer do something as the user of the mail; return its result."""
-    done = __salt__["cmd.run_all"](
-        ["/usr/bin/python3", "-m", "chatmaild.administer"],
-        stdin=json.dumps({"do": command, **arguments}),
-        runas=MAIL_USER,
-        cwd="/",
-        env={"PYTHONPATH": SERVICES, "PYTHONDONTWRITEBYTECODE": "1"},
-        python_shell=False,
-        output_loglevel="quiet",
-    )
-    try:
-        answer = json.loads(done["stdout"])
-    except ValueError:
-        raise CommandExecutionError(
-            f"chatmaild.administer failed ({done['stderr'].strip()[-300:]}): "
-            "apply the state chatmail.services"
-        ) from None
-    if "error" in answer:
-        raise CommandExecutionError(answer["error"])
-    return answer["result"]
+    """Have the program do something as the user of the mail; return its result."""
+    return __salt__["chatmail_program.call"]("accounts", command, arguments, user=MAIL_USER)
 
 
 def _disconnect(address):

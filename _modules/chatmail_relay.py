@@ -1,10 +1,8 @@
 """Look at this relay: its settings, who sits on its ports, its certificate, how it is doing.
 
-Nothing here changes the machine. Needs `cryptography` and `psutil`, which Salt itself needs.
+Nothing here changes the machine. Needs `psutil`, which Salt itself needs.
 """
 
-import datetime
-import hashlib
 import ipaddress
 import json
 import os
@@ -17,13 +15,10 @@ from salt.exceptions import CommandExecutionError
 
 try:
     import psutil
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import serialization
 
-    HAS_LIBRARIES = True
+    HAS_PSUTIL = True
 except ImportError:
-    HAS_LIBRARIES = False
+    HAS_PSUTIL = False
 
 __virtualname__ = "chatmail_relay"
 
@@ -42,13 +37,10 @@ PORTS = {
 # instance (postfix@-) and ".service". Ours all start with "chatmail-".
 OUR_UNITS = {"postfix", "dovecot", "nginx", "coturn"}
 
+# Besides the relay's own services, which the settings list.
 UNITS = (
-    "chatmail-accounts",
-    "chatmail-dict",
-    "chatmail-filter",
     "chatmail-iroh",
     "chatmail-metrics",
-    "chatmail-transport",
     "coturn",
     "dovecot",
     "nginx",
@@ -65,8 +57,8 @@ SMTP_PORTS = {25, 465, 587, 10465}
 
 
 def __virtual__():
-    if not HAS_LIBRARIES:
-        return False, "chatmail_relay: `cryptography` or `psutil` is not in Salt's Python"
+    if not HAS_PSUTIL:
+        return False, "chatmail_relay: `psutil` is not in Salt's Python"
     return __virtualname__
 
 
@@ -177,47 +169,7 @@ def certificate(path=None):
         salt-call chatmail_relay.certificate
     """
     path = path or _running()["tls_certificate"]
-    try:
-        found = x509.load_pem_x509_certificate(Path(path).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CommandExecutionError(f"{path}: expected a PEM certificate, found: {error}") from None
-    now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017  Salt's Python may be 3.10
-    return {
-        "names": _names(found),
-        "subject": found.subject.rfc4514_string(),
-        "issuer": found.issuer.rfc4514_string(),
-        "not_before": found.not_valid_before_utc.isoformat(),
-        "not_after": found.not_valid_after_utc.isoformat(),
-        "days_left": (found.not_valid_after_utc - now).days,
-        "self_signed": _is_self_signed(found),
-        "key_sha256": _key_digest(found.public_key()),
-    }
-
-
-def _names(found):
-    try:
-        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return sorted(
-        names.get_values_for_type(x509.DNSName)
-        + [str(each) for each in names.get_values_for_type(x509.IPAddress)]
-    )
-
-
-def _is_self_signed(found):
-    try:
-        found.verify_directly_issued_by(found)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _key_digest(public_key):
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return hashlib.sha256(public_key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+    return __salt__["chatmail_program.call"]("certificate", "summary", {"path": path}, settings={})
 
 
 def status():
@@ -242,7 +194,7 @@ def status():
         "form": relay["form"],
         "tls_mode": relay["tls_mode"],
         "addresses": _count_addresses(Path(relay["mailboxes_dir"])),
-        "units": _units(),
+        "units": _units(relay),
         "certificate": certificate(relay["tls_certificate"]),
         "certificate_failure": _certificate_failure(),
         "dkim_selectors": _selectors(),
@@ -329,9 +281,10 @@ def _count_addresses(directory):
         return 0
 
 
-def _units():
+def _units(relay):
     """Return {unit: "active", "failed", …} of the relay's units that are installed."""
-    names = [f"{name}.service" for name in UNITS]
+    ours = [f"chatmail-{name}" for name in relay.get("services", ())]
+    names = [f"{name}.service" for name in (*ours, *UNITS)]
     shown = __salt__["cmd.run_stdout"](
         ["systemctl", "show", "--property=Id,LoadState,ActiveState", *names], python_shell=False
     )

@@ -3,38 +3,12 @@
 A self-signed one is for good, or until another one takes its place.
 """
 
-import contextlib
-import datetime
-import grp
-import hashlib
-import ipaddress
-import os
-import pwd
-import stat
-import tempfile
-
 from salt.exceptions import CommandExecutionError
-
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    HAS_CRYPTOGRAPHY = True
-except ImportError:
-    HAS_CRYPTOGRAPHY = False
 
 __virtualname__ = "chatmail_certificate"
 
-UTC = datetime.timezone.utc  # noqa: UP017  Salt's own Python may be 3.10, which has no datetime.UTC
-KEY_MODE, CERTIFICATE_MODE = 0o640, 0o644
-# RFC 5280 appendix A.1, ub-common-name.
-MAX_COMMON_NAME = 64
-
 
 def __virtual__():
-    if not HAS_CRYPTOGRAPHY:
-        return False, "chatmail_certificate: `cryptography` is not in Salt's Python"
     return __virtualname__
 
 
@@ -63,32 +37,34 @@ def self_signed(
             - subject_names: [_chat.example.org, www._chat.example.org]
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
-    end = datetime.datetime.now(UTC) + datetime.timedelta(days=days)
-    wanted = {"names": sorted(subject_names), "not_after": end.date().isoformat()}
-    acceptable = {
-        "names": sorted(subject_names),
-        "days": days_remaining,
+    if _lacks_program():
+        return _await_program(ret)
+    wanted = {
+        "name": name,
+        "key": key,
+        "subject_names": subject_names,
+        "group": group,
+        "days": days,
+        "days_remaining": days_remaining,
         "placeholder": placeholder,
+        "test": __opts__["test"],
     }
     try:
-        reason, changes = _compare(name, key, group, wanted, acceptable)
-        if not changes:
-            return ret
-        ret["changes"] = changes
-        if __opts__["test"]:
-            ret["result"] = None
-            ret["comment"] = f"The certificate would be set right{reason}"
-            return ret
-        _converge(name, key, group, subject_names, end, changes)
-        left = _compare(name, key, group, wanted, acceptable)[1]
-    except (OSError, ValueError, CommandExecutionError) as error:
-        ret.update(result=False, changes={}, comment=f"{name}: {error}")
+        done = _ask("self_signed", wanted)
+    except CommandExecutionError as error:
+        ret.update(result=False, comment=f"{name}: {error}")
         return ret
-    if left:
+    if not done["changes"]:
+        return ret
+    ret["changes"] = done["changes"]
+    if __opts__["test"]:
+        ret["result"] = None
+        ret["comment"] = f"The certificate would be set right{done['reason']}"
+    elif done["left"]:
         ret["result"] = False
-        ret["comment"] = f"The certificate was written, but still differs in: {', '.join(left)}"
+        ret["comment"] = f"The certificate was written, but differs in: {', '.join(done['left'])}"
     else:
-        ret["comment"] = f"The certificate was set right{reason}"
+        ret["comment"] = f"The certificate was set right{done['reason']}"
     return ret
 
 
@@ -106,6 +82,8 @@ def acme_account(name, settings):
             - settings: {{ relay | json }}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "There is an account"}
+    if _lacks_program():
+        return _await_program(ret)
     if __salt__["chatmail_certificate.has_account"](settings):
         return ret
     ret["changes"] = {"account": {"old": None, "new": name}}
@@ -138,11 +116,12 @@ def acme(name, settings):
             - settings: {{ relay | json }}
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
-    reason = __salt__["chatmail_certificate.due"](settings)
-    if not reason and not __salt__["chatmail_certificate.issued_differs"]():
+    if _lacks_program():
+        return _await_program(ret)
+    planned = _ask("acme_plan", {}, settings)
+    reason, old = planned["reason"], _brief(planned["in_use"])
+    if not reason:
         return ret
-    reason = reason or "another one is in use"
-    old = _in_use()
     if __opts__["test"]:
         ret["changes"] = {"certificate": {"old": old, "new": {"names": settings["tls_names"]}}}
         ret.update(result=None, comment=f"A certificate would be requested: {reason}")
@@ -190,17 +169,20 @@ def external(name, certificate, key, subject_names):
             - subject_names: [chat.example.org]
     """
     ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
+    if _lacks_program():
+        return _await_program(ret)
     try:
-        given = __salt__["chatmail_certificate.pair"](certificate, key)
-        ret["warnings"] = _shortcomings(certificate, given, subject_names)
-        if not __salt__["chatmail_certificate.differs"](certificate, key):
+        planned = _ask("external_plan", {"certificate": certificate, "key": key})
+        ret["warnings"] = _shortcomings(certificate, planned["given"], subject_names)
+        if not planned["differs"]:
             return ret
-        ret["changes"] = {"certificate": {"old": _in_use(), "new": _brief(given)}}
+        old, new = _brief(planned["in_use"]), _brief(planned["given"])
+        ret["changes"] = {"certificate": {"old": old, "new": new}}
         if __opts__["test"]:
             ret.update(result=None, comment=f"{certificate} would be put in use")
             return ret
         __salt__["chatmail_certificate.install"](certificate, key)
-    except (OSError, CommandExecutionError) as error:
+    except CommandExecutionError as error:
         ret.update(result=False, changes={}, comment=f"The certificate was left as it is: {error}")
         return ret
     ret["comment"] = f"{certificate} was put in use"
@@ -219,191 +201,24 @@ def _shortcomings(path, given, subject_names):
 
 def _in_use():
     """Return names and end of the certificate in use, None where there is none."""
-    found = __salt__["chatmail_certificate.installed"]()
-    return found and _brief(found)
+    return _brief(__salt__["chatmail_certificate.installed"]())
 
 
 def _brief(found):
-    return {"names": found["names"], "not_after": found["not_after"]}
+    return found and {"names": found["names"], "not_after": found["not_after"]}
 
 
-def _compare(name, key, group, wanted, acceptable):
-    """Return why a new certificate is due (": reason" or "") and the changes, old and new."""
-    changes, reason = {}, ""
-    if not (acceptable["placeholder"] and _is_usable(name, key)):
-        private_key = _load_key(key)
-        if private_key is None:
-            old = "unusable" if os.path.lexists(key) else None
-            changes["key"] = {"old": old, "new": "EC P-256"}
-        present = _present(name)
-        reason = _fault(present, private_key, acceptable)
-        if reason:
-            old = present and {
-                "names": present["names"],
-                "not_after": present["not_after"][: len("2026-01-01")],
-            }
-            changes["certificate"] = {"old": old, "new": wanted}
-    for label, path, owner, mode in (
-        ("key access", key, f"root:{group}", KEY_MODE),
-        ("certificate access", name, "root:root", CERTIFICATE_MODE),
-    ):
-        found, right = _access(path), f"{owner} {mode:04o}"
-        if found != right:
-            changes[label] = {"old": found, "new": right}
-    return (f": {reason}" if reason else ""), changes
-
-
-def _is_usable(name, key):
-    """Tell whether a daemon could serve with this pair, whatever kind of key it is."""
-    try:
-        __salt__["chatmail_certificate.pair"](name, key)
-    except CommandExecutionError:
-        return False
-    return True
-
-
-def _present(name):
-    """Return what the certificate says, None where there is none that can be read."""
-    try:
-        return __salt__["chatmail_relay.certificate"](name)
-    except CommandExecutionError:
-        return None
-
-
-def _fault(present, private_key, acceptable):
-    """Return what is wrong with the certificate, "" if nothing is."""
-    if present is None:
-        return "there is none that can be read"
-    if private_key is None or present["key_sha256"] != _key_digest(private_key):
-        return "it does not belong to the key"
-    if acceptable["placeholder"]:
-        return ""
-    if present["names"] != acceptable["names"]:
-        return "it is for other names"
-    if not present["self_signed"]:
-        return "it is not self-signed"
-    if present["days_left"] < acceptable["days"]:
-        return f"it expires in {present['days_left']} days"
-    return ""
-
-
-def _converge(name, key, group, names, end, changes):
-    """Write what `changes` names, the key first: a certificate can be made for it at any time."""
-    try:
-        gid = grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise CommandExecutionError(f"group {group} does not exist") from None
-    private_key = _load_key(key)
-    if "key" in changes:
-        private_key = ec.generate_private_key(ec.SECP256R1())
-        _write(key, _pem(private_key), KEY_MODE, gid)
-    if "certificate" in changes:
-        _write(name, _issue(private_key, names, end), CERTIFICATE_MODE, 0)
-    for path, owner, mode in ((key, gid, KEY_MODE), (name, 0, CERTIFICATE_MODE)):
-        os.chown(path, 0, owner)
-        os.chmod(path, mode)
-
-
-def _load_key(path):
-    """Return the private key of a file, None where there is none that may be used."""
-    try:
-        with open(path, "rb") as stream:
-            key = serialization.load_pem_private_key(stream.read(), password=None)
-    except (OSError, ValueError, TypeError):  # TypeError: it has a passphrase
-        return None
-    good = isinstance(key, ec.EllipticCurvePrivateKey)
-    good = good or (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048)
-    return key if good else None
-
-
-def _key_digest(private_key):
-    """Return the SHA-256 of the public key, as `chatmail_relay.certificate` gives it."""
-    public_key = private_key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(public_key).hexdigest()
-
-
-def _pem(private_key):
-    return private_key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+def _ask(command, arguments, settings=None):
+    return __salt__["chatmail_program.call"](
+        "certificate", command, arguments, settings=settings or {}
     )
 
 
-def _issue(private_key, names, end):
-    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM."""
-    common_name = names[0] if len(names[0]) <= MAX_COMMON_NAME else "chatmail"
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(private_key.public_key())
-        .serial_number(x509.random_serial_number())
-        # A day back, for clients whose clock is behind.
-        .not_valid_before(datetime.datetime.now(UTC) - datetime.timedelta(days=1))
-        .not_valid_after(end)
-    )
-    extended = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
-    for extension, critical in (
-        (x509.SubjectAlternativeName([_general_name(each) for each in names]), False),
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (extended, False),
-        (x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), False),
-    ):
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+def _lacks_program():
+    """Tell whether this is a dry run before the program is there."""
+    return __opts__["test"] and not __salt__["chatmail_program.installed"]("certificate")
 
 
-def _general_name(name):
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _write(path, content, mode, gid):
-    """Replace a file in one step; after a power failure it is the old or the new one, whole."""
-    # The pair may lie behind links (chatmail_certificate.install), which stay.
-    path = os.path.realpath(path)
-    directory = os.path.dirname(path)
-    handle, aside = tempfile.mkstemp(dir=directory, prefix=".chatmail-")
-    try:
-        with open(handle, "wb") as stream:
-            os.fchown(stream.fileno(), 0, gid)
-            os.fchmod(stream.fileno(), mode)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _access(path):
-    """Return a file's owner, group and mode such as "root:root 0640", None without a file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (
-        f"{_name_of(pwd.getpwuid, found.st_uid)}:{_name_of(grp.getgrgid, found.st_gid)} "
-        f"{stat.S_IMODE(found.st_mode):04o}"
-    )
-
-
-def _name_of(look_up, number):
-    """Return the name of a user or group, its number where it has none."""
-    try:
-        return look_up(number)[0]
-    except KeyError:
-        return str(number)
+def _await_program(ret):
+    comment = "The certificate can be looked at once the program is installed (chatmail.program)."
+    return {**ret, "result": None, "comment": comment}

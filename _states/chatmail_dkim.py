@@ -22,6 +22,8 @@ def key_present(name, bits=2048):
     A key file that lies unused in the key directory (restored or taken over) is used before a new
     one is made. Existing keys are never replaced.
     """
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
+        return _await_program(name)
     try:
         keys = __salt__["chatmail_dkim.list"]()
     except CommandExecutionError as error:
@@ -76,6 +78,8 @@ def rotated(name, days=None, wait=60):
     that no rotation begins by itself.
     wait: seconds to wait for the name servers; where they need longer, the next run goes on.
     """
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
+        return _await_program(name)
     days = days or __salt__["chatmail_relay.settings"]()["dkim"]["rotate_after"]
     keys = __salt__["chatmail_dkim.list"]()
     signing = [selector for selector, key in keys.items() if key["status"] == "signing"]
@@ -106,6 +110,12 @@ def _age(key):
     """Return for how many days a key has its status."""
     since = datetime.datetime.fromisoformat(key["since"])
     return (datetime.datetime.now(since.tzinfo) - since).total_seconds() / 86400
+
+
+def _await_program(name):
+    """Return what a dry run says before the program is there."""
+    comment = "The keys can be looked at once the program is installed (chatmail.program)."
+    return _result(name, None, comment, {})
 
 
 def _next_names():

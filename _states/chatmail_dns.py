@@ -11,7 +11,6 @@ PAUSE = 5
 
 
 def __virtual__():
-    # The functions of the same name need dnspython, which the same run may install first.
     return __virtualname__
 
 
@@ -21,8 +20,8 @@ def published(name):
     name: free, a sentence about the result.
     Changes are {"<name> <type>": {"old": values, "new": values}}; records of others stay.
     """
-    if "chatmail_dns.publish" not in __salt__:
-        return _not_loaded(name)
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
+        return _await_program(name)
     try:
         planned = __salt__["chatmail_dns.changes" if __opts__["test"] else "chatmail_dns.publish"]()
     except CommandExecutionError as error:
@@ -44,8 +43,8 @@ def verified(name, wait=60):
     name: free, a sentence about the result.
     wait: seconds in which secondaries may catch up.
     """
-    if "chatmail_dns.check" not in __salt__:
-        return _not_loaded(name)
+    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
+        return _await_program(name)
     end = time.monotonic() + (0 if __opts__["test"] else wait)
     while True:
         try:
@@ -70,10 +69,10 @@ def _checked():
     return found["result"], "\n".join(lines) or "DNS has every record."
 
 
-def _not_loaded(name):
-    """Return what to say while dnspython is not there yet, as in the first dry run."""
-    comment = "The records can be compared once dnspython is installed (chatmail.dns)."
-    return _result(name, None if __opts__["test"] else False, comment, {})
+def _await_program(name):
+    """Return what a dry run says before the program is there."""
+    comment = "The records can be compared once the program is installed (chatmail.program)."
+    return _result(name, None, comment, {})
 
 
 def _result(name, result, comment, changes):

@@ -1,6 +1,7 @@
-{#- Takes the relay off the machine, in the reverse order of init.sls. Mail and keys stay, so that `state.apply chatmail`
-    brings the same relay back, unless `chatmail:clean:purge` is true. Packages that the machine may need for other
-    things (nginx, Postfix, Dovecot, unbound, Python) stay too, stopped and with the configuration from before. -#}
+{#- Removes the relay from the machine, in the reverse order of init.sls. Mail and keys stay, so that `state.apply
+    chatmail` restores the same relay, unless `chatmail:clean:purge` is true. Packages that the machine may need for
+    other things (nginx, Postfix, Dovecot, unbound, Python) stay, too. They are stopped and get back the configuration
+    that they had before. -#}
 include:
   - chatmail.metrics.clean
   - chatmail.retention.clean
@@ -11,6 +12,7 @@ include:
   - chatmail.postfix.clean
   - chatmail.dovecot.clean
   - chatmail.services.clean
+  - chatmail.program.clean
   - chatmail.dkim.clean
   - chatmail.certificate.clean
   - chatmail.resolver.clean

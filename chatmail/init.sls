@@ -1,4 +1,4 @@
-{#- The whole relay, in the order in which its parts need each other. Needs only `chatmail:mail_domain` in pillar. -#}
+{#- The whole relay. Parts that others need come first. Needs only `chatmail:mail_domain` in pillar. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 include:
   - chatmail.host

@@ -1,10 +1,11 @@
 #!py
 """Ensure that this release's own modules and states are the ones that run, from the first run on.
 
-Salt copies `_modules` and `_states` to a minion only before a highstate. `state.apply chatmail`
-would fail on a new minion and would run last release's code after an upgrade. So copies that are
-missing or differ are synced while the states are rendered, and one state then reloads the modules.
-Costs a few file hashes otherwise. Include it from every .sls that uses a state of our own.
+Salt copies `_modules` and `_states` to a minion only before a highstate. Without this file,
+`state.apply chatmail` would fail on a new minion and would run old code after an upgrade. So this
+file syncs copies that are missing or differ while the states are rendered, and one state then
+reloads the modules. When the copies are current, it costs a few file hashes. Every .sls that uses a
+state of our own includes it.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ def run():
         return {}
     if not _stale():
         return {}
-    # A state cannot do this: under test=True saltutil.sync_all only says what it would sync.
+    # A state cannot do this: under test=True, saltutil.sync_all only tells what it would sync.
     for kind in ("modules", "states"):
         __salt__[f"saltutil.sync_{kind}"](refresh=False)
     if still := _stale():
@@ -25,7 +26,8 @@ def run():
             f"{', '.join(still)}: not synced. Does the minion's top file or extmod_whitelist "
             "leave out the environment or the modules of this formula?"
         )
-    # Without changes only the forced reload takes effect (salt.state.State.check_refresh).
+    # A state without changes reloads modules only with force_reload_modules
+    # (salt.state.State.check_refresh).
     reload_now = {"test.nop": [{"force_reload_modules": True}, {"order": "first"}]}
     return {"modules and states of this release are loaded": reload_now}
 

@@ -1,8 +1,10 @@
-"""The relay's settings: pillar `chatmail` checked, completed and put into one plain dictionary.
+"""The relay's settings: the table of all of them, their checks, and what is derived from them.
 
-`resolve()` is plain Python. `run()` is what Salt's `py` renderer calls; states and templates
-reach it through `chatmail/settings.jinja` only. A setting is one row of `KEYS`; what follows
-from settings (file names, the TLS mode, megabytes) is computed in `_derived()`.
+`KEYS` lists every setting that a pillar can have. `resolve()` checks a pillar against that table
+and returns one plain dictionary, the settings, which all templates and services read. `run()` is
+what Salt's `py` renderer calls; states and templates call it through `chatmail/settings.jinja`.
+
+`make documents` writes `pillar.example` and `docs/settings.md` from the table.
 """
 
 import copy
@@ -15,16 +17,416 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+
+class Key(NamedTuple):
+    """One setting.
+
+    name: as in the pillar; "group:key" is `key` in the mapping `group`.
+    default: as a pillar would have it; `check` turns it into the value to use, except None.
+    check: gets the pillar's value, returns the value to use, raises ValueError(what is allowed).
+      It is a lambda, because the checks stand below the table.
+    meaning: what the setting does, for the documents.
+    unit: what a number counts.
+    section: the heading in the documents that begins with this key.
+    """
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    meaning: str
+    unit: str = ""
+    section: str = ""
+
+
+# Operators of existing relays know these names and defaults.
+KEYS = (
+    Key(
+        "mail_domain",
+        None,
+        lambda value: mail_domain(value),
+        "The part after the @ of every address. This is the only required setting. "
+        "`chat.example.org` is a domain: the relay needs DNS records and gets a certificate from "
+        "an ACME authority. `_chat.example.org` is a test domain, because its first label starts "
+        "with _: the relay makes its own certificate. `13.12.23.42` is an IPv4 address: addresses "
+        "look like `user@[13.12.23.42]`, the relay makes its own certificate and signs nothing "
+        "with DKIM. Upper case and a final dot are dropped.",
+        section="Domain",
+    ),
+    Key(
+        "registration",
+        "open",
+        lambda value: one_of(value, "open", "invite", "closed"),
+        "Who gets a new address. `open`: the first login with an unused address creates it. "
+        "`invite`: an invitation from `chatmail_accounts.invite` creates it. `closed`: nobody "
+        "gets one. Existing addresses work in all three cases.",
+        section="Addresses",
+    ),
+    Key(
+        "nocreate",
+        False,
+        lambda value: boolean(value),
+        "true means the same as `registration: closed`. It is the name that older relays use.",
+    ),
+    Key(
+        "max_registrations_per_hour",
+        100,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets from `/new`: this "
+        "number at once, and this number per hour after that.",
+        unit="addresses per hour",
+    ),
+    Key(
+        "username_min_length",
+        9,
+        lambda value: integer(value, 1, MAX_LOCAL_PART),
+        "Shortest part before the @ of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "username_max_length",
+        9,
+        lambda value: integer(value, 1, MAX_LOCAL_PART),
+        "Longest part before the @ of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "password_min_length",
+        9,
+        lambda value: integer(value, 8, 128),
+        "Shortest password of a new address.",
+        unit="characters",
+    ),
+    Key(
+        "max_load_1m",
+        5,
+        lambda value: positive_number(value),
+        "No new addresses while the load average of the last minute is above this.",
+        unit="load average",
+    ),
+    Key(
+        "min_available_memory",
+        "200M",
+        lambda value: size(value, 0),
+        "No new addresses while less memory than this is available.",
+        unit="bytes",
+    ),
+    Key(
+        "min_free_disk_space",
+        "1G",
+        lambda value: size(value, 0),
+        "No new addresses while the disk with the mail has less free space than this.",
+        unit="bytes",
+    ),
+    Key(
+        "max_user_send_per_minute",
+        60,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many messages an address may send per minute in the long run.",
+        unit="messages per minute",
+        section="Mail",
+    ),
+    Key(
+        "max_user_send_burst_size",
+        10,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many messages an address may send at once before the limit per minute applies.",
+        unit="messages",
+    ),
+    Key(
+        "max_message_size",
+        "30M",
+        lambda value: size(value, 64 * KIB),
+        "Largest message that the relay takes, from its users and from other relays. It must not "
+        "be larger than `max_mailbox_size`.",
+        unit="bytes",
+    ),
+    Key(
+        "max_mailbox_size",
+        "500M",
+        lambda value: size(value, MIB),
+        "Quota of an address.",
+        unit="bytes",
+    ),
+    Key(
+        "mailboxes_dir",
+        None,
+        lambda value: optional(value, mailboxes_path),
+        "The directory of the mailboxes. null: `/home/vmail/mail/<mail_domain>`.",
+    ),
+    Key(
+        "fsync",
+        False,
+        lambda value: boolean(value),
+        "true writes each message to the disk before it counts as delivered, which costs speed. "
+        "With false, a power failure can lose the mail of the last seconds.",
+    ),
+    Key(
+        "delete_mails_after",
+        20,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Messages older than this are deleted.",
+        unit="days",
+        section="Retention",
+    ),
+    Key(
+        "delete_large_after",
+        7,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Messages over 200000 bytes are deleted when they are older than this.",
+        unit="days",
+    ),
+    Key(
+        "delete_inactive_users_after",
+        90,
+        lambda value: integer(value, 1, MAX_DAYS),
+        "Addresses without a login for this long are deleted, with all their mail.",
+        unit="days",
+    ),
+    Key(
+        "max_imap_connections",
+        10000,
+        lambda value: integer(value, 1, 1_000_000),
+        "How many IMAP clients may be connected at once.",
+        unit="connections",
+        section="Connections",
+    ),
+    Key(
+        "max_smtp_connections",
+        1000,
+        lambda value: integer(value, 5, 1_000_000),
+        "How many SMTP clients may be connected at once. A single client IP gets a fifth of this.",
+        unit="connections",
+    ),
+    Key(
+        "disable_ipv6",
+        False,
+        lambda value: boolean(value),
+        "true: the relay does not use IPv6, neither for incoming nor for outgoing connections.",
+    ),
+    Key(
+        "imap_compress",
+        False,
+        lambda value: boolean(value),
+        "true offers IMAP COMPRESS, which saves traffic. A client that uses it cannot hibernate: "
+        "it takes more memory and hears of new messages half a second later.",
+    ),
+    Key(
+        "imap_rawlog",
+        False,
+        lambda value: boolean(value),
+        "true records complete IMAP sessions on disk. Use it for debugging only.",
+    ),
+    Key(
+        "acme_email",
+        None,
+        lambda value: optional(value, email),
+        "Contact address of the ACME account. null: none.",
+        section="Certificate",
+    ),
+    Key(
+        "acme_directory",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        lambda value: url(value),
+        "Directory of the ACME authority.",
+    ),
+    Key(
+        "acme_challenge",
+        "http-01",
+        lambda value: one_of(value, "http-01", "dns-01"),
+        "How the ACME authority checks that the domain is yours. `http-01`: it asks this machine "
+        "on port 80. `dns-01`: it asks your DNS; this needs `dns:server`.",
+    ),
+    Key(
+        "tls_external_cert_and_key",
+        None,
+        lambda value: optional(value, two_paths),
+        "A certificate that you manage yourself: `[/path/to/fullchain.pem, /path/to/key.pem]`. "
+        "null: the relay gets or makes its own.",
+    ),
+    Key(
+        "resolver:forwarders",
+        [],
+        lambda value: ip_addresses(value),
+        "Name servers that the relay's own resolver asks. []: it starts at the root servers.",
+        section="DNS",
+    ),
+    Key(
+        "resolver:trust_anchors",
+        [],
+        lambda value: trust_anchors(value),
+        "DNSSEC keys that the resolver trusts instead of the root's: DS or DNSKEY records as in a "
+        'zone file, such as ". IN DS 20326 8 2 E06D…". []: the root\'s.',
+    ),
+    Key(
+        "dns:addresses",
+        None,
+        lambda value: optional(value, addresses),
+        "Public IP addresses of the relay. Set them for a machine behind NAT. null: the machine's "
+        "own public addresses.",
+    ),
+    Key(
+        "dns:server",
+        None,
+        lambda value: optional(value, server),
+        "Primary name server that takes updates by RFC 2136. It needs `dns:tsig_key_file`. null: "
+        "the relay sends no updates.",
+    ),
+    Key(
+        "dns:tsig_key_file",
+        None,
+        lambda value: optional(value, path),
+        "File on the relay with the key for `dns:server`, as `tsig-keygen` writes it. null: none.",
+    ),
+    Key(
+        "dns:zone",
+        None,
+        lambda value: optional(value, domain_name),
+        "Zone on `dns:server` that holds the relay's records. null: the relay asks that server.",
+    ),
+    Key(
+        "dns:hook",
+        None,
+        lambda value: optional(value, salt_function),
+        "Salt function, `module.function`, that publishes the records where the DNS provider has "
+        "no RFC 2136. null: none.",
+    ),
+    Key(
+        "dns:caa_issuer",
+        None,
+        lambda value: optional(value, domain_name),
+        "Name of the ACME authority in CAA records. null: the name is known for Let's Encrypt and "
+        "a few others.",
+    ),
+    Key(
+        "dkim:rotate_after",
+        None,
+        lambda value: optional(value, integer, 7, MAX_DAYS),
+        "DKIM keys older than this are replaced; this needs `dns:server` or `dns:hook`. null: "
+        "only `chatmail_dkim.rotate` replaces them.",
+        unit="days",
+    ),
+    Key(
+        "dkim:retire_after",
+        14,
+        lambda value: integer(value, 3, 365),
+        "The DNS record of a replaced DKIM key is kept for this long.",
+        unit="days",
+    ),
+    Key(
+        "federation:block",
+        [],
+        lambda value: domains(value),
+        "The relay exchanges no mail with these domains and the names below them. A relay without "
+        "a domain is named by its IPv4 address. []: no domain is blocked.",
+        section="Federation",
+    ),
+    Key(
+        "federation:allow",
+        [],
+        lambda value: domains(value),
+        "The relay exchanges mail with these domains only. []: with all domains.",
+    ),
+    Key(
+        "www_folder",
+        None,
+        lambda value: optional(value, www_folder),
+        "Folder with your own web pages. null: the relay shows its built-in pages. `disabled`: it "
+        "shows none.",
+        section="Web",
+    ),
+    Key(
+        "privacy_postal",
+        None,
+        lambda value: optional(value, text),
+        "Name and postal address of the operator, for the privacy page. null: left out.",
+    ),
+    Key(
+        "privacy_mail",
+        None,
+        lambda value: optional(value, email),
+        "Mail address of the operator, for the web pages and as contact in IMAP METADATA. null: "
+        "left out.",
+    ),
+    Key(
+        "privacy_pdo",
+        None,
+        lambda value: optional(value, text),
+        "The data protection officer, for the privacy page. null: left out.",
+    ),
+    Key(
+        "privacy_supervisor",
+        None,
+        lambda value: optional(value, text),
+        "The supervisory authority, for the privacy page. null: left out.",
+    ),
+    Key(
+        "notification_url",
+        "https://notifications.delta.chat/notify",
+        lambda value: url(value),
+        "Service that wakes devices. The relay sends it the opaque token of each device to wake.",
+        section="Push",
+    ),
+    Key(
+        "iroh_relay",
+        None,
+        lambda value: iroh_relay(value),
+        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`. A "
+        'URL: clients are pointed there and none runs here. "": none runs here and clients use '
+        "their default.",
+        section="Realtime",
+    ),
+    Key(
+        "iroh_binary:url",
+        None,
+        lambda value: optional(value, url),
+        "A .tar.gz with the program `iroh-relay` in it. A mirror of the default version needs "
+        "only this setting. null: version 0.35.0 from GitHub, for x86_64 and aarch64.",
+    ),
+    Key(
+        "iroh_binary:sha256",
+        None,
+        lambda value: optional(value, sha256),
+        "Digest of the program itself, not of the archive. null: the digest of version 0.35.0.",
+    ),
+    Key(
+        "mail",
+        True,
+        lambda value: boolean(value),
+        "false stops and disables Postfix and Dovecot and leaves everything else as it is. Nobody "
+        "can send or fetch mail then, and other servers keep their mail for the relay and try "
+        "again. Use it to move a relay to another machine.",
+        section="Operation",
+    ),
+    Key(
+        "metrics_address",
+        None,
+        lambda value: optional(value, own_listener),
+        "Where metrics are served (docs/metrics.md); the port must be 1024 or above. null: "
+        "nowhere, and nothing is counted.",
+    ),
+    Key(
+        "clean:purge",
+        False,
+        lambda value: boolean(value),
+        "What `state.apply chatmail.clean` does with mail (all of /home/vmail, mailboxes_dir and "
+        "the queue), with keys and with the users that own them. true: it deletes them for good. "
+        "false: it keeps them.",
+    ),
+)
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-# What the sizes' last letter multiplies by; Dovecot's and Postfix's own K, M and G.
+# What the last letter of a size means; K, M and G are those of Dovecot and Postfix.
 SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
-# What every daemon reads, whoever issued the certificate.
+# Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
+SERVICES = ["accounts", "dict", "filter", "transport"]
+
+# All daemons read these files, wherever the certificate comes from.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
 
-# The iroh-relay that is known to work, and the SHA-256 of the program in it by grain `cpuarch`.
+# The iroh-relay that is known to work, and the SHA-256 of its program by the grain `cpuarch`.
 IROH_URL = (
     "https://github.com/n0-computer/iroh/releases/download/v0.35.0/"
     "iroh-relay-v0.35.0-{}-unknown-linux-musl.tar.gz"
@@ -38,6 +440,8 @@ IROH_SHA256 = {
 MAX_DOMAIN = 253 - len("mta-sts.")
 # RFC 5321 section 4.5.3.1.1.
 MAX_LOCAL_PART = 64
+# A hundred years, so that a mistake such as seconds instead of days is noticed.
+MAX_DAYS = 36500
 
 TRUST_ANCHOR = re.compile(
     r"[A-Za-z0-9._-]+( +[0-9]+)?( +IN)? +(DS( +[0-9]+){3} +[0-9A-Fa-f ]+|"
@@ -45,28 +449,16 @@ TRUST_ANCHOR = re.compile(
 )
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
-# Paths end up in the configuration languages of several daemons, so nothing that one of them
-# would have to quote or would expand (blank, quote, %, $, ~).
+# Paths are written into the configuration of several daemons. So a path has no character that one
+# of them would expand, or that needs quotes there: no blank, quote, %, $ or ~.
 PATH = re.compile(r"/[A-Za-z0-9._@+\[\]/-]*")
 
 
 class SettingsError(ValueError):
-    """The pillar cannot be used; the text names every offending key at once."""
+    """The pillar cannot be used; the text names every offending key."""
 
 
-class Key(NamedTuple):
-    """One setting: `name` as in the pillar ("group:key" for a nested one).
-
-    default: used as it is, unchecked, when the pillar has no such key.
-    check: takes the pillar's value, returns the one to use, raises ValueError(what is allowed).
-    """
-
-    name: str
-    default: Any
-    check: Callable[[Any], Any]
-
-
-# Checks: what the table below calls with a value, or what makes such a function.
+# Checks: each gets a value of the pillar, and what `KEYS` says about its range or words.
 
 
 def boolean(value):
@@ -76,15 +468,11 @@ def boolean(value):
     return value
 
 
-def integer(low, high):
-    """Return a check for a whole number from low to high."""
-
-    def check(value):
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return value
-
-    return check
+def integer(value, low, high):
+    """Check a whole number from low to high."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"a whole number from {low} to {high}")
+    return value
 
 
 def positive_number(value):
@@ -94,25 +482,21 @@ def positive_number(value):
     return value
 
 
-def size(low):
-    """Return a check for a size of at least `low` bytes; it answers bytes."""
+def size(value, low):
+    """Check a size of at least `low` bytes; return it in bytes."""
     allowed = f"bytes or a number with K, M or G, from {low} to {1 << 50} bytes"
-
-    def check(value):
-        match = re.fullmatch(r"([0-9]{1,16})([KMG]?)", str(value).upper())
-        if isinstance(value, bool) or not isinstance(value, int | str) or not match:
-            raise ValueError(allowed)
-        number = int(match[1]) * SIZE_UNITS[match[2]]
-        if not low <= number <= 1 << 50:
-            raise ValueError(allowed)
-        return number
-
-    return check
+    match = re.fullmatch(r"([0-9]{1,16})([KMG]?)", str(value).upper())
+    if isinstance(value, bool) or not isinstance(value, int | str) or not match:
+        raise ValueError(allowed)
+    number = int(match[1]) * SIZE_UNITS[match[2]]
+    if not low <= number <= 1 << 50:
+        raise ValueError(allowed)
+    return number
 
 
-def optional(check):
-    """Return a check that lets null and an empty string stand for "unset"."""
-    return lambda value: None if value is None or value == "" else check(value)
+def optional(value, check, *limits):
+    """Call `check`, but let null and an empty string stand for "unset"."""
+    return None if value is None or value == "" else check(value, *limits)
 
 
 def text(value):
@@ -137,7 +521,7 @@ def path(value):
 
 
 def mailboxes_path(value):
-    """Check a directory that may be owned by the mail user: not `/`, not `/home`."""
+    """Check a directory that the mail user can own: not `/`, not `/home`."""
     value = path(value)
     if value.count("/") < 2:
         raise ValueError("an absolute path at least two directories deep, such as /srv/mail")
@@ -146,11 +530,14 @@ def mailboxes_path(value):
 
 def www_folder(value):
     """Check a directory of pages, or the word that switches the pages off."""
-    return value if value == "disabled" else path(value)
+    try:
+        return value if value == "disabled" else path(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or the word disabled") from None
 
 
 def two_paths(value):
-    """Check [certificate, key]; the text form "certificate key" is what chatmail.ini had."""
+    """Check [certificate, key]; chatmail.ini had the text form "certificate key"."""
     allowed = "two different absolute paths, certificate chain first: [/a/fullchain, /a/key]"
     paths = value.split() if isinstance(value, str) else value
     if not isinstance(paths, list | tuple) or len(paths) != 2:
@@ -189,7 +576,7 @@ def url(value):
 def host_port(value):
     """Check a listener's address, `host:port`; IPv6 stands in brackets."""
     match = isinstance(value, str) and re.fullmatch(r"(\[[^\[\]]+\]|[^:]+):([0-9]{1,5})", value)
-    # IPv6 addresses, and they alone, have a colon within.
+    # Only IPv6 addresses have a colon in them, and only they stand in brackets.
     good = match and _is_host(match[1].strip("[]")) and (":" in match[1]) == (match[1][0] == "[")
     if not good or not 0 < int(match[2]) < 65536:
         raise ValueError("host:port such as 127.0.0.1:3903 or [::1]:3903")
@@ -197,7 +584,7 @@ def host_port(value):
 
 
 def own_listener(value):
-    """Check where a service of ours, which is not root, is to listen, `host:port`."""
+    """Check `host:port` for a service of ours, which does not run as root."""
     if int(host_port(value).rpartition(":")[2]) < 1024:
         raise ValueError("a port of 1024 or above, such as 127.0.0.1:3903")
     return value
@@ -259,20 +646,17 @@ def _punycode(value):
     return encoded if _is_fqdn(encoded) else "its punycode (xn--…)"
 
 
-def host_and_port(default):
-    """Return a check for a server, with or without a port; it answers `host:port`."""
-    allowed = "a host name or IP address, with or without :port, such as ns1.example.org:53"
-
-    def check(value):
-        given = value.strip().lower().removesuffix(".") if isinstance(value, str) else ""
-        if _is_host(given):
-            given = f"[{given}]:{default}" if ":" in given else f"{given}:{default}"
-        try:
-            return host_port(given)
-        except ValueError:
-            raise ValueError(allowed) from None
-
-    return check
+def server(value):
+    """Check a name server, with or without a port; return `host:port`."""
+    given = value.strip().lower().removesuffix(".") if isinstance(value, str) else ""
+    if _is_host(given):
+        given = f"[{given}]:53" if ":" in given else f"{given}:53"
+    try:
+        return host_port(given)
+    except ValueError:
+        raise ValueError(
+            "a host name or IP address, with or without :port, such as ns1.example.org:53"
+        ) from None
 
 
 def addresses(value):
@@ -296,7 +680,7 @@ def domain_name(value):
 
 
 def domains(value):
-    """Check a list of mail domains, those of IP relays as address or address literal."""
+    """Check a list of mail domains; an IP relay is an address or an address literal."""
     allowed = "a list of mail domains such as [example.org, 192.0.2.1]"
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError(allowed)
@@ -307,7 +691,7 @@ def domains(value):
 
 
 def _mail_domain_of_others(value):
-    """Return a mail domain as it stands after the @ of an address."""
+    """Return a mail domain as an address has it after its @."""
     address = value.removeprefix("[").removesuffix("]")
     return f"[{address}]" if _is_ipv4(address) else domain_name(value)
 
@@ -326,15 +710,11 @@ def trust_anchors(value):
     return value
 
 
-def one_of(*words):
-    """Return a check for one of these words."""
-
-    def check(value):
-        if value not in words:
-            raise ValueError(" or ".join(words))
-        return value
-
-    return check
+def one_of(value, *words):
+    """Check that the value is one of these words."""
+    if value not in words:
+        raise ValueError(" or ".join(words))
+    return value
 
 
 def salt_function(value):
@@ -342,67 +722,6 @@ def salt_function(value):
     if not isinstance(value, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*", value):
         raise ValueError("a Salt function such as my_dns.apply")
     return value
-
-
-DAYS = integer(1, 36500)
-COUNT = integer(1, 1_000_000)
-
-# The names and defaults are those that operators of existing relays know. What each one means,
-# and its unit, stands in pillar.example.
-KEYS = (
-    Key("mail_domain", None, mail_domain),
-    Key("max_user_send_per_minute", 60, COUNT),
-    Key("max_user_send_burst_size", 10, COUNT),
-    Key("max_mailbox_size", 500 * MIB, size(MIB)),
-    Key("max_message_size", 31457280, size(64 * KIB)),
-    Key("delete_mails_after", 20, DAYS),
-    Key("delete_large_after", 7, DAYS),
-    Key("delete_inactive_users_after", 90, DAYS),
-    Key("username_min_length", 9, integer(1, MAX_LOCAL_PART)),
-    Key("username_max_length", 9, integer(1, MAX_LOCAL_PART)),
-    Key("password_min_length", 9, integer(8, 128)),
-    Key("max_load_1m", 5, positive_number),
-    Key("min_available_memory", 200 * MIB, size(0)),
-    Key("min_free_disk_space", GIB, size(0)),
-    Key("max_imap_connections", 10000, COUNT),
-    Key("max_smtp_connections", 1000, integer(5, 1_000_000)),
-    Key("disable_ipv6", False, boolean),
-    Key("acme_email", None, optional(email)),
-    Key("acme_directory", "https://acme-v02.api.letsencrypt.org/directory", url),
-    Key("acme_challenge", "http-01", one_of("http-01", "dns-01")),
-    Key("tls_external_cert_and_key", None, optional(two_paths)),
-    Key("iroh_relay", None, iroh_relay),
-    Key("iroh_binary:url", None, optional(url)),
-    Key("iroh_binary:sha256", None, optional(sha256)),
-    Key("notification_url", "https://notifications.delta.chat/notify", url),
-    Key("metrics_address", None, optional(own_listener)),
-    Key("imap_rawlog", False, boolean),
-    Key("imap_compress", False, boolean),
-    Key("www_folder", None, optional(www_folder)),
-    Key("mailboxes_dir", None, optional(mailboxes_path)),
-    Key("privacy_postal", None, optional(text)),
-    Key("privacy_mail", None, optional(email)),
-    Key("privacy_pdo", None, optional(text)),
-    Key("privacy_supervisor", None, optional(text)),
-    Key("nocreate", False, boolean),
-    Key("registration", "open", one_of("open", "invite", "closed")),
-    Key("max_registrations_per_hour", 100, COUNT),
-    Key("federation:block", [], domains),
-    Key("federation:allow", [], domains),
-    Key("mail", True, boolean),
-    Key("fsync", False, boolean),
-    Key("clean:purge", False, boolean),
-    Key("resolver:forwarders", [], ip_addresses),
-    Key("resolver:trust_anchors", [], trust_anchors),
-    Key("dkim:rotate_after", None, optional(integer(7, 36500))),
-    Key("dkim:retire_after", 14, integer(3, 365)),
-    Key("dns:addresses", None, optional(addresses)),
-    Key("dns:server", None, optional(host_and_port(53))),
-    Key("dns:tsig_key_file", None, optional(path)),
-    Key("dns:zone", None, optional(domain_name)),
-    Key("dns:hook", None, optional(salt_function)),
-    Key("dns:caa_issuer", None, optional(domain_name)),
-)
 
 
 def resolve(pillar, grains):
@@ -444,7 +763,7 @@ def _debian_release(grains, errors):
 
 
 def _flat(given, errors):
-    """Return {"name" or "group:name": value} of the keys given, unknown ones reported."""
+    """Return {"name" or "group:name": value} of the given keys, and report unknown ones."""
     if not isinstance(given, dict):
         errors.append(f"chatmail: {_shown(given)}, allowed is a mapping of settings")
         return {}
@@ -470,22 +789,23 @@ def _unknown(name, value, known):
     shown = name if name.isprintable() and len(name) <= 80 else _shown(name)
     if near:
         return f"{shown}: {_shown(value)}, no such setting; did you mean {near[0]}?"
-    # It may be a secret in the wrong place: without a likely setting, its value stays unseen.
+    # The value may be a secret in the wrong place, so it is shown only beside a similar setting.
     return f"{shown}: no such setting; pillar.example lists all of them"
 
 
 def _shown(value):
-    """Return a value as a message shows it: on one line and not endless."""
+    """Return a value as a message shows it: on one line, and cut if it is long."""
     shown = ascii(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def _checked(given, errors):
-    """Return {name: value to use} of all keys; those in error are left out."""
+    """Return {name: value to use} of all keys, without those in error."""
     values = {}
     for key in KEYS:
         if key.name not in given:
-            values[key.name] = copy.copy(key.default)
+            default = copy.copy(key.default)
+            values[key.name] = default if default is None else key.check(default)
             continue
         try:
             values[key.name] = key.check(given[key.name])
@@ -497,9 +817,9 @@ def _checked(given, errors):
 
 
 def _contradictions(values):
-    """Return the reports on values that are fine alone and impossible together."""
+    """Return the reports on values that are allowed alone but not together."""
     reports = []
-    # A value in error is absent here and has its report already.
+    # A value in error is missing here, because it already has its report.
     for low, high in (
         ("username_min_length", "username_max_length"),
         ("max_message_size", "max_mailbox_size"),
@@ -510,21 +830,21 @@ def _contradictions(values):
 
 
 def _federation(values):
-    """Return the reports on domains that a list of the federation cannot hold."""
+    """Return the reports on domains that the federation lists must not have."""
     block, allow = (values.get(f"federation:{name}") or [] for name in ("block", "allow"))
     reports = []
     if both := sorted(set(block) & set(allow)):
         reports.append(f"federation:block and federation:allow: {both}, allowed is one of them")
     own = values.get("mail_domain") or ""
     own = f"[{own}]" if _is_ipv4(own) else own
-    # A name stands for all names below it too.
+    # A name stands for all names below it, too.
     if barred := [name for name in block if own == name or own.endswith(f".{name}")]:
         reports.append(f"federation:block: {barred}, allowed are other domains than {own}")
     return reports
 
 
 def _ways_to_publish(values):
-    """Return the reports on DNS settings of which one asks for another."""
+    """Return the reports on DNS settings that need or exclude each other."""
     server, key, hook = (values.get(f"dns:{name}") for name in ("server", "tsig_key_file", "hook"))
     reports = []
     if bool(server) != bool(key):
@@ -539,13 +859,13 @@ def _ways_to_publish(values):
 
 
 def _shared_paths(values):
-    """Return the reports on paths that are one, or of which one lies in the other."""
+    """Return the reports on paths that are the same, or one inside the other."""
     reports = []
     www = values.get("www_folder")
     mail = values.get("mailboxes_dir") or _mailboxes_dir(values.get("mail_domain"))
     if www and "mailboxes_dir" in values and f"{mail}/".startswith(f"{www.rstrip('/')}/"):
         reports.append(f"mailboxes_dir: {mail!r}, allowed is a path outside of www_folder, {www!r}")
-    # We write those two, and would overwrite what we should only read.
+    # The relay writes these two files itself, so it would overwrite the operator's.
     if clash := {TLS_CERTIFICATE, TLS_KEY} & set(values.get("tls_external_cert_and_key") or []):
         reports.append(
             f"tls_external_cert_and_key: {sorted(clash)}, allowed are paths outside of "
@@ -565,7 +885,7 @@ def _mta_sts_policy(domain):
 
 
 def _site_packages(grains):
-    """Return where Salt's own Python looks for packages, None if it sees Debian's."""
+    """Return where Salt's own Python finds packages, None if it finds Debian's."""
     path = grains.get("pythonpath") or []
     if "/usr/lib/python3/dist-packages" in path:
         return None
@@ -583,7 +903,7 @@ def _iroh_binary(given, architecture):
 
 
 def _external_ip(addresses, own):
-    """Return the IPv4 address that NAT gives the relay, None without NAT.
+    """Return the public IPv4 address of a relay behind NAT, None without NAT.
 
     addresses: what the world knows the relay by. own: the machine's IPv4 addresses.
     """
@@ -592,7 +912,7 @@ def _external_ip(addresses, own):
 
 
 def _nested(values):
-    """Return the flat names as nested dictionaries."""
+    """Turn {"group:name": value} into nested dictionaries."""
     nested = {}
     for name, value in values.items():
         group, _, inner = name.rpartition(":")
@@ -610,7 +930,7 @@ def _derived(settings, release):
     else:
         tls_mode = "acme" if form == "domain" else "self_signed"
     policy = None if ip else _mta_sts_policy(domain)
-    # Two names for one thing: that of existing relays, and the third kind of registration.
+    # `nocreate` is the older name of `registration: closed`.
     closed = settings["nocreate"] or settings["registration"] == "closed"
     return {
         "form": form,
@@ -634,6 +954,7 @@ def _derived(settings, release):
         # nginx's limit, above which it answers itself; below it our own handler does.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
+        "services": list(SERVICES),
         "debian_release": release,
         "dovecot_version": DOVECOT_VERSIONS[release],
     }

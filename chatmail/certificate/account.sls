@@ -1,11 +1,12 @@
-{#- certbot, and the account with the ACME authority. Needs the resolver. It comes before chatmail.dns, whose CAA record
-    names the account. Relays whose certificate is not ACME's need neither. -#}
+{#- certbot, and the account at the ACME authority. Needs the resolver. It comes before chatmail.dns, whose CAA record
+    names the account. Relays without an ACME certificate have neither certbot nor an account. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.tls_mode == "acme" %}
 
 include:
   - chatmail.modules
+  - chatmail.program
   - chatmail.resolver
 
 certbot:
@@ -20,4 +21,5 @@ account with the authority:
     - settings: {{ relay | json }}
     - require:
       - pkg: certbot
+      - file: program
 {%- endif %}

@@ -1,16 +1,17 @@
-{#- The certificate of the ACME authority: the first one, and names that it still lacks. certbot's timer renews it. Needs
-    nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
+{#- The certificate of the ACME authority: gets the first one, and adds names that are missing in it. certbot's timer
+    renews it. Needs nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.tls_mode == "acme" %}
 
 include:
   - .account
-  - .program
+  - .service
   - .self_signed
   - chatmail.nginx
+  - chatmail.program
 
-answers to the authority's challenges:
+directory of the ACME challenges:
   file.directory:
     - name: /var/lib/chatmail/acme
     - mode: "0755"
@@ -24,8 +25,8 @@ certificate of the authority:
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: account with the authority
-      - file: answers to the authority's challenges
-      - file: certificate program
+      - file: directory of the ACME challenges
+      - file: program
       - service: nginx service
 
 certbot's timer:

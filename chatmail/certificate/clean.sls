@@ -1,5 +1,5 @@
-{#- Ends the care for the certificate. The certificate itself goes only with `clean:purge`: a relay that comes back soon
-    needs no new one. certbot's account and log stay with its configuration, unless purged. -#}
+{#- Removes what renews and watches the certificate. Only `clean:purge` removes the certificate itself, so a relay that
+    is set up again needs no new one. certbot's account and log stay. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {% for unit in ["chatmail-certificate.path", "chatmail-certificate.timer"] %}
@@ -7,15 +7,15 @@
   service.dead:
     - name: {{ unit }}
     - enable: False
-    # A dry run would announce a change where it is gone already.
+    # Where the unit is already gone, a dry run would announce a change.
     - onlyif:
       - fun: service.available
         name: {{ unit }}
     - require_in:
-      - file: care for the certificate is ended
+      - file: certificate program and its units are gone
 {% endfor %}
 
-care for the certificate is ended:
+certificate program and its units are gone:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-certificate.path
@@ -34,7 +34,7 @@ care for the certificate is ended:
 {%- endif %}
 {%- if relay.tls_mode == "acme" %}
 
-# Its timer would go on and ask for renewals that nobody answers for any more.
+# Otherwise its timer would ask for renewals, and nothing would answer the challenges.
 certbot is removed:
   pkg.removed:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]

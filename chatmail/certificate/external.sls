@@ -1,10 +1,10 @@
-{#- The operator's certificate and key, copied into use now and whenever they change. Needs the two files. -#}
+{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set certificate, key = relay.tls_external_cert_and_key %}
 
 include:
   - .self_signed
-  - .program
+  - .service
 
 operator's certificate:
   chatmail_certificate.external:
@@ -15,7 +15,7 @@ operator's certificate:
     - require:
       - chatmail_certificate: self-signed certificate
 
-watch over the operator's certificate:
+operator's certificate is watched:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.path
     - source: salt://chatmail/certificate/files/chatmail-certificate.path.jinja
@@ -28,7 +28,7 @@ watch over the operator's certificate:
     - name: chatmail-certificate.path
     - enable: True
     - watch:
-      - file: watch over the operator's certificate
+      - file: operator's certificate is watched
     - require:
       - chatmail_certificate: operator's certificate
-      - sls: chatmail.certificate.program
+      - sls: chatmail.certificate.service

@@ -1,6 +1,7 @@
-{#- The certificate that all daemons read from /etc/chatmail/tls. Needs nothing. A self-signed one comes first, so that
-    everything can start; relays with a test domain or an address for a name keep it. The operator's files take its
-    place here; what an ACME authority issues does so in chatmail.certificate.acme, for which nginx must run. -#}
+{#- The certificate that all daemons read from /etc/chatmail/tls. Needs the program. A self-signed certificate comes
+    first, so that all daemons can start. Relays with a test domain or without a domain keep it. The operator's files
+    replace it here. A certificate of an ACME authority replaces it in chatmail.certificate.acme, which needs nginx to
+    run. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

@@ -1,9 +1,10 @@
-{#- A certificate of our own making: for good, or until a better one is there. Needs nothing. -#}
+{#- A self-signed certificate: permanent, or until another one replaces it. Needs the program. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.modules
   - chatmail.host
+  - chatmail.program
 
 directory of the certificate:
   file.directory:
@@ -20,3 +21,4 @@ self-signed certificate:
     - placeholder: {{ relay.tls_mode != "self_signed" }}
     - require:
       - file: directory of the certificate
+      - file: program

@@ -1,8 +1,9 @@
-{#- Removes the signing keys, if `clean:purge` says so; without it a relay that comes back signs with the same keys. -#}
+{#- Removes the signing keys if `clean:purge` is true. Otherwise a relay that is set up again signs with the same keys.
+    -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.clean.purge %}
-no signing keys:
+signing keys are gone:
   file.absent:
     - name: /etc/chatmail/dkim
 {%- endif %}

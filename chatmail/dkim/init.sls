@@ -1,10 +1,11 @@
 {#- The keys that sign mail: an RSA and an Ed25519 key, made on this machine. Needs the group of the signing keys
-    (chatmail.host). A relay that is a bare IP address signs nothing and has an empty directory. -#}
+    (chatmail.host) and the program. A relay without a domain signs nothing, and its directory is empty. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.modules
   - chatmail.host
+  - chatmail.program
 
 directory of the signing keys:
   file.directory:
@@ -22,4 +23,5 @@ signing keys:
   chatmail_dkim.key_present:
     - require:
       - file: directory of the signing keys
+      - file: program
 {%- endif %}

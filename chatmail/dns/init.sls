@@ -1,32 +1,22 @@
-{#- What Salt needs to look at DNS, and the relay's records themselves where pillar says how to publish them. Needs the
-    signing keys (chatmail.dkim). -#}
+{#- The relay's records in DNS, if pillar says how to publish them. Needs the program and the signing keys
+    (chatmail.dkim). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.modules
+  - chatmail.program
   - chatmail.dkim
-
-{% set debian_python = "/usr/lib/python3/dist-packages" -%}
-
-dnspython:
-  pkg.installed:
-    - name: python3-dnspython
-    - reload_modules: True
 
 {%- if relay.salt_site_packages %}
 
-# Salt brings a Python of its own, which does not look where Debian puts packages. dnspython is nothing but Python, so
-# both can use the one that Debian keeps up to date.
-dnspython in Salt's own Python:
-  file.symlink:
+# Releases up to 2026.11 put a link there, because their modules asked DNS themselves.
+dnspython is no longer in Salt's own Python:
+  file.absent:
     - name: {{ relay.salt_site_packages }}/dns
-    - target: {{ debian_python }}/dns
-    - unless:
-      - fun: file.file_exists
-        path: {{ relay.salt_site_packages }}/dns/__init__.py
-    - reload_modules: True
-    - require:
-      - pkg: dnspython
+    # Only our link is removed: the package itself may be installed there.
+    - onlyif:
+      - fun: file.is_link
+        path: {{ relay.salt_site_packages }}/dns
 {%- endif %}
 
 {%- if relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}
@@ -35,10 +25,10 @@ records of the relay:
   chatmail_dns.published:
     - require:
       - sls: chatmail.dkim
-      - pkg: dnspython
+      - file: program
 {%- if relay.dkim.rotate_after %}
 
-young signing keys:
+signing keys are rotated in time:
   chatmail_dkim.rotated:
     - require:
       - chatmail_dns: records of the relay

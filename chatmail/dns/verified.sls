@@ -1,5 +1,5 @@
-{#- Fails unless the authoritative servers have every required record. Changes nothing; for orchestrations and for an
-    operator who publishes by hand. -#}
+{#- Fails unless the authoritative servers have every required record. Changes nothing. It is for orchestrations, and
+    for operators who publish records by hand. -#}
 include:
   - chatmail.dns
 

@@ -1,4 +1,4 @@
-{#- Stops Dovecot and gives it back the configuration that it had before. The mail is chatmail.host's. -#}
+{#- Stops Dovecot and restores the configuration that it had before. chatmail.host.clean decides about the mail. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
 dovecot is stopped:
@@ -9,7 +9,7 @@ dovecot is stopped:
 
 {{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "dovecot is stopped"}) }}
 
-what dovecot ran is gone:
+dovecot scripts are gone:
   file.absent:
     - names:
       - /etc/dovecot/auth.lua

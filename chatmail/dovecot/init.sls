@@ -1,6 +1,6 @@
 {#- Dovecot: logins for IMAP and SMTP by Lua, delivery by LMTP, IMAP with hibernation. Needs the users (chatmail.host),
-    the certificate, and Postfix's directory for the sockets between the two. New addresses are made by
-    chatmail-accounts (chatmail.services); existing ones work without it. -#}
+    the certificate, and Postfix's directory for the sockets between Dovecot and Postfix. chatmail-accounts
+    (chatmail.services) creates new addresses; existing addresses work without it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
@@ -17,7 +17,7 @@ dovecot packages:
 
 {{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "dovecot packages"}) }}
 
-dovecot logins and mailboxes:
+dovecot authentication script:
   file.managed:
     - name: /etc/dovecot/auth.lua
     - source: salt://chatmail/dovecot/files/auth.lua.jinja
@@ -28,7 +28,7 @@ dovecot logins and mailboxes:
     - require:
       - pkg: dovecot packages
 
-dovecot news of messages:
+dovecot push script:
   file.managed:
     - name: /etc/dovecot/push.lua
     - source: salt://chatmail/dovecot/files/push.lua
@@ -36,7 +36,7 @@ dovecot news of messages:
     - require:
       - pkg: dovecot packages
 
-# 2.4 reads no configuration of 2.3. Neither file includes Debian's conf.d.
+# 2.4 cannot read a configuration of 2.3, so there are two templates. Neither includes Debian's conf.d.
 dovecot configuration:
   file.managed:
     - name: /etc/dovecot/dovecot.conf
@@ -45,15 +45,15 @@ dovecot configuration:
     - context:
         relay: {{ relay | json }}
     - mode: "0644"
-    # Refuses an unknown setting or value before it is in place.
+    # Refuses an unknown setting or value before the file is in place.
     - check_cmd: doveconf -n -c
     - require:
       - file: original of /etc/dovecot/dovecot.conf is kept
-      - file: dovecot logins and mailboxes
-      - file: dovecot news of messages
+      - file: dovecot authentication script
+      - file: dovecot push script
       - sls: chatmail.certificate
 
-# The stock unit leaves a crashed master process down.
+# The stock unit does not restart a crashed master process.
 dovecot is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
@@ -62,7 +62,7 @@ dovecot is started again after a crash:
     - makedirs: True
 
 {% if relay.mail %}
-# Everything here takes effect by a reload, which idling clients do not notice; a restart would drop them all.
+# A reload is enough for all of these files, and idle clients do not notice it. A restart would disconnect them.
 dovecot service:
   service.running:
     - name: dovecot
@@ -70,14 +70,14 @@ dovecot service:
     - reload: True
     - watch:
       - file: dovecot configuration
-      - file: dovecot logins and mailboxes
-      - file: dovecot news of messages
+      - file: dovecot authentication script
+      - file: dovecot push script
       - file: dovecot is started again after a crash
       - chatmail_certificate: self-signed certificate
     - require:
       - pkg: postfix package
 {%- else %}
-# Ends the sessions that it has, too: in a move, nobody may change a mailbox that is being copied.
+# This ends all sessions, too: during a move, no client may change a mailbox that is being copied.
 dovecot service:
   service.dead:
     - name: dovecot

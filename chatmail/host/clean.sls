@@ -1,6 +1,6 @@
-{#- Takes back what the relay changed on the machine itself. Mail, keys and the users that own them stay, unless
-    `clean:purge` says otherwise. Kernel limits last until the next boot; a removed rsyslog does not come back. Needs
-    all services to be stopped (chatmail.clean). -#}
+{#- Undoes what the relay changed on the machine itself. Mail, keys and the users that own them stay, unless
+    `clean:purge` is true. Kernel limits stay until the next boot. rsyslog is not installed again. Needs all services to
+    be stopped (chatmail.clean). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 settings of the relay are gone:
@@ -35,7 +35,7 @@ mail and keys are gone:
   file.absent:
     - names: [{{ relay.mailboxes_dir | json }}, /home/vmail, /etc/chatmail]
 
-# A user's own group goes with the user, once nobody else is in it.
+# A user's own group is removed with the user if it has no other member.
 {% for user in ["chatmail-transport", "chatmail-filter", "vmail"] %}
 user {{ user }} is gone:
   user.absent:

@@ -1,5 +1,5 @@
-{#- The machine under the relay: its users and directories, the settings that the services read, a journal that
-    forgets, and the kernel limits of many idle connections. Needs nothing. -#}
+{#- The machine under the relay: users and directories, the settings that the services read, a journal in memory, and
+    the kernel limits for many idle connections. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import ours %}
 
@@ -25,8 +25,8 @@ settings of the services:
     - require:
       - file: relay configuration directory
 
-# The file that existing relays know: while it is there, no address is made.
-marker against new addresses:
+# Existing relays know this file: while it exists, no address is created.
+file that stops new addresses:
 {%- if relay.nocreate %}
   file.managed:
     - name: /etc/chatmail-nocreate
@@ -35,11 +35,11 @@ marker against new addresses:
 {%- else %}
   file.absent:
     - name: /etc/chatmail-nocreate
-    # One that `chatmail_accounts.nocreate` or an operator's hand has made stays.
+    # A file that `chatmail_accounts.nocreate` or an operator has made stays.
     - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
-# Without TZ, glibc looks at /etc/localtime again for every time stamp that a program formats.
+# Without TZ, glibc checks /etc/localtime for each time stamp that a program formats.
 time zone is looked up once per process:
   file.keyvalue:
     - name: /etc/environment

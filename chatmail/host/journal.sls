@@ -1,4 +1,4 @@
-{#- A log that lives in memory and forgets within three days. Needs nothing. -#}
+{#- A journal that is in memory and keeps three days at most. Needs nothing. -#}
 include:
   - .ports
 
@@ -17,8 +17,8 @@ journal in memory, for three days at most:
     - require:
       - file: journal directory for drop-ins
 
-# rsyslog would write the mail log to disk, client addresses and all.
-no second log on disk:
+# rsyslog would write the mail log to disk, with the addresses of clients.
+rsyslog is removed:
   pkg.removed:
     - name: rsyslog
     - require:

@@ -1,10 +1,10 @@
-{#- Kernel limits that an idle client per inotify instance needs. Needs nothing; in a container, where they are the
-    host's to set, it says so and goes on. -#}
+{#- Kernel limits for idle clients, each of which needs an inotify instance. Needs nothing. In a container only the host
+    can set these limits; then the state tells that and does not fail. -#}
 include:
   - chatmail.modules
   - .ports
 
-# A hibernated IMAP client costs one inotify instance (the default of 128 keeps the 129th in a live process).
+# A hibernated IMAP client needs one inotify instance. With the default of 128, the 129th client cannot hibernate.
 {% set limits = {
     "fs.inotify.max_user_instances": 65535,
     "fs.inotify.max_user_watches": 65535,

@@ -1,5 +1,5 @@
-{#- Refuses to go on while a foreign program listens on a port that the relay needs. Needs nothing and runs before
-    everything else: a machine that is not free is left as it was. -#}
+{#- Fails while a foreign program listens on a port that the relay needs. Needs nothing. It runs before all other
+    states, so nothing on such a machine changes. -#}
 include:
   - chatmail.modules
 

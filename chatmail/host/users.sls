@@ -1,10 +1,10 @@
-{#- Users, groups and the place of the mail. Needs nothing. -#}
+{#- Users, groups, and the directories of the mail. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - .ports
 
-# Reads the private keys of DKIM, and does nothing else.
+# Its members can read the private keys of DKIM. It has no other purpose.
 group of the signing keys:
   group.present:
     - name: chatmail-dkim
@@ -23,7 +23,7 @@ user of the mail:
     - require:
       - chatmail_relay: ports of the relay are free
 
-# In vmail's group, to see whether a recipient exists; the mail itself is vmail's alone.
+# The group vmail lets the filter see whether a recipient exists. Only the user vmail can read mail.
 user of the filter:
   user.present:
     - name: chatmail-filter

@@ -1,10 +1,11 @@
-{#- Removes the endpoint, and what has the services count. Needs nothing. -#}
+{#- Removes the endpoint, and the drop-ins with which the services count. Needs nothing. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
 metrics service is stopped:
   service.dead:
     - name: chatmail-metrics
     - enable: False
-    # Of a unit that is not there, a dry run would say that it may have to be stopped.
+    # For a unit that does not exist, a dry run would say that it may have to be stopped.
     - onlyif:
       - fun: file.file_exists
         path: {{ units }}chatmail-metrics.service
@@ -15,8 +16,8 @@ unit chatmail-metrics is gone:
     - require:
       - service: metrics service is stopped
 
-{% for service in ["accounts", "dict", "filter", "transport"] %}
-chatmail-{{ service }} counts no more:
+{% for service in relay.services %}
+chatmail-{{ service }} does not count:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service.d/metrics.conf
     - require_in:

@@ -1,5 +1,6 @@
-{#- The services count, and one more of them tells Prometheus. Needs the settings file (chatmail.host) and the services
-    (chatmail.services); Dovecot's own numbers come by a socket that its configuration opens (chatmail.dovecot). -#}
+{#- Metrics: the services count, and chatmail-metrics shows the numbers to Prometheus. Needs the settings file
+    (chatmail.host) and the services (chatmail.services). Dovecot's numbers come from a socket that its configuration
+    opens (chatmail.dovecot). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -12,7 +13,7 @@ metrics library:
     - require:
       - sls: chatmail.host
 
-{% for service in ["accounts", "dict", "filter", "transport"] %}
+{% for service in relay.services %}
 chatmail-{{ service }} counts:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service.d/metrics.conf
@@ -27,12 +28,12 @@ chatmail-{{ service }} counts:
       - service: service chatmail-{{ service }}
 {% endfor %}
 
-# Salt asks systemd whether files changed, and Debian 12's does not see a drop-in whose directory is new.
+# Salt asks systemd whether files changed. The systemd of Debian 12 does not notice a drop-in in a new directory.
 systemd knows that the services count:
   cmd.run:
     - name: systemctl daemon-reload
     - require_in:
-{%- for service in ["accounts", "dict", "filter", "transport"] %}
+{%- for service in relay.services %}
       - service: service chatmail-{{ service }}
 {%- endfor %}
 
@@ -48,7 +49,7 @@ metrics service:
     - enable: True
     - watch:
       - pkg: metrics library
-      - file: package of the services
+      - file: program
       - file: hardening of the services
       - file: unit chatmail-metrics
       - file: settings of the services

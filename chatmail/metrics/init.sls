@@ -1,5 +1,6 @@
-{#- Metrics for Prometheus, where `metrics_address` says at which address; else nothing is counted and nobody listens. -#}
+{#- Metrics for Prometheus, if `metrics_address` has an address. Otherwise nothing is counted and there is no endpoint.
+    -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - {{ ".none" if relay.metrics_address is none else ".endpoint" }}
+  - {{ ".absent" if relay.metrics_address is none else ".endpoint" }}

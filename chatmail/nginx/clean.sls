@@ -1,4 +1,4 @@
-{#- Stops nginx and gives it back the configuration that it had before. -#}
+{#- Stops nginx and restores the configuration that it had before. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
 nginx is stopped:

@@ -1,4 +1,4 @@
-{#- nginx: shares port 443 between HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
+{#- nginx: shares port 443 among HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
@@ -6,7 +6,8 @@ include:
   - chatmail.host
   - chatmail.certificate
 
-# Thousands of long-lived streams pass through nginx, with two descriptors each. In place before the first start.
+# Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the first
+# start, which is when the package is installed.
 nginx may hold many connections and is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/nginx.service.d/chatmail.conf
@@ -37,7 +38,7 @@ nginx configuration:
       - file: original of /etc/nginx/nginx.conf is kept
       - sls: chatmail.certificate
 
-nginx is restarted for new limits:
+nginx runs with these limits:
   service.running:
     - name: nginx
     - enable: True
@@ -54,4 +55,4 @@ nginx service:
       - file: nginx configuration
       - chatmail_certificate: self-signed certificate
     - require:
-      - service: nginx is restarted for new limits
+      - service: nginx runs with these limits

@@ -1,5 +1,5 @@
-{#- Stops Postfix and gives it back the configuration that it had before. What is in its queue stays there, unless
-    `clean:purge` says otherwise. -#}
+{#- Stops Postfix and restores the configuration that it had before. The queue stays as it is, unless `clean:purge` is
+    true. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
@@ -14,7 +14,7 @@ postfix is stopped:
 queue is empty:
   cmd.run:
     - name: postsuper -d ALL
-    # A queue that belongs to somebody else's configuration by now is left alone.
+    # Mail of another configuration may be in the queue by now; then the queue is left alone.
     - onlyif:
       - grep -q "Managed by the chatmail formula" /etc/postfix/main.cf
       - cd /var/spool/postfix && find maildrop hold incoming active deferred -type f | grep -q .

@@ -1,5 +1,5 @@
-{#- Postfix: takes mail from clients (465, 587, 443) and relays (25), has each message checked by the filter, and
-    queues. Needs the filter (chatmail.services), Dovecot's sockets and the certificate. -#}
+{#- Postfix: takes mail from clients (465, 587, 443) and other relays (25), lets the filter check each message, and has
+    the queue. Needs the filter (chatmail.services), Dovecot's sockets and the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
@@ -52,16 +52,16 @@ postfix main configuration:
     - context:
         relay: {{ relay | json }}
     - mode: "0644"
-    # Refuses what Postfix would only warn about: a parameter that nothing uses, here or in master.cf.
+    # Refuses what Postfix would only warn about, such as a parameter that nothing here or in master.cf uses.
     - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
     - require:
       - file: original of /etc/postfix/main.cf is kept
       - file: postfix services
 
-# Stock units leave a crashed master(8) down.
+# Stock units do not restart a crashed master(8).
 postfix is started again after a crash:
   file.managed:
-    # Debian 12 runs Postfix as an instance of a template.
+    # On Debian 12 the unit of Postfix is an instance of a template.
     - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
     - source: salt://chatmail/postfix/files/restart.conf
     - mode: "0644"
@@ -77,12 +77,12 @@ postfix service:
       - file: postfix main configuration
       - file: postfix services
       - file: postfix is started again after a crash
-      # Its chroot has a copy, made at each start.
+      # Postfix copies resolv.conf into its chroot when it starts.
       - file: resolv.conf names our resolver
     - require:
       - sls: chatmail.services
 {%- else %}
-# What it has in its queue stays there.
+# The queue stays as it is.
 postfix service:
   service.dead:
     - name: postfix

@@ -1,5 +1,5 @@
-{#- Postfix as Debian ships it, and the directories in which it finds our services: below its own, because most of its
-    daemons live in a chroot there. Needs the users (chatmail.host). -#}
+{#- Postfix as Debian ships it, and the directories for the sockets of our services. These are below Postfix's own
+    directory, because most of its daemons run in a chroot there. Needs the users (chatmail.host). -#}
 include:
   - chatmail.host
 
@@ -9,7 +9,7 @@ postfix package:
     - require:
       - sls: chatmail.host
 
-# The sockets get the directories' group: Postfix connects, nobody else.
+# The sockets inherit the group of the directories, so only Postfix can connect.
 directory of the filter's sockets:
   file.directory:
     - name: /var/spool/postfix/chatmail

@@ -1,8 +1,8 @@
-{#- Removes coturn and the iroh relay. The secret of TURN is a key: it goes only if `clean:purge` says so. -#}
+{#- Removes coturn and the iroh relay. The secret of TURN is a key, so only `clean:purge` removes it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - .no_iroh
+  - .iroh_absent
 
 TURN package is removed:
   pkg.purged:

@@ -1,6 +1,6 @@
-{#- Realtime between clients: STUN and TURN for calls, and an iroh relay unless clients are pointed to another one. -#}
+{#- Realtime between clients: STUN and TURN for calls, and an iroh relay unless `iroh_relay` names another one. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - .turn
-  - {{ ".iroh" if relay.iroh_relay is none else ".no_iroh" }}
+  - {{ ".iroh" if relay.iroh_relay is none else ".iroh_absent" }}

@@ -1,6 +1,6 @@
 {#- The iroh relay, where clients meet for realtime channels: a program from a URL, checked by its digest. Needs the
-    configuration directory (chatmail.host), the hardening (chatmail.services) and the routes of chatmail.nginx. Nothing
-    needs it: where the program cannot be had, this part fails and the rest of the relay works. -#}
+    configuration directory (chatmail.host), the hardening (chatmail.services) and the routes of chatmail.nginx. No
+    other part needs this one: when the download fails, only this part fails, and the rest of the relay works. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

@@ -1,13 +1,13 @@
-{#- coturn: STUN and TURN on 3478/udp, with a secret that is made on this machine. Needs the directory of the settings
-    and the mail's user (chatmail.host), whose dict service hands out credentials, and the hardening
-    (chatmail.services). -#}
+{#- coturn: STUN and TURN on 3478/udp, with a secret that is made on this machine. Needs the configuration directory and
+    the user vmail (chatmail.host), and the hardening (chatmail.services). The dict service, which runs as vmail, gives
+    credentials to clients. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.host
   - chatmail.services
 
-# Salt sees neither its text nor its hash.
+# Salt sees neither the secret nor a hash of it.
 secret of TURN is made:
   cmd.run:
     - name: umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new && mv turn-secret.new turn-secret
@@ -16,7 +16,7 @@ secret of TURN is made:
     - require:
       - file: relay configuration directory
 
-secret of TURN is for the dict service:
+secret of TURN is readable for the dict service:
   file.managed:
     - name: /etc/chatmail/turn-secret
     - replace: False
@@ -39,7 +39,7 @@ TURN configuration:
     - require:
       - file: relay configuration directory
 
-# Before the package, which starts the service at once: as Debian ships it, it would relay for everybody.
+# This comes before the package, which starts the service at once. With Debian's configuration anybody could use it.
 TURN unit reads our configuration:
   file.managed:
     - name: /etc/systemd/system/coturn.service.d/chatmail.conf
@@ -50,7 +50,7 @@ TURN unit reads our configuration:
     - mode: "0644"
     - makedirs: True
 
-TURN unit is hardened as our own are:
+hardening of the TURN unit:
   file.symlink:
     - name: /etc/systemd/system/coturn.service.d/hardening.conf
     - target: ../chatmail-.service.d/hardening.conf
@@ -63,8 +63,8 @@ TURN package:
     - name: coturn
     - require:
       - file: TURN configuration
-      - file: TURN unit is hardened as our own are
-      - file: secret of TURN is for the dict service
+      - file: hardening of the TURN unit
+      - file: secret of TURN is readable for the dict service
 
 TURN service:
   service.running:

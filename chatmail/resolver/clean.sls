@@ -1,4 +1,4 @@
-{#- Gives resolv.conf and unbound back as they were before. -#}
+{#- Restores resolv.conf and unbound as they were before. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
 other programs may write resolv.conf again:
@@ -8,7 +8,7 @@ other programs may write resolv.conf again:
       - /etc/dhcp/dhclient-enter-hooks.d/chatmail
       - /etc/dhcpcd.enter-hook
 
-# Where the old resolv.conf asked it, it has to answer again.
+# If the old resolv.conf asks systemd-resolved, it must answer again.
 systemd-resolved runs again:
   service.running:
     - name: systemd-resolved

@@ -1,10 +1,11 @@
-{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and stays ours. Needs nothing. -#}
+{#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and that other programs do not
+    change. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - chatmail.host
-  - .others
+  - .resolv_conf
 
 resolver packages:
   pkg.installed:
@@ -35,7 +36,7 @@ resolver service:
 
 {{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
 
-# A link to some manager's file is replaced, and not what it leads to.
+# A symbolic link is replaced itself; the file that it leads to belongs to another program.
 resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf
@@ -47,4 +48,4 @@ resolv.conf names our resolver:
     - follow_symlinks: False
     - require:
       - file: original of /etc/resolv.conf is kept
-      - sls: chatmail.resolver.others
+      - sls: chatmail.resolver.resolv_conf

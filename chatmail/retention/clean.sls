@@ -1,10 +1,10 @@
-{#- Removes the timers, what they start, and their numbers. Mail is left as it is, and grows old. -#}
+{#- Removes the timers, the services that they start, and their numbers. No mail is deleted. -#}
 {% for timer in ["expire", "report"] %}
 timer chatmail-{{ timer }} is stopped:
   service.dead:
     - name: chatmail-{{ timer }}.timer
     - enable: False
-    # A dry run would announce a change where it is gone already.
+    # Where the timer is already gone, a dry run would announce a change.
     - onlyif:
       - fun: service.available
         name: chatmail-{{ timer }}.timer
@@ -19,7 +19,7 @@ units of chatmail-{{ timer }} are removed:
       - service: timer chatmail-{{ timer }} is stopped
 {% endfor %}
 
-retention program and its numbers are removed:
+numbers of retention are removed:
   file.absent:
     - names:
       - /usr/local/lib/chatmail/chatmail_expire.py

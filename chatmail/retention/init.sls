@@ -1,21 +1,16 @@
-{#- Retention: what is past its time goes every night, and a report is made four times a day. Needs the user of the
-    mail and the settings file (chatmail.host), Python and the units' hardening (chatmail.services). Dovecot runs the
-    same program when a mailbox is nearly full. -#}
+{#- Retention: old mail and unused addresses are removed every night, and a report is made four times a day. Needs the
+    user of the mail and the settings file (chatmail.host), the program, and the hardening of the units
+    (chatmail.services). Dovecot runs the same program when a mailbox is nearly full. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - chatmail.host
   - chatmail.services
 
-# The very file that Salt loads as the module chatmail_expire.
-retention program:
-  file.managed:
+# Releases up to 2026.11 ran a copy of a Salt module.
+copied retention program is gone:
+  file.absent:
     - name: /usr/local/lib/chatmail/chatmail_expire.py
-    - source: salt://_modules/chatmail_expire.py
-    - mode: "0755"
-    - makedirs: True
-    - require:
-      - pkg: libraries of the services
 
 unit chatmail-expire:
   file.managed:
@@ -32,7 +27,7 @@ unit chatmail-report:
     - source: salt://chatmail/retention/files/chatmail-report.service
     - mode: "0644"
 
-# Salt does it for the units that it starts, which are the timers.
+# Salt reloads systemd for units that it starts itself. The timers start these units.
 systemd knows the units of retention:
   cmd.run:
     - name: systemctl daemon-reload
@@ -54,7 +49,7 @@ timer chatmail-{{ timer }}:
     - watch:
       - file: schedule of chatmail-{{ timer }}
     - require:
-      - file: retention program
+      - file: program
       - file: unit chatmail-{{ timer }}
       - file: hardening of the services
       - file: settings of the services

@@ -1,6 +1,7 @@
-{#- Removes the services of our own, their sockets and what they remember: notifications under way, invitations. -#}
+{#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-{% for service in ["transport", "filter", "dict", "accounts"] %}
+{% for service in relay.services | reverse %}
 chatmail-{{ service }} is stopped:
   service.dead:
     - name: chatmail-{{ service }}
@@ -28,10 +29,9 @@ systemd forgets our services:
     - onchanges:
       - file: hardening of the services is gone
 
-programs and sockets of the services are gone:
+sockets and memory of the services are gone:
   file.absent:
     - names:
-      - /usr/local/lib/chatmail/chatmaild
       - /var/lib/chatmail-accounts
       - /var/lib/chatmail-dict
       - /var/spool/postfix/chatmail

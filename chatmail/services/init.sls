@@ -1,5 +1,5 @@
-{#- The services of our own and what they run on. Needs the settings file and the users (chatmail.host), the resolver and
-    the signing keys (chatmail.dkim). Each service is one file of the package and one unit. -#}
+{#- Our own services. Needs the settings file and the users (chatmail.host), the resolver, the signing keys (chatmail.dkim)
+    and the package (chatmail.program). Each service is one subpackage and one unit. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -7,30 +7,7 @@ include:
   - chatmail.resolver
   - chatmail.dkim
   - chatmail.postfix.package
-
-libraries of the services:
-  pkg.installed:
-    - pkgs:
-      - ca-certificates
-      - python3
-      - python3-aiohttp
-      - python3-cryptography
-      - python3-dnspython
-      - python3-milter
-      - python3-passlib
-    - require:
-      - sls: chatmail.host
-
-package of the services:
-  file.recurse:
-    - name: /usr/local/lib/chatmail/chatmaild
-    - source: salt://chatmail/services/files/chatmaild
-    - exclude_pat: "*__pycache__*"
-    - clean: True
-    - dir_mode: "0755"
-    - file_mode: "0644"
-    - require:
-      - pkg: libraries of the services
+  - chatmail.program
 
 hardening of the services:
   file.managed:
@@ -39,7 +16,7 @@ hardening of the services:
     - mode: "0644"
     - makedirs: True
 
-{% for service in ["accounts", "dict", "filter", "transport"] %}
+{% for service in relay.services %}
 unit chatmail-{{ service }}:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service
@@ -54,8 +31,8 @@ service chatmail-{{ service }}:
     - name: chatmail-{{ service }}
     - enable: True
     - watch:
-      - pkg: libraries of the services
-      - file: package of the services
+      - pkg: libraries of the program
+      - file: program
       - file: hardening of the services
       - file: unit chatmail-{{ service }}
       - file: settings of the services

@@ -1,4 +1,4 @@
-{#- Removes the web pages and what built them. Packages stay: others may need them. -#}
+{#- Removes the web pages and the program that built them. Packages stay, because other programs may need them. -#}
 website pages are gone:
   file.absent:
     - name: /var/www/chatmail

@@ -1,4 +1,4 @@
-{#- The web pages: built on the machine from Markdown, for nginx to serve from /var/www/chatmail. -#}
+{#- The web pages: the machine builds them from Markdown into /var/www/chatmail, from where nginx serves them. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:

@@ -1,8 +1,8 @@
-"""Shows the website on this machine while its pages are being written; `make webdev` runs it.
+"""Serves the website on this machine while you write its pages; `make webdev` runs it.
 
-Every request builds all pages anew, so a reload of the browser shows the last change. A pillar
-file as argument shows the pages of that relay, your own `www_folder` among them. POST /new answers
-with a made-up address, where addresses are by invitation to a token of 22 to 43 characters.
+Each request builds all pages, so a reload in the browser shows the last change. With a pillar file
+as argument, it shows the pages of that relay, including your own `www_folder`. POST /new answers
+with a made-up address; with `registration: invite` it needs a token of 22 to 43 characters.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 HERE = Path(__file__).parent
-# As nginx sends it: what breaks under it should break here too.
+# nginx sends the same policy, so a page that breaks there breaks here, too.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,7 +33,7 @@ NEW_ADDRESS = {
 
 
 def load(path: Path):
-    """Return the module in the file `path`, which is in no package and on no search path."""
+    """Load the module in the file `path`, which belongs to no package."""
     spec = importlib.util.spec_from_file_location(f"website_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -11,9 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), "chatmail/services/files"]
+sys.path[:0] = [str(Path(__file__).parents[1]), "chatmail/program/files"]
 
-from unit import transport_peers as peers  # noqa: E402
+from support import transport_peers as peers  # noqa: E402
 
 # What is sent: how many messages, at once, of how many octets.
 ROUNDS = ((300, 1, 4_000), (1000, 40, 4_000), (20, 4, 15 * 2**20))

@@ -1,115 +1,27 @@
-"""A tree of mailboxes for the tests of expiry, and its benchmark.
+"""The benchmark of retention: makes a tree, looks at it, removes what is due, and compares.
 
-Run as a program, this makes the tree, looks at it with the module and with a plain walk, removes
-what is due, and prints time and memory. Its status tells whether both are within what is asked:
+It looks with the program and with a plain walk, and prints time and memory. Its status tells
+whether both are within what is asked:
 
     python3 test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-MODULE = Path(__file__).parents[2] / "_modules" / "chatmail_expire.py"
-DOMAIN = "chat.example.org"
-DAY = 86400
-KIB = 1024
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.mailbox_tree import build_tree, run_program, settings_for
+
 FACTOR = 2  # times as fast as a plain walk
 MEMORY = 64  # MiB at most, all processes together
-
-
-def load_module():
-    """Import the module under test from its file, as Salt's loader does."""
-    name = "chatmail_expire"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, MODULE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-def settings_for(mailboxes_dir, **changes):
-    """Return what expiry reads of the relay's settings, with the contract's defaults."""
-    settings = {
-        "mailboxes_dir": str(mailboxes_dir),
-        "address_domain": DOMAIN,
-        "delete_mails_after": 20,
-        "delete_large_after": 7,
-        "delete_inactive_users_after": 90,
-        "max_mailbox_size": 500 * KIB * KIB,
-    }
-    return settings | changes
-
-
-def write_message(directory, arrival, *, serial=0, size=None, disk=4000, mtime=None, flags=":2,S"):
-    """Put a sparse message into a message directory; return its path.
-
-    arrival: Unix seconds, as in the name. size: that of `S=`, none without.
-    disk: bytes of the file. mtime: that of the file, the arrival if not given.
-    """
-    name = f"{int(arrival)}.M{serial:06d}P42.relay"
-    if size is not None:
-        name += f",S={size},W={size + 50}"
-    path = os.path.join(directory, name + flags)
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    os.ftruncate(fd, disk)
-    mtime = arrival if mtime is None else mtime
-    os.utime(fd, (mtime, mtime))
-    os.close(fd)
-    return path
-
-
-def make_mailbox(top, name, *, login, folders=("",), password=True):
-    """Make a mailbox as Dovecot and the accounts service leave it; return its path.
-
-    login: mtime of `password`, Unix seconds. folders: "" for INBOX, `.Name` for others.
-    """
-    mailbox = os.path.join(top, name)
-    for folder in folders:
-        for sub in ("cur", "new", "tmp"):
-            os.makedirs(os.path.join(mailbox, folder, sub))
-    for file in ("enforceE2EEincoming", "dovecot-uidlist", "maildirsize"):
-        Path(mailbox, file).touch()
-    if password:
-        path = os.path.join(mailbox, "password")
-        Path(path).write_text("{SHA512-CRYPT}$6$x", encoding="ascii")
-        os.utime(path, (login, login))
-    return mailbox
-
-
-def build_tree(top, mailboxes, messages, now, seed=1):
-    """Make `mailboxes` mailboxes with `messages` messages each, of every age and size.
-
-    About one in fifty is past its login limit, one in a hundred is over its quota (S= says so; the
-    files are sparse), one in twenty has a second folder.
-    """
-    chance = random.Random(seed)
-    os.makedirs(top)
-    for number in range(mailboxes):
-        prefix = "ci-" if chance.random() < 0.1 else "u"
-        days = chance.randint(91, 200) if chance.random() < 0.02 else chance.randint(0, 80)
-        full = chance.random() < 0.01
-        folders = ("", ".DeltaChat") if chance.random() < 0.05 else ("",)
-        mailbox = make_mailbox(
-            top, f"{prefix}{number:08d}@{DOMAIN}", login=now - days * DAY, folders=folders
-        )
-        for serial in range(messages):
-            # Half past the hour: no age comes to a limit while the tree is made and looked at.
-            arrival = now - chance.randrange(25 * 24) * 3600 - 1800
-            disk = 300_000 if chance.random() < 0.05 else chance.randint(1000, 20_000)
-            size = chance.randint(60, 100) * KIB * KIB if full else disk + disk // 3
-            place = os.path.join(mailbox, chance.choice(folders), chance.choice(("cur", "new")))
-            write_message(place, arrival, serial=serial, size=size, disk=disk)
 
 
 def plain_walk(top):
@@ -127,42 +39,6 @@ def timed(work):
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
-
-
-def run_program(config, command, *options, user=None, sample=False):
-    """Run the command line; return its result, and its memory's peak in MiB if `sample`.
-
-    user: the uid to run as, this process's own if not given.
-    """
-    # Another user may not see this checkout and its environment; the program needs neither.
-    module = shutil.copy(MODULE, Path(config).parent)
-    python = os.path.realpath(sys.executable)
-    program = subprocess.Popen(
-        [python, module, command, "--config", str(config), "--json", *options],
-        stdout=subprocess.PIPE,
-        text=True,
-        user=user,
-        extra_groups=None if user is None else [],
-    )
-    peak = 0
-    while sample and program.poll() is None:
-        peak = max(peak, memory_of(program.pid))
-        time.sleep(0.02)
-    output, _ = program.communicate()
-    if program.returncode:
-        raise RuntimeError(f"{command} ended with status {program.returncode}")
-    return json.loads(output), peak / KIB
-
-
-def memory_of(pid):
-    """Return the KiB that a process and its children hold, pages that they share counted once."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    except OSError:  # it has just ended
-        return 0
-    own = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return own + sum(memory_of(int(child)) for child in children)
 
 
 def main():

@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from chatmaild import dkim_canonical, rules, signing, verifying
-from unit.filter import messages, running
-from unit.filter.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
-from unit.filter.milter_client import MilterClient
+from chatmaild.common.refusals import Refusal
+from chatmaild.dkim import canonical, signing, verifying
+from chatmaild.filter import rules
+from support import messages, running_filter
+from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
+from support.milter_client import MilterClient
 
 MB = 1 << 20
 SIZES = {"10 KB": 10_000, "30 MB": 30 * 1000 * 1000}
@@ -70,7 +72,7 @@ HOSTILE = {
 def test_body_hash_of_30_mb_stays_within_its_cpu_time(bodies, kind):
     body = bytearray(HOSTILE[kind] or bodies["30 MB"])
     for form in ("relaxed", "simple"):
-        seconds = cpu(lambda form=form: dkim_canonical.body_hash(body, form == "relaxed"), 1)
+        seconds = cpu(lambda form=form: canonical.body_hash(body, form == "relaxed"), 1)
         show(f"DKIM body hash of 30 MB, {form}, {kind}", seconds)
         # What nobody writes may cost more, but no more than a message's transfer does.
         assert seconds < (0.3 if HOSTILE[kind] is None else 1.0)
@@ -96,7 +98,7 @@ def test_checks_of_hostile_messages_stay_within_bounds(kind):
     body = bytearray(HOSTILE_MESSAGES[kind])
 
     def check():
-        with pytest.raises(rules.Refusal, match="unencrypted"):
+        with pytest.raises(Refusal, match="unencrypted"):
             rules.check_incoming(fields(), body, lambda: False)
 
     seconds = cpu(check, 1)
@@ -106,8 +108,8 @@ def test_checks_of_hostile_messages_stay_within_bounds(kind):
 
 def test_signatures_stay_within_their_cpu_time(tmp_path, bodies):
     kinds = {"rsa": "rsa-sha256", "ed": "ed25519-sha256"}
-    records = {name: running.write_key(tmp_path, name, kind) for name, kind in kinds.items()}
-    running.write_signing(tmp_path, kinds)
+    records = {name: running_filter.write_key(tmp_path, name, kind) for name, kind in kinds.items()}
+    running_filter.write_signing(tmp_path, kinds)
     keys = signing.load_keys(tmp_path)
     body = bodies["10 KB"]
     for key in keys:
@@ -142,7 +144,7 @@ def cpu_of(pid: int) -> float:
 
 
 def test_running_filter_stays_within_time_and_memory(tmp_path, bodies):
-    filter_ = running.Filter(tmp_path, max_user_send_burst_size=10_000)
+    filter_ = running_filter.Filter(tmp_path, max_user_send_burst_size=10_000)
     filter_.add_mailbox(RECIPIENT)
     filter_.start()
     try:

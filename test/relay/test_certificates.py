@@ -203,7 +203,7 @@ def test_renewal_by_the_timers_of_the_machine_is_set_up(domain_box):
     for timer in ("certbot.timer", "chatmail-certificate.timer"):
         assert domain_box.run(f"systemctl is-enabled {timer}").stdout == "enabled\n"
         assert domain_box.run(f"systemctl is-active {timer}").stdout == "active\n"
-    hook = "renew_hook = /usr/local/lib/chatmail/chatmail_certificate.py deploy"
+    hook = "/usr/bin/python3 -m chatmaild.certificate deploy"
     assert hook in domain_box.run("cat /etc/letsencrypt/renewal/chatmail.conf").stdout
 
 

@@ -6,9 +6,9 @@ import re
 import threading
 import time
 
-import dnsservers
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
+from support import dnsservers
 
 # Where this process stands in the lab's network, so where its name server listens.
 CLIENT = "198.51.100.200"

@@ -25,7 +25,7 @@ from relay.test_converge import not_as_expected
 from relay.test_metadata import new_device
 from relay.test_realtime import apply, failed
 from relay.test_rules import deliver, refusal
-from unit import transport_peers as peers
+from support import transport_peers as peers
 
 DOCS = Path(__file__).parents[2] / "docs"
 PORT = 3903

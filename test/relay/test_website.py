@@ -10,10 +10,10 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-import browser
 import pytest
 from relay import elsewhere
 from relay.client import tls_context
+from support import browser
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts" / "website"
 APPLY = "salt-call --local --retcode-passthrough state.apply chatmail.website,chatmail.nginx"

@@ -10,7 +10,22 @@ import salt.config
 import salt.loader
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = REPOSITORY / "chatmail/program/files"
 GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 13, "kernel": "Linux"}
+
+
+def link_modules(directory):
+    """Make a directory of our modules, of which the door leads to the program of this repository.
+
+    Each module that calls another gets a copy of it, so a test cannot change a constant for all.
+    """
+    directory.mkdir()
+    for module in (REPOSITORY / "_modules").glob("*.py"):
+        (directory / module.name).symlink_to(module)
+    door = directory / "chatmail_program.py"
+    code = door.read_text().replace('"/usr/local/lib/chatmail"', repr(str(PROGRAM)))
+    door.unlink()
+    door.write_text(code)
 
 
 @pytest.fixture
@@ -18,7 +33,7 @@ def salt_opts(tmp_path):
     """Return the options of a minion that lives in tmp_path and knows our modules and states."""
     extmods = tmp_path / "extmods"
     extmods.mkdir()
-    (extmods / "modules").symlink_to(REPOSITORY / "_modules")
+    link_modules(extmods / "modules")
     (extmods / "states").symlink_to(REPOSITORY / "_states")
     opts = salt.config.apply_minion_config(
         {
@@ -35,7 +50,10 @@ def salt_opts(tmp_path):
 
 @pytest.fixture
 def salt_modules(salt_opts):
-    """Return `__salt__` as our modules see it: salt_modules["chatmail_dkim.present"](...)."""
+    """Return `__salt__` as our modules see it: salt_modules["chatmail_dkim.present"](...).
+
+    The program that they ask is this repository's.
+    """
     utils = salt.loader.utils(salt_opts)
     return salt.loader.minion_mods(salt_opts, utils=utils)
 
@@ -72,7 +90,9 @@ def salt_call(tmp_path):
         (pillar_roots / "top.sls").write_text("base: {'*': [relay]}")
         (pillar_roots / "relay.sls").write_text(json.dumps(pillar or {}))
         # The formula's directories alone: a fileserver root is walked, and .venv is large.
-        for each in ("chatmail", "_modules", "_states"):
+        if not (roots / "_modules").exists():
+            link_modules(roots / "_modules")
+        for each in ("chatmail", "_states"):
             if not (roots / each).is_symlink() and (REPOSITORY / each).is_dir():
                 (roots / each).symlink_to(REPOSITORY / each)
         configuration = {

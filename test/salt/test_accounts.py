@@ -1,6 +1,5 @@
 """chatmail_accounts: what it asks of others, and the file that stops new addresses."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -23,18 +22,19 @@ def machine(module, monkeypatch):
 
     class Machine:
         def __init__(self):
-            self.asked, self.ended, self.answers = [], [], {}
+            self.asked, self.ended = [], []
             # Process ids, and which of them are a client's own.
             self.sessions, self.live = [], set()
 
-        def run(self, command, stdin="", **_):
-            request = json.loads(stdin) if stdin else None
-            self.asked.append(request["do"] if request else command)
-            if request:
-                if request["do"] == "wake":
-                    self.live |= {pid for pid in self.sessions or () if pid > 1}
-                answer = self.answers.get(request["do"], {"result": True})
-                return {"retcode": 0, "stdout": json.dumps(answer), "stderr": ""}
+        def call(self, part, do, arguments=None, user=None):
+            assert (part, user) == ("accounts", "vmail")
+            self.asked.append(do)
+            if do == "wake":
+                self.live |= {pid for pid in self.sessions or () if pid > 1}
+            return True
+
+        def run(self, command, **_):
+            self.asked.append(command)
             if self.sessions is None:
                 return {"retcode": 75, "stdout": "", "stderr": "Connection refused"}
             lines = [f"{ADDRESS} imap {pid} 192.0.2.1" for pid in self.sessions]
@@ -49,7 +49,11 @@ def machine(module, monkeypatch):
 
     machine = Machine()
     removed = {"removed": True, "pending": 1}
-    answers = {"cmd.run_all": machine.run, "chatmail_expire.remove": lambda address: removed}
+    answers = {
+        "cmd.run_all": machine.run,
+        "chatmail_program.call": machine.call,
+        "chatmail_expire.remove": lambda address: removed,
+    }
     monkeypatch.setitem(module, "__salt__", answers)
     monkeypatch.setitem(module, "_process", machine.process)
     monkeypatch.setitem(module, "os", SimpleNamespace(kill=machine.kill))
@@ -85,19 +89,6 @@ def test_delete_blocks_first_and_tells_what_went(salt_modules, machine):
     told = salt_modules["chatmail_accounts.delete"](ADDRESS)
     assert told == {"disconnected": 1, "removed": True, "pending": 1}
     assert machine.asked[0] == "block"
-
-
-def test_refusal_of_the_service_is_a_plain_sentence(salt_modules, machine):
-    machine.answers["info"] = {"error": "it does not exist"}
-    with pytest.raises(CommandExecutionError, match=r"^it does not exist$"):
-        salt_modules["chatmail_accounts.info"](ADDRESS)
-
-
-def test_relay_without_its_services_says_what_to_apply(salt_modules, module, monkeypatch):
-    broken = {"retcode": 1, "stdout": "", "stderr": "No module named chatmaild"}
-    monkeypatch.setitem(module, "__salt__", {"cmd.run_all": lambda *_, **__: broken})
-    with pytest.raises(CommandExecutionError, match=r"apply the state chatmail\.services"):
-        salt_modules["chatmail_accounts.list"]()
 
 
 @pytest.mark.parametrize(("on", "off"), [("on", "off"), (True, False)])

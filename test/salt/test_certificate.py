@@ -12,12 +12,24 @@ import types
 from pathlib import Path
 
 import pytest
+from chatmaild.certificate import certbot as certbot_part
+from chatmaild.certificate import failures, installing, summary
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from salt.exceptions import CommandExecutionError
+from support import in_process
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root need root")
 
 NAMES = ["_chat.example.org", "www._chat.example.org", "mta-sts._chat.example.org"]
+
+
+@pytest.fixture
+def salt_opts(salt_opts):
+    """Let the door ask the program in this process."""
+    door = Path(salt_opts["extension_modules"]) / "modules" / "chatmail_program.py"
+    door.write_text(door.read_text() + in_process.CODE)
+    return salt_opts
 
 
 @pytest.fixture
@@ -220,15 +232,18 @@ def test_certificate_is_made_by_a_state_as_it_is_written_in_an_sls(salt_call, pa
 
 
 @pytest.fixture
-def module(salt_modules, tmp_path, monkeypatch):
-    """Return the module's globals, with paths of the test's own and no daemon to reload."""
-    namespace = salt_modules["chatmail_certificate.install"].func.__globals__
-    monkeypatch.setitem(namespace, "TLS", tmp_path / "tls")
-    monkeypatch.setitem(namespace, "CERTBOT", tmp_path / "letsencrypt")
-    monkeypatch.setitem(namespace, "FAILURE", tmp_path / "failure.json")
-    monkeypatch.setitem(namespace, "DNS_CREDENTIALS", tmp_path / "rfc2136.ini")
-    monkeypatch.setitem(namespace, "DAEMONS", ())
-    return namespace
+def module(tmp_path, monkeypatch):
+    """Return the program's paths by name, which are the test's own; no daemon reloads."""
+    places = {
+        "TLS": (installing, tmp_path / "tls"),
+        "CERTBOT": (certbot_part, tmp_path / "letsencrypt"),
+        "FAILURE": (failures, tmp_path / "failure.json"),
+        "DNS_CREDENTIALS": (certbot_part, tmp_path / "rfc2136.ini"),
+        "DAEMONS": (installing, ()),
+    }
+    for name, (part, value) in places.items():
+        monkeypatch.setattr(part, name, value)
+    return {name: value for name, (_, value) in places.items()}
 
 
 @pytest.fixture
@@ -312,7 +327,7 @@ def test_pair_is_swapped_as_a_whole_however_far_a_run_gets(salt_modules, make, m
                 finished = True
                 try:
                     salt_modules["chatmail_certificate.install"](*new)
-                except OSError:
+                except CommandExecutionError:
                     finished = False
             belong_together(in_use(module))
             assert same(module, new) or contents(in_use(module)) == before
@@ -414,8 +429,8 @@ def certbot(module, make, tmp_path, monkeypatch):
 
     asked = run.asked = []
     run.failing, run.error = [], ""
-    monkeypatch.setitem(
-        module,
+    monkeypatch.setattr(
+        certbot_part,
         "subprocess",
         types.SimpleNamespace(**{**vars(subprocess), "run": run}),
     )
@@ -500,7 +515,8 @@ def test_valid_certificate_stays_when_its_renewal_fails(
     shutil.rmtree(module["CERTBOT"] / "live")
     make("letsencrypt/live/chatmail", names=SETTINGS["tls_names"], days=90)
     clock = types.SimpleNamespace(**{**vars(datetime), "datetime": Later})
-    monkeypatch.setitem(module, "datetime", clock)
+    for part in (certbot_part, summary):
+        monkeypatch.setattr(part, "datetime", clock)
     certbot.error = "the authority is not there\n"
     done = acme(**settings)
     assert done["result"] is True
@@ -522,6 +538,7 @@ def test_pair_of_somebody_else_gives_way_to_the_authoritys(acme, certbot, salt_m
 
 def test_tsig_secret_goes_to_a_file_of_roots_and_nowhere_else(acme, certbot, module, tmp_path):
     key = tmp_path / "tsig.key"
+    key.touch(0o600)
     key.write_text('key "relay." {\n\talgorithm hmac-sha512;\n\tsecret "c2VjcmV0";\n};\n')
     dns = {"server": "[2001:db8::1]:5353", "tsig_key_file": str(key)}
     done = acme(acme_challenge="dns-01", dns=dns)
@@ -548,6 +565,7 @@ def test_tsig_secret_goes_to_a_file_of_roots_and_nowhere_else(acme, certbot, mod
 )
 def test_tsig_file_that_is_none_is_refused_without_its_content(acme, certbot, tmp_path, text, said):
     if text is not None:
+        (tmp_path / "tsig.key").touch(0o600)
         (tmp_path / "tsig.key").write_text(text)
     dns = {"server": "192.0.2.1:53", "tsig_key_file": str(tmp_path / "tsig.key")}
     done = acme(acme_challenge="dns-01", dns=dns)
@@ -566,7 +584,7 @@ def test_account_is_made_once(salt_states, module, monkeypatch, tmp_path):
         accounts.mkdir(parents=True)
         (accounts / "regr.json").write_text("{}")
 
-    monkeypatch.setitem(module, "_certbot", register)
+    monkeypatch.setattr(certbot_part, "_run_certbot", register)
     arguments = {
         "name": SETTINGS["acme_directory"],
         "settings": {**SETTINGS, "acme_email": "a@b.example"},

@@ -8,13 +8,15 @@ import os
 import stat
 
 import dkim
-import dnsservers
-import own_modules
 import pytest
-from chatmaild import mime, rules, signing, verifying
+from chatmaild.common.refusals import Refusal
+from chatmaild.dkim import signing, signing_state, verifying
+from chatmaild.message import mime
+from chatmaild.rotation import rotating
 from cryptography.hazmat.primitives import serialization
-from own_modules import DOMAIN
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from support import dnsservers, own_modules
+from support.own_modules import DOMAIN
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="keys of root need root")
 
@@ -199,7 +201,7 @@ def test_filter_accepts_what_both_keys_sign_with_the_records(own, directory):
         header, _, body = signed(directory, selector).partition(b"\r\n\r\n")
         fields = mime.parse_fields(header)
         verifying.check_signatures(fields, body, DOMAIN, lambda name, _: records.get(name, []))
-        with pytest.raises(rules.Refusal):
+        with pytest.raises(Refusal):
             verifying.check_signatures(fields, body, DOMAIN, lambda name, _: [])
 
 
@@ -251,13 +253,13 @@ def test_lost_private_key_is_an_error_and_not_a_reason_for_a_new_one(own, direct
 
 @contextlib.contextmanager
 def days_pass(own, days):
-    """Let the module's clock run ahead."""
-    now = own.dkim._now
-    own.dkim._now = lambda: now() + datetime.timedelta(days=days)
+    """Let the program's clock run ahead."""
+    now = signing_state.now
+    signing_state.now = lambda: now() + datetime.timedelta(days=days)
     try:
         yield
     finally:
-        own.dkim._now = now
+        signing_state.now = now
 
 
 def signing_keys(directory):
@@ -332,31 +334,32 @@ def test_rotation_waits_for_a_secondary_that_lags(own, directory, tmp_path):
         assert signing_keys(directory) == old
 
 
-@pytest.mark.parametrize("stop", ["publish", "_await", "_switch"])
-def test_rotation_stopped_anywhere_goes_on_with_the_same_keys(own, directory, tmp_path, stop):
+@pytest.mark.parametrize("stop", ["publish", "wait_for_servers", "switch"])
+def test_rotation_stopped_anywhere_goes_on_with_the_same_keys(
+    own, directory, tmp_path, monkeypatch, stop
+):
     old = own_modules.make_keys(own)
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with name_servers(tmp_path, own):
-        place = own.salt if stop == "publish" else vars(own.dkim)
-        name = "chatmail_dns.publish" if stop == "publish" else stop
-        kept, place[name] = place[name], interrupted
-        with pytest.raises(KeyboardInterrupt):
-            own.dkim.rotate(wait=5)
-        place[name] = kept
+        place = signing_state if stop == "switch" else rotating
+        with monkeypatch.context() as patched:
+            patched.setattr(place, stop, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                own.dkim.rotate(wait=5)
         assert signing_keys(directory) == old
         begun = [name for name, key in own.dkim.list_().items() if key["status"] == "next"]
         assert own.dkim.rotate(wait=5)["step"] == "switched"
     assert sorted(signing_keys(directory)) == sorted(begun)
     assert len(list(directory.glob("*.pem"))) == 4
-    assert not list(directory.glob(".new-*"))
+    assert not list(directory.glob(".draft-*"))
 
 
 def test_second_rotation_at_the_same_time_is_told_to_wait(own):
     own_modules.make_keys(own)
-    with own.dkim._locked(), pytest.raises(CommandExecutionError, match="another process"):
+    with signing_state.locked(), pytest.raises(CommandExecutionError, match="another process"):
         own.dkim.sign_with("x")
 
 

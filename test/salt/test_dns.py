@@ -14,14 +14,19 @@ import threading
 import dns.name
 import dns.rdata
 import dns.rdatatype
-import dnsservers
-import own_modules
 import pytest
-from dnsservers import PRIMARY, SECONDARY, contents, set_records
+from chatmaild.common.errors import OperatorError
+from chatmaild.common.tsig_key import read_tsig_key
+from chatmaild.dkim import key_files
+from chatmaild.dns import authoritative, comparison, publishing
+from chatmaild.dns.rdata import make_rdata
+from chatmaild.dns.records import WHY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from own_modules import ACCOUNT, ADDRESSES, DOMAIN
 from salt.exceptions import CommandExecutionError, SaltInvocationError
+from support import dnsservers, own_modules
+from support.dnsservers import PRIMARY, SECONDARY, contents, set_records
+from support.own_modules import ACCOUNT, ADDRESSES, DOMAIN
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
@@ -248,12 +253,12 @@ WRONG = [
 
 @pytest.mark.parametrize(("rdtype", "wanted", "found"), GOOD)
 def test_value_of_the_same_meaning_is_right(own, rdtype, wanted, found):
-    assert own.dns._judge(rdtype, [wanted], [found]) == "ok"
+    assert comparison.judge(rdtype, [wanted], [found]) == "ok"
 
 
 @pytest.mark.parametrize(("rdtype", "wanted", "found"), WRONG)
 def test_value_of_another_meaning_is_wrong(own, rdtype, wanted, found):
-    assert own.dns._judge(rdtype, [wanted], [found]) == "wrong"
+    assert comparison.judge(rdtype, [wanted], [found]) == "wrong"
 
 
 def test_second_value_of_one_kind_is_wrong(own):
@@ -264,7 +269,7 @@ def test_second_value_of_one_kind_is_wrong(own):
         ("A", "192.0.2.1", "192.0.2.2"),
         ("CAA", '0 issue "ca.example;accounturi=x"', '0 issue "ca.example"'),
     ):
-        assert own.dns._judge(rdtype, [wanted], [wanted, other]) == "wrong"
+        assert comparison.judge(rdtype, [wanted], [wanted, other]) == "wrong"
 
 
 def cased(draw_flips, name):
@@ -276,12 +281,12 @@ def cased(draw_flips, name):
 def test_same_record_in_any_chunking_case_and_order_is_right(own, data):
     """What providers' panels do to a value: split it, change case, drop or add final dots."""
     records = own.dns.records()
-    for group in own.dns._groups(records, None):
+    for group in comparison.make_groups(own.relay, records, None):
         if not group.wanted or group.type == "CNAME":
             continue
         found = [disguised(data, group.type, value) for value in group.wanted]
         found = data.draw(st.permutations(found))
-        assert own.dns._judge(group.type, group.wanted, found) == "ok", (group, found)
+        assert comparison.judge(group.type, group.wanted, found) == "ok", (group, found)
 
 
 def disguised(data, rdtype, value):
@@ -433,20 +438,20 @@ def test_server_that_is_down_is_told(own, tmp_path):
 
 
 @both
-def test_zone_that_changes_meanwhile_is_left_alone(own, tmp_path, kind):
+def test_zone_that_changes_meanwhile_is_left_alone(own, tmp_path, monkeypatch, kind):
     """Two runs at once, or an operator's edit: all of our changes are refused together."""
     with servers(tmp_path, kind):
-        plan = own.dns._plan
+        plan = publishing.make_plan
 
         def edited_meanwhile(*arguments):
             planned = plan(*arguments)
             set_records(f"_dmarc.{DOMAIN}.", "TXT", '"v=DMARC1;p=none"')
             return planned
 
-        own.dns._plan = edited_meanwhile
+        monkeypatch.setattr(publishing, "make_plan", edited_meanwhile)
         with pytest.raises(CommandExecutionError, match="the zone changed while this ran"):
             own.dns.publish()
-        own.dns._plan = plan
+        monkeypatch.undo()
         ours = {(n, t) for n, t, _ in contents(PRIMARY) if n.endswith(f"{DOMAIN}.")}
         assert ours == {(f"{DOMAIN}.", "TXT"), (f"{DOMAIN}.", "CAA"), (f"_dmarc.{DOMAIN}.", "TXT")}
         own.dns.publish()
@@ -464,12 +469,13 @@ def test_record_that_cannot_stand_beside_others_is_told(own, tmp_path, kind):
 
 
 @both
-def test_withdrawn_and_unused_records_are_removed(own, tmp_path, kind):
+def test_withdrawn_and_unused_records_are_removed(own, tmp_path, monkeypatch, kind):
     with servers(tmp_path, kind):
         own.dns.publish()
         own.relay["dns"]["addresses"] = ADDRESSES[:1]
         assert bad_records(own) == {f"{DOMAIN}. AAAA": [ADDRESSES[1]]}
-        own.salt["chatmail_dkim.withdrawn"] = lambda: [f"old._domainkey.{DOMAIN}."]
+        withdrawn = [f"old._domainkey.{DOMAIN}."]
+        monkeypatch.setattr(comparison, "list_withdrawn", lambda _settings: withdrawn)
         set_records(f"old._domainkey.{DOMAIN}.", "TXT", '"v=DKIM1;p=AAAA"')
         changed = own.dns.publish()
         assert sorted((c["name"], c["type"], c["new"]) for c in changed) == [
@@ -535,7 +541,7 @@ def test_name_that_the_relay_does_not_have_is_refused(own):
 
 def test_alias_that_leads_nowhere_is_named_with_the_rest_of_the_answer(own, tmp_path):
     """A dead zone behind one alias must not hide what is true of the other records."""
-    own.dns.QUESTION_TIMEOUT = 1
+    authoritative.QUESTION_TIMEOUT = 1
     with servers(tmp_path):
         own.dns.publish()
         for name in (f"_dmarc.{DOMAIN}.", f"www.{DOMAIN}."):
@@ -560,7 +566,7 @@ def test_delegation_below_the_known_zone_is_followed(own, tmp_path):
     ):
         own.relay["dns"] |= {"server": f"{SECONDARY}:53"}
         own.dns.publish()
-        view = own.dns._View()
+        view = authoritative.View()
         parent, child = dns.name.from_text("example.org."), dns.name.from_text(f"{DOMAIN}.")
         view.zones[parent] = {dns.name.from_text("ns1.example.org."): [PRIMARY]}
         assert view.addresses(child) == ADDRESSES
@@ -612,7 +618,7 @@ def test_server_that_lags_and_one_that_is_down_are_named(own, tmp_path):
 
 
 def test_silent_servers_are_an_error(own, tmp_path):
-    own.dns.QUESTION_TIMEOUT = 1
+    authoritative.QUESTION_TIMEOUT = 1
     root = dnsservers.ROOT_ZONE.replace(PRIMARY, dnsservers.NOBODY)
     with servers(tmp_path, root=root):
         with pytest.raises(CommandExecutionError, match="do its name servers run"):
@@ -648,7 +654,7 @@ def test_report_shows_what_is_wrong_first_and_why(own, tmp_path):
     assert lines[start + 1 : start + 4] == [
         f"           expected: 10 {DOMAIN}.",
         "           found:    10 mx.example.net.",
-        f"           why:      {own.dns.WHY['MX']}",
+        f"           why:      {WHY['MX']}",
     ]
     assert lines[-1] == "DNS is not complete."
     assert f"PTR of {ADDRESSES[0]}: none" in lines
@@ -668,9 +674,9 @@ def test_report_shows_what_is_wrong_first_and_why(own, tmp_path):
 def test_key_file_of_any_tool_is_read(own, tmp_path, text):
     path = dnsservers.key_file(tmp_path)
     path.write_text(text % dnsservers.SECRET)
-    key = own.dns._tsig_key(path)
-    assert key.name == dns.name.from_text("relay")
-    assert key.secret == base64.b64decode(dnsservers.SECRET)
+    key = read_tsig_key(path)
+    assert dns.name.from_text(key.name) == dns.name.from_text("relay")
+    assert base64.b64decode(key.secret) == base64.b64decode(dnsservers.SECRET)
 
 
 @pytest.mark.parametrize(
@@ -685,8 +691,8 @@ def test_key_file_of_any_tool_is_read(own, tmp_path, text):
 def test_broken_key_file_is_told_without_its_secret(own, tmp_path, text, told):
     path = dnsservers.key_file(tmp_path)
     path.write_text(text)
-    with pytest.raises(CommandExecutionError, match=told) as raised:
-        own.dns._tsig_key(path)
+    with pytest.raises(OperatorError, match=told) as raised:
+        read_tsig_key(path)
     assert dnsservers.SECRET[:8] not in str(raised.value)
     assert raised.value.__cause__ is None
 
@@ -694,11 +700,11 @@ def test_broken_key_file_is_told_without_its_secret(own, tmp_path, text, told):
 def test_key_file_that_others_may_read_is_refused(own, tmp_path):
     path = dnsservers.key_file(tmp_path)
     path.chmod(0o644)
-    with pytest.raises(CommandExecutionError, match="chmod 0600"):
-        own.dns._tsig_key(path)
+    with pytest.raises(OperatorError, match="chmod 0600"):
+        read_tsig_key(path)
     path.unlink()
-    with pytest.raises(CommandExecutionError, match="cannot be read"):
-        own.dns._tsig_key(path)
+    with pytest.raises(OperatorError, match="cannot be read"):
+        read_tsig_key(path)
 
 
 # Other ways to publish.
@@ -766,7 +772,7 @@ def test_hook_of_the_documentation_makes_one_request_of_all_changes(own, tmp_pat
     for change, rrset in zip(changes, rrsets, strict=True):
         assert f"{rrset['subname']}.example.org." == change["name"]
         read = [dns.rdata.from_text("IN", rrset["type"], text) for text in rrset["records"]]
-        wanted = [own.dns._rdata(change["type"], value) for value in change["new"]]
+        wanted = [make_rdata(change["type"], value) for value in change["new"]]
         assert set(map(own_text, read)) == set(map(own_text, wanted))
 
 
@@ -820,12 +826,12 @@ def applied(tmp_path, *arguments):
 
 @both
 def test_one_state_apply_makes_keys_and_zone_complete(tmp_path, kind):
-    own = own_modules.load(tmp_path, own_modules.settings(tmp_path))
+    own_modules.load(tmp_path, own_modules.settings(tmp_path))
     (tmp_path / "chatmail").mkdir()
     dnsservers.key_file(tmp_path / "chatmail")
     with servers(tmp_path, kind):
         _states, dry = applied(tmp_path, "test=True")
-        assert not own.dkim.DIRECTORY.exists(), dry.stdout
+        assert not key_files.DIRECTORY.exists(), dry.stdout
         first, done = applied(tmp_path)
         assert done.returncode == 0, done.stdout
         assert len(first["records of the relay"]["changes"]) == 16

@@ -117,6 +117,7 @@ def test_status_tells_what_the_machine_runs_with(
     answers = {
         "cmd.run_stdout": lambda *_, **__: shown,
         "pkg.version": lambda name: "" if name == "unbound" else "1.0",
+        "chatmail_program.call": lambda *_, **__: None,
     }
     monkeypatch.setitem(relay_module, "__salt__", answers)
     status = salt_modules["chatmail_relay.status"]()

@@ -1,11 +1,11 @@
 """What every test of the services needs."""
 
 import pytest
-from chatmaild import metrics
+from chatmaild.metrics import counters
 
 COUNTED = {
     (counter.name, labels)
-    for counter in metrics.COUNTERS
+    for counter in counters.COUNTERS
     for series in counter.series.values()
     for labels in series
 }
@@ -20,5 +20,5 @@ def counts(monkeypatch):
         assert (name, labels) in COUNTED
         found.append((name, *labels))
 
-    monkeypatch.setattr(metrics, "count", count)
+    monkeypatch.setattr(counters, "count", count)
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import settings_documents
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("chatmail_settings", ROOT / "chatmail/settings.py")
@@ -15,6 +16,8 @@ spec.loader.exec_module(settings)
 
 SLS = sorted((ROOT / "chatmail").rglob("*.sls"))
 TEMPLATES = sorted(each for each in (ROOT / "chatmail").rglob("*.j*nja*") if each.is_file())
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("test/**/*.md")])
+PACKAGE = "chatmail/program/files/chatmaild"
 # Salt's own convention: a first line of #!py says that the file is Python.
 PYTHON_SLS = [each for each in SLS if each.read_text().startswith("#!py")]
 
@@ -46,9 +49,7 @@ def aliases(path):
     return ast.literal_eval(found[1]) if found else {}
 
 
-@pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=relative
-)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_function_that_a_document_names_exists(path):
     known = {
         f"{module.stem}.{aliases(module).get(node.name, node.name)}"
@@ -59,6 +60,74 @@ def test_function_that_a_document_names_exists(path):
     }
     named = set(re.findall(r"\bchatmail_[a-z]+\.[a-z_]+", path.read_text()))
     assert {name for name in named - known if not name.endswith(".py")} == set()
+
+
+def inline_code(path):
+    """Return what a document has between backticks, the lines of its code blocks included."""
+    text = path.read_text()
+    blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (.*)", text, re.MULTILINE)
+    return [
+        *re.findall(r"`([^`\n]+)`", text),
+        *(line.strip() for block in blocks for line in block.splitlines()),
+        *indented,
+    ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_line_of_a_document_has_at_most_120_characters(path):
+    """A row of a table cannot be wrapped, nor can a line of code."""
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_link_of_a_document_leads_to_a_file(path):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_file_that_a_document_names_exists(path):
+    """Only the repository's own folders are looked at: `/etc/…` is on a machine."""
+    code = "\n".join(inline_code(path))
+    folders = "_modules|_states|chatmail|docs|test"
+    named = set(re.findall(rf"(?<![\w/.:])(?:{folders})/[\w./-]*\w", code))
+    # A file of the package is named from there on, such as `filter/rules.py`.
+    package_file = rf"(?<![\w/.:-])(?!(?:{folders})/)[a-z]+/\w+\.py\b"
+    named |= {f"{PACKAGE}/{name}" for name in re.findall(package_file, code)}
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_pillar_that_a_document_shows_is_accepted(path):
+    """A block without `mail_domain` is a part of a pillar."""
+    for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        shown = yaml.safe_load(block)
+        if "chatmail" in shown:
+            pillar = {"mail_domain": "chat.example.org", **shown["chatmail"]}
+            settings.resolve({"chatmail": pillar}, {"os": "Debian", "osmajorrelease": 13})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_states_that_a_document_applies_exist(path):
+    known = {relative(sls)[: -len(".sls")].removesuffix("/init").replace("/", ".") for sls in SLS}
+    named = re.findall(r"state\.apply (chatmail(?:\.\w+)*)", path.read_text())
+    assert set(named) - known == set()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_target_that_a_document_names_is_in_the_makefile(path):
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        word
+        for code in inline_code(path)
+        for words in re.findall(r"^make((?: [a-z]+\b(?!=))+)", code)
+        for word in words.split()
+    }
+    assert named - targets == set()
 
 
 @pytest.mark.parametrize("function", public_functions("_states"))
@@ -97,6 +166,29 @@ def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
     formula = yaml.safe_load((ROOT / "FORMULA").read_text())
     releases = re.findall(r"^## \[?v?([0-9][^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert str(formula["version"]) == releases[0]
+
+
+# What is generated
+
+
+@pytest.mark.parametrize("path", settings_documents.documents(), ids=relative)
+def test_document_of_the_settings_is_what_make_documents_writes(path):
+    assert path.read_text() == settings_documents.documents()[path]
+
+
+def test_settings_of_a_group_stand_together():
+    """A group that began twice would be a key that YAML reads once, without a word."""
+    groups = [key.name.rpartition(":")[0] for key in settings.KEYS]
+    begun = [group for group, before in zip(groups, ["", *groups], strict=False) if group != before]
+    named = [group for group in begun if group]
+    assert sorted(set(named)) == sorted(named)
+
+
+def test_each_setting_has_a_name_of_its_own_and_a_meaning_in_sentences():
+    names = [key.name for key in settings.KEYS]
+    assert sorted(set(names)) == sorted(names)
+    assert [key.name for key in settings.KEYS if not key.meaning.endswith(".")] == []
+    assert settings.KEYS[0].section, "the documents begin with a heading"
 
 
 # pillar.example

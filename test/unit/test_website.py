@@ -13,9 +13,9 @@ import xml.etree.ElementTree as ElementTree
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-import browser
 import pytest
 import segno
+from support import browser
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "artifacts" / "website"

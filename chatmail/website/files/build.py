@@ -1,13 +1,13 @@
-"""Builds what the relay shows on the web: its pages, their QR code and two well-known files.
+"""Builds the relay's web pages, their QR code and two well-known files.
 
-Run on the relay by Debian's python3; nothing is fetched from anywhere:
+Debian's python3 runs it on the relay. It fetches nothing from the network:
 
     build.py [--check] OUTPUT < relay.json
 
-The settings come on standard input, as `chatmail/settings.py` resolved them. All files are
-built in memory first, so an error leaves OUTPUT as it was; then only those that differ are
-written, and what does not belong there is removed. On standard output stands what changed, or
-with --check would change: `{"added": [...], "changed": [...], "removed": [...]}`.
+The settings, as `chatmail/settings.py` resolves them, come on standard input. The program builds
+all files in memory first, so an error leaves OUTPUT as it was. Then it writes the files that differ
+and removes all others. It prints what changed, or with --check what would change:
+`{"added": [...], "changed": [...], "removed": [...]}`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class WebsiteError(Exception):
 def build(settings: dict, sources: Path = SOURCES) -> dict[str, bytes]:
     """Return every file of the website by its path below the web root.
 
-    settings: the relay's settings; `www_folder` decides whose pages are built.
+    settings: the relay's settings; with `www_folder`, the operator's pages are built.
     sources: the folder with our pages, templates and assets.
     Raises WebsiteError for a `www_folder` that cannot be used and for a page that does not render.
     """
@@ -45,19 +45,19 @@ def build(settings: dict, sources: Path = SOURCES) -> dict[str, bytes]:
         return files
     own = read_sources(sources / "pages") if not folder else read_operator_folder(Path(folder))
     shared = read_sources(sources / "assets")
-    # Where it takes an invitation, each code is another one: the page draws it.
+    # With invitations, each code is different, so the page itself draws it.
     if settings["registration"] == "open" and settings["tls_mode"] != "self_signed":
         shared["invite.svg"] = qr_svg(invitation(settings))
     return {**shared, **render_pages(own, settings, sources), **files}
 
 
 def invitation(settings: dict) -> str:
-    """Return what a messenger scans to get an address here (contract of `DCACCOUNT:`)."""
+    """Return the text that a messenger scans to get an address here (`DCACCOUNT:`)."""
     return f"DCACCOUNT:https://{settings['mail_domain']}/new"
 
 
 def qr_svg(text: str) -> bytes:
-    """Return the QR code of `text` as SVG: dark on light whatever the page's colours are."""
+    """Return the QR code of `text` as SVG, dark on light, independent of the page's colours."""
     out = io.BytesIO()
     segno.make(text, error="m", micro=False).save(
         out, kind="svg", border=4, dark="#000", light="#fff", omitsize=True, xmldecl=False
@@ -66,7 +66,7 @@ def qr_svg(text: str) -> bytes:
 
 
 def well_known(settings: dict, sources: Path) -> dict[str, bytes]:
-    """Return the autoconfig file, and the MTA-STS policy where there is a name to have one."""
+    """Return the autoconfig file, and the MTA-STS policy of a relay with a domain."""
     config = environment(sources).get_template("config-v1.1.xml.jinja")
     files = {
         ".well-known/autoconfig/mail/config-v1.1.xml": config.render(relay=settings).encode(),
@@ -79,7 +79,7 @@ def well_known(settings: dict, sources: Path) -> dict[str, bytes]:
 def read_sources(folder: Path) -> dict[str, bytes]:
     """Return the files below `folder` by relative path, without hidden ones (.git, .swp).
 
-    Raises WebsiteError for what is no plain file: a link could publish what nobody meant to.
+    Raises WebsiteError for anything but plain files: a link could publish a file by mistake.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -94,7 +94,7 @@ def read_sources(folder: Path) -> dict[str, bytes]:
 
 
 def read_operator_folder(folder: Path) -> dict[str, bytes]:
-    """Return the operator's files. Raises WebsiteError when they are no website."""
+    """Return the operator's files. Raises WebsiteError if they are not a website."""
     if not folder.is_dir():
         raise WebsiteError(
             f"www_folder is {folder}, which is no folder on this machine: "
@@ -108,7 +108,7 @@ def read_operator_folder(folder: Path) -> dict[str, bytes]:
 
 
 def render_pages(own: dict[str, bytes], settings: dict, sources: Path) -> dict[str, bytes]:
-    """Return `own` with every Markdown file rendered to a page, and all else as it is."""
+    """Return `own` with each Markdown file rendered to a page; other files stay as they are."""
     pages = {f"{name[:-3]}.html": name for name in own if name.endswith(".md")}
     for page, source in pages.items():
         if page in own:
@@ -148,9 +148,9 @@ def render_page(page: str, text: str, present: set, settings: dict, sources: Pat
 
 
 def environment(sources: Path, finalize=None) -> SandboxedEnvironment:
-    """Return a Jinja environment in which a page can read settings, and nothing else.
+    """Return a Jinja environment in which a page can read settings and nothing else.
 
-    finalize: what every printed value passes through, beside the escaping of HTML.
+    finalize: a function that gets each printed value before HTML is escaped.
     """
     made = SandboxedEnvironment(
         autoescape=True,
@@ -167,9 +167,9 @@ def environment(sources: Path, finalize=None) -> SandboxedEnvironment:
 
 
 def literal(value):
-    """Return a setting so that neither Markdown nor HTML reads anything into it.
+    """Return a setting in a form that Markdown and HTML show unchanged.
 
-    `_chat.example.org` must not start an emphasis. Lines of an address stay lines.
+    For example, `_chat.example.org` must not start an emphasis. Lines of an address stay lines.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -178,7 +178,7 @@ def literal(value):
 
 
 def size(count: int) -> str:
-    """Return a number of bytes as people write it: 31457280 is `30 MB`."""
+    """Return a number of bytes for people: 31457280 is `30 MB`."""
     mebibytes = count / MEBIBYTE
     if mebibytes >= 1024:
         return f"{round(mebibytes / 1024, 1):g} GB"
@@ -191,7 +191,7 @@ def amount(count: int, unit: str) -> str:
 
 
 def read_output(folder: Path) -> dict[str, bytes | None]:
-    """Return what the web root holds now; None stands for what is no plain file."""
+    """Return {path: content} of the web root; None stands for anything but a plain file."""
     found = {}
     for path in folder.rglob("*"):
         plain = path.is_file() and not path.is_symlink()
@@ -212,7 +212,7 @@ def difference(files: dict[str, bytes], present: dict[str, bytes | None]) -> dic
 
 
 def install(files: dict[str, bytes], output: Path, changes: dict[str, list]) -> None:
-    """Make `output` hold `files`. Each file is replaced in one step; no reader sees half of it."""
+    """Write `files` to `output`, each in one step, so that no reader sees half of a file."""
     for name in changes["removed"]:
         (output / name).unlink()
     for folder in sorted((path for path in output.rglob("*") if path.is_dir()), reverse=True):
@@ -227,7 +227,7 @@ def install(files: dict[str, bytes], output: Path, changes: dict[str, list]) -> 
 
 
 def main() -> int:
-    """Build, compare, and write unless only asked what would change."""
+    """Build and compare; without --check, write, too."""
     parser = argparse.ArgumentParser(description="Build the relay's web pages.")
     parser.add_argument("output", type=Path, help="the web root, which will hold nothing else")
     parser.add_argument("--check", action="store_true", help="only tell what would change")

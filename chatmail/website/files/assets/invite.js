@@ -1,9 +1,9 @@
 "use strict";
-// Shows an invitation as a link and as a QR code. `data-invitation` says who gets an address here:
-// "open", everybody, or "invite", whoever opens this page with a token after the #, which no
-// browser sends to a server. `data-account` is the link by which a messenger asks for an address.
-// There is none on a relay with a self-signed certificate, with which a messenger would not speak:
-// the page asks, and shows the address itself.
+// Shows an invitation as a link and as a QR code. `data-invitation` says who gets an address here.
+// "open": all visitors. "invite": visitors who open this page with a token after the #. Browsers do
+// not send that part to servers. `data-account` is the link by which a messenger asks for an address.
+// A relay with a self-signed certificate has no such link, because a messenger would refuse its
+// certificate. There the page asks for an address and shows it.
 
 const TOKEN = /^#([A-Za-z0-9_-]{22,43})$/;
 const REFUSALS = {

@@ -1,7 +1,7 @@
 "use strict";
 // A QR code encoder, as much of ISO/IEC 18004 as an invitation needs: byte mode, error
 // correction level M, versions 1 to 10 (up to 213 bytes). The relay's pages load nothing from
-// elsewhere, and what a self-signed relay hands out is known to the browser alone.
+// elsewhere, and only the browser knows the address that a relay with a self-signed certificate gave.
 
 // For versions 1 to 10 at level M (table 9): codewords in all, check codewords of one block, blocks.
 const QR_CODEWORDS = [26, 44, 70, 100, 134, 172, 196, 242, 292, 346];

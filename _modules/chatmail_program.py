@@ -1,0 +1,129 @@
+"""The door to the relay's own program: hands a request to it and returns what it answers.
+
+Debian's Python runs the program, with Debian's libraries. Salt's Python needs none of them.
+"""
+
+import json
+import os
+import pwd
+import re
+import subprocess
+
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__virtualname__ = "chatmail_program"
+
+# `state.apply chatmail.program` puts it there.
+PROGRAM = "/usr/local/lib/chatmail"
+PYTHON = "/usr/bin/python3"
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def installed(part="common"):
+    """Tell whether the program is on this machine, and has a part.
+
+    part: a subpackage. A release before this one may have had no such part.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.installed
+    """
+    return os.path.exists(os.path.join(PROGRAM, "chatmaild", part, "commands.py"))
+
+
+def call(part, do, arguments=None, settings=None, user=None):
+    """Have a part of the program do something; return the result.
+
+    part: the subpackage, such as `accounts`. do: one of its commands (`commands.py` in it).
+    arguments: the command's arguments, by name.
+    settings: the relay's settings, `pillar` for those that the pillar gives, or the path of a file
+        that has them; if not given, those that the last converge wrote.
+    user: whom the program runs as; root if not given.
+    The request goes by standard input, where nobody else on the machine sees it. Raises
+    SaltInvocationError for a wrong argument, and CommandExecutionError for all else that fails.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.call accounts count user=vmail
+    """
+    if not re.fullmatch(r"[a-z]+", part):
+        raise SaltInvocationError(f"part: {part!r}, expected a subpackage such as accounts")
+    if not installed(part):
+        raise CommandExecutionError(_missing("it is not installed or of an older release"))
+    request = {"do": do, "arguments": arguments or {}}
+    if settings is not None:
+        request["settings"] = _pillar_settings() if settings == "pillar" else settings
+    done = _run([PYTHON, "-m", f"chatmaild.{part}.commands"], json.dumps(request), user)
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        raise CommandExecutionError(_failed(part, done)) from None
+    if "error" in answer:
+        kind = SaltInvocationError if answer.get("invalid") else CommandExecutionError
+        raise kind(answer["error"])
+    return answer["result"]
+
+
+def _pillar_settings():
+    """Return the settings, with the machine's addresses where DNS shall have those."""
+    settings = __salt__["chatmail_relay.settings"]()
+    if settings["dns"]["addresses"]:
+        return settings
+    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
+    return {**settings, "own_addresses": own}
+
+
+def _run(command, request, user):
+    """Run the program as a user, in an environment that has nothing of Salt's own Python."""
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": PROGRAM,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.run(
+        command,
+        input=request,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment,
+        check=False,
+        **_identity(user),
+    )
+
+
+def _identity(user):
+    """Return what makes a process a user's own."""
+    if user is None:
+        return {}
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise CommandExecutionError(
+            f"there is no user {user} here: run `salt-call state.apply chatmail`"
+        ) from None
+    groups = os.getgrouplist(user, found.pw_gid)
+    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": groups}
+
+
+def _missing(found):
+    return (
+        f"the relay's program cannot answer, {found}: run `salt-call state.apply chatmail.program` "
+        "first, which installs it and changes nothing else"
+    )
+
+
+def _failed(part, done):
+    """Return what to say of a program that gave no answer."""
+    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][-300:]
+    if last.startswith("ModuleNotFoundError") or "No module named" in last:
+        return _missing(last)
+    return f"chatmaild.{part} failed with status {done.returncode}: {last}"

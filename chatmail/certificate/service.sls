@@ -1,0 +1,64 @@
+{#- The service that takes a certificate into use without Salt: once a day, as certbot's deploy hook, and when the
+    operator's files change. Needs the program and the settings file (chatmail.host). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+{% set deploy_hook = "/usr/bin/env PYTHONPATH=/usr/local/lib/chatmail /usr/bin/python3 -m chatmaild.certificate deploy" %}
+
+include:
+  - chatmail.modules
+  - chatmail.host
+  - chatmail.program
+
+# Releases up to 2026.11 ran a copy of a Salt module. It is the deploy hook of certificates from that time.
+certbot's hook is the program:
+  file.replace:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
+    - repl: renew_hook = {{ deploy_hook }}
+    - backup: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
+    - require:
+      - file: program
+
+copied certificate program is gone:
+  file.absent:
+    - name: /usr/local/lib/chatmail/chatmail_certificate.py
+    - require:
+      - file: certbot's hook is the program
+      - file: unit chatmail-certificate
+
+unit chatmail-certificate:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-certificate.service
+    - source: salt://chatmail/certificate/files/chatmail-certificate.service
+    - mode: "0644"
+
+hardening of chatmail-certificate:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-certificate.service.d/hardening.conf
+    - source: salt://chatmail/certificate/files/hardening.conf
+    - mode: "0644"
+    - makedirs: True
+
+# Salt reloads systemd for units that it starts itself. The timer starts this unit.
+systemd knows the unit chatmail-certificate:
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: unit chatmail-certificate
+      - file: hardening of chatmail-certificate
+
+timer chatmail-certificate:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-certificate.timer
+    - source: salt://chatmail/certificate/files/chatmail-certificate.timer
+    - mode: "0644"
+  service.running:
+    - name: chatmail-certificate.timer
+    - enable: True
+    - watch:
+      - file: timer chatmail-certificate
+    - require:
+      - file: program
+      - file: unit chatmail-certificate

@@ -1,0 +1,14 @@
+{#- No metrics: removes the endpoint, and restarts the services (chatmail.services) without counting. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.services
+  - chatmail.metrics.clean
+
+extend:
+{%- for service in relay.services %}
+  service chatmail-{{ service }}:
+    service:
+      - watch:
+        - file: chatmail-{{ service }} does not count
+{%- endfor %}

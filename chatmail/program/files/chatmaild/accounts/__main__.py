@@ -1,0 +1,35 @@
+"""The accounts service: listens for Dovecot and nginx on the loopback interface."""
+
+import asyncio
+import signal
+
+from aiohttp import web
+
+from chatmaild.accounts import registration
+from chatmaild.common.journal import start_logging
+from chatmaild.common.settings import load_settings
+from chatmaild.common.systemd import notify
+from chatmaild.metrics import counters
+
+HOST, PORT = "127.0.0.1", 3461
+
+
+async def main():
+    """Serve until systemd says stop; requests under way are answered."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # An access log would say which client got which address.
+    runner = web.AppRunner(registration.application(load_settings()), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, PORT).start()
+    notify("READY=1")
+    await stop.wait()
+    notify("STOPPING=1")
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    start_logging()
+    counters.start("accounts")
+    asyncio.run(main())

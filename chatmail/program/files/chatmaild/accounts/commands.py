@@ -1,0 +1,125 @@
+"""What the Salt module chatmail_accounts asks for, done as the user of the mail."""
+
+import contextlib
+import datetime
+import time
+from pathlib import Path
+
+from chatmaild.accounts import invitations, mailboxes
+from chatmaild.common.addresses import is_address
+from chatmaild.common.commands import answer
+from chatmaild.common.errors import OperatorError
+from chatmaild.metadata import entries, wake
+
+
+def home_of(settings: dict, address: str) -> Path:
+    """Return the directory of an address that exists. Raises OperatorError."""
+    if not is_address(address, settings["address_domain"]):
+        raise OperatorError(
+            f"{address!r} is no address of this relay: expected one of a-z, 0-9, '.', '_' and '-' "
+            f"at {settings['address_domain']}"
+        )
+    home = Path(settings["mailboxes_dir"]) / address
+    if not (home / "password").exists():
+        raise OperatorError(f"{address} does not exist: chatmail_accounts.list shows who does")
+    return home
+
+
+def list_(settings: dict) -> list[str]:
+    """Return all addresses, sorted."""
+    return sorted(mailboxes.addresses(settings))
+
+
+def count(settings: dict) -> dict[str, int]:
+    """Return how many addresses there are, and how many of them are blocked."""
+    total = blocked = 0
+    for address in mailboxes.addresses(settings):
+        # One that expires just now.
+        with contextlib.suppress(FileNotFoundError):
+            blocked += mailboxes.is_blocked(Path(settings["mailboxes_dir"]) / address)
+            total += 1
+    return {"addresses": total, "blocked": blocked}
+
+
+def info(settings: dict, address: str) -> dict:
+    """Return what there is to know of an address, but for its password."""
+    home = home_of(settings, address)
+    found = mailboxes.described(home)
+    return {"address": address, **found, "devices": len(entries.tokens(home, time.time()))}
+
+
+def block(settings: dict, address: str) -> bool:
+    """Block an address and wake its clients; return whether that changed anything."""
+    changed = mailboxes.block(home_of(settings, address))
+    wake_up(settings, address)
+    return changed
+
+
+def unblock(settings: dict, address: str) -> bool:
+    """Unblock an address; return whether that changed anything."""
+    try:
+        return mailboxes.unblock(home_of(settings, address))
+    except ValueError as error:
+        raise OperatorError(f"{address} cannot be unblocked: {error}") from None
+
+
+def wake_up(settings: dict, address: str) -> None:
+    """Have the hibernated clients of an address handed to processes of their own."""
+    for folder in mailboxes.folders(home_of(settings, address)):
+        wake.touch(folder / "new")
+
+
+def invite(settings: dict, uses: int, days: int, note: str) -> dict:
+    """Make an invitation; return its id, its link and what an app scans."""
+    if settings["registration"] != "invite":
+        raise OperatorError(
+            f"registration is {settings['registration']}, where invitations make no addresses: set "
+            "chatmail:registration to invite in the pillar, and apply the state"
+        )
+    now = time.time()
+    try:
+        token = invitations.make(invitations.DIRECTORY, uses, days, note, now)
+    except ValueError as error:
+        raise OperatorError(str(error)) from None
+    return {
+        "id": invitations.identifier(token),
+        "link": f"https://{settings['mail_domain']}/#{token}",
+        "code": f"DCACCOUNT:https://{settings['mail_domain']}/new?token={token}",
+        "uses": uses,
+        "until": _day(now + days * invitations.DAY),
+    }
+
+
+def invites(settings: dict) -> dict[str, dict]:
+    """Return the invitations that hold, by id; their tokens are not known any more."""
+    found = invitations.listed(invitations.DIRECTORY, time.time())
+    return {
+        each: {"uses": found[each].uses, "until": _day(found[each].until), "note": found[each].note}
+        for each in sorted(found, key=lambda each: found[each].until)
+    }
+
+
+def revoke(settings: dict, identifier: str) -> bool:
+    """Withdraw an invitation; return whether there was one."""
+    return invitations.revoke(invitations.DIRECTORY, str(identifier))
+
+
+def _day(moment):
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).date().isoformat()
+
+
+COMMANDS = {
+    "list": list_,
+    "count": count,
+    "info": info,
+    "block": block,
+    "unblock": unblock,
+    "wake": wake_up,
+    "invite": invite,
+    "invites": invites,
+    "revoke": revoke,
+}
+
+
+if __name__ == "__main__":
+    answer(COMMANDS)

@@ -1,0 +1,34 @@
+"""What new addresses depend on: load, memory and disk, and the settings that limit each."""
+
+import os
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+
+
+def measured(settings: dict) -> dict[str, float]:
+    """Return what new addresses depend on, as it is now, by the setting that limits it."""
+    disk = os.statvfs(settings["mailboxes_dir"])
+    return {
+        "max_load_1m": round(os.getloadavg()[0], 2),
+        "min_available_memory": _available_memory(),
+        "min_free_disk_space": disk.f_bavail * disk.f_frsize,
+    }
+
+
+def exceeded_limit(settings: dict) -> str | None:
+    """Return "setting, value, limit" of the first limit that forbids new addresses now, or None."""
+    for name, value in measured(settings).items():
+        limit = settings[name]
+        if value > limit if name.startswith("max_") else value < limit:
+            return f"{name}, {value}, {limit}"
+    return None
+
+
+def _available_memory():
+    """Return the bytes that programs can still get, as proc(5) estimates them."""
+    for line in MEMINFO.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{MEMINFO} has no MemAvailable")

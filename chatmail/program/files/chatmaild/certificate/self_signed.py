@@ -1,0 +1,198 @@
+"""A certificate of our own making: for good, or until a better one is there."""
+
+import datetime
+import grp
+import ipaddress
+import os
+import pwd
+import stat
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from chatmaild.certificate.summary import digest_key, read_certificate, read_pair
+from chatmaild.common import atomic_files
+from chatmaild.common.errors import OperatorError
+
+KEY_MODE, CERTIFICATE_MODE = 0o640, 0o644
+# RFC 5280 appendix A.1, ub-common-name.
+MAX_COMMON_NAME = 64
+
+
+def ensure(name, key, subject_names, group, days, days_remaining, placeholder, test):
+    """Ensure that a certificate for these names and its private key are there.
+
+    The arguments are those of the state `chatmail_certificate.self_signed`; `test` writes nothing.
+    Returns {"reason", "changes", "left"}: why a new certificate is due (": reason" or ""), old and
+    new, and which of the changes did not take.
+    """
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    wanted = {"names": sorted(subject_names), "not_after": end.date().isoformat()}
+    acceptable = {
+        "names": sorted(subject_names),
+        "days": days_remaining,
+        "placeholder": placeholder,
+    }
+    reason, changes = _compare(name, key, group, wanted, acceptable)
+    left = []
+    if changes and not test:
+        _write_pair(name, key, group, subject_names, end, changes)
+        left = list(_compare(name, key, group, wanted, acceptable)[1])
+    return {"reason": reason, "changes": changes, "left": left}
+
+
+def _compare(name, key, group, wanted, acceptable):
+    """Return why a new certificate is due (": reason" or "") and the changes, old and new."""
+    changes, reason = {}, ""
+    if not (acceptable["placeholder"] and _is_usable(name, key)):
+        private_key = _load_key(key)
+        if private_key is None:
+            old = "unusable" if os.path.lexists(key) else None
+            changes["key"] = {"old": old, "new": "EC P-256"}
+        present = _read_present(name)
+        reason = _find_fault(present, private_key, acceptable)
+        if reason:
+            old = present and {
+                "names": present["names"],
+                "not_after": present["not_after"][: len("2026-01-01")],
+            }
+            changes["certificate"] = {"old": old, "new": wanted}
+    for label, path, owner, mode in (
+        ("key access", key, f"root:{group}", KEY_MODE),
+        ("certificate access", name, "root:root", CERTIFICATE_MODE),
+    ):
+        found, right = _describe_access(path), f"{owner} {mode:04o}"
+        if found != right:
+            changes[label] = {"old": found, "new": right}
+    return (f": {reason}" if reason else ""), changes
+
+
+def _is_usable(name, key):
+    """Tell whether a daemon could serve with this pair, whatever kind of key it is."""
+    try:
+        read_pair(name, key)
+    except OperatorError:
+        return False
+    return True
+
+
+def _read_present(name):
+    """Return what the certificate says, None where there is none that can be read."""
+    try:
+        return read_certificate(name)
+    except OperatorError:
+        return None
+
+
+def _find_fault(present, private_key, acceptable):
+    """Return what is wrong with the certificate, "" if nothing is."""
+    if present is None:
+        return "there is none that can be read"
+    if private_key is None or present["key_sha256"] != digest_key(private_key.public_key()):
+        return "it does not belong to the key"
+    if acceptable["placeholder"]:
+        return ""
+    if present["names"] != acceptable["names"]:
+        return "it is for other names"
+    if not present["self_signed"]:
+        return "it is not self-signed"
+    if present["days_left"] < acceptable["days"]:
+        return f"it expires in {present['days_left']} days"
+    return ""
+
+
+def _write_pair(name, key, group, names, end, changes):
+    """Write what `changes` names, the key first: a certificate can be made for it at any time."""
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OperatorError(f"group {group} does not exist") from None
+    private_key = _load_key(key)
+    if "key" in changes:
+        private_key = ec.generate_private_key(ec.SECP256R1())
+        _write_file(key, _encode_key(private_key), KEY_MODE, gid)
+    if "certificate" in changes:
+        _write_file(name, _issue_certificate(private_key, names, end), CERTIFICATE_MODE, 0)
+    for path, owner, mode in ((key, gid, KEY_MODE), (name, 0, CERTIFICATE_MODE)):
+        os.chown(path, 0, owner)
+        os.chmod(path, mode)
+
+
+def _load_key(path):
+    """Return the private key of a file, None where there is none that may be used."""
+    try:
+        with open(path, "rb") as stream:
+            key = serialization.load_pem_private_key(stream.read(), password=None)
+    except (OSError, ValueError, TypeError):  # TypeError: it has a passphrase
+        return None
+    good = isinstance(key, ec.EllipticCurvePrivateKey)
+    good = good or (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048)
+    return key if good else None
+
+
+def _encode_key(private_key):
+    return private_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _issue_certificate(private_key, names, end):
+    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM."""
+    common_name = names[0] if len(names[0]) <= MAX_COMMON_NAME else "chatmail"
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private_key.public_key())
+        .serial_number(x509.random_serial_number())
+        # A day back, for clients whose clock is behind.
+        .not_valid_before(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1))
+        .not_valid_after(end)
+    )
+    extended = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    for extension, critical in (
+        (x509.SubjectAlternativeName([_make_general_name(each) for each in names]), False),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (extended, False),
+        (x509.SubjectKeyIdentifier.from_public_key(private_key.public_key()), False),
+    ):
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _make_general_name(name):
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _write_file(path, content, mode, gid):
+    """Replace a file in one step; after a power failure it is the old or the new one, whole."""
+    # The pair may lie behind links (installing.install), which stay.
+    path = os.path.realpath(path)
+    atomic_files.replace(path, content, mode=mode, owner=(0, gid), durable=True)
+
+
+def _describe_access(path):
+    """Return a file's owner, group and mode such as "root:root 0640", None without a file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (
+        f"{_find_name(pwd.getpwuid, found.st_uid)}:{_find_name(grp.getgrgid, found.st_gid)} "
+        f"{stat.S_IMODE(found.st_mode):04o}"
+    )
+
+
+def _find_name(look_up, number):
+    """Return the name of a user or group, its number where it has none."""
+    try:
+        return look_up(number)[0]
+    except KeyError:
+        return str(number)

@@ -1,0 +1,1 @@
+"""What several services share: settings, log, systemd, files, addresses, rate limit, refusals."""

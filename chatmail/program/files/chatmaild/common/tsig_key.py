@@ -1,0 +1,38 @@
+"""The file of a TSIG key (RFC 8945), as tsig-keygen writes it and BIND and others read it."""
+
+import base64
+import os
+import re
+from typing import NamedTuple
+
+from chatmaild.common.errors import OperatorError
+
+
+class TsigKey(NamedTuple):
+    """What the file holds; the secret is base64."""
+
+    name: str
+    algorithm: str
+    secret: str
+
+
+def read_tsig_key(path: str | os.PathLike) -> TsigKey:
+    """Return the key of a file. Raises OperatorError, whose text never has the secret in it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text, mode = file.read(), os.fstat(file.fileno()).st_mode
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"the TSIG key cannot be read: {error}") from error
+    if mode & 0o007:
+        raise OperatorError(f"everybody may read {path}: `chmod 0600 {path}` first")
+    found = re.search(r'key\s+"?([^"\s{]+)"?\s*\{(.*?)\}', text, re.DOTALL)
+    parts = dict(re.findall(r'(algorithm|secret)\s+"?([^";\s]+)"?\s*;', found[2] if found else ""))
+    try:
+        base64.b64decode(parts["secret"], validate=True)
+        return TsigKey(found[1], parts["algorithm"].lower(), parts["secret"])
+    except (KeyError, ValueError):
+        pass  # without its cause: that text would have the secret in it
+    raise OperatorError(
+        f"{path} holds no TSIG key: expected what tsig-keygen writes, "
+        '`key "name" { algorithm hmac-sha256; secret "…"; };`'
+    )

@@ -1,0 +1,20 @@
+"""What the Salt module chatmail_dkim asks for about the keys on this machine."""
+
+from chatmaild.common.commands import answer
+from chatmaild.dkim import key_files, key_records, probing, signing_state
+
+# All commands get the settings; those that the keys' files answer alone have no use for them.
+COMMANDS = {
+    "new_selector": lambda _settings, algorithm: key_files.choose_selector(algorithm),
+    "generate": lambda _settings, **key: key_files.generate(**key),
+    "protect": lambda _settings, selector: key_files.protect(selector),
+    "list": lambda _settings: signing_state.list_keys(),
+    "sign_with": lambda _settings, selectors: signing_state.sign_with(selectors),
+    "txt": key_records.describe_record,
+    "records": key_records.list_records,
+    "withdrawn": key_records.list_withdrawn,
+    "probe": probing.probe,
+}
+
+if __name__ == "__main__":
+    answer(COMMANDS)

@@ -1,0 +1,158 @@
+"""The private keys on this machine: one PEM file for each, which only root and the filter read."""
+
+import grp
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from chatmaild.common import atomic_files
+from chatmaild.common.errors import InvalidRequest, OperatorError
+
+DIRECTORY = Path("/etc/chatmail/dkim")
+# The filter, which signs, is in this group (chatmail/host makes it).
+GROUP = "chatmail-dkim"
+# What a signature names (RFC 6376 section 3.3, RFC 8463 section 3): a selector's first letter.
+ALGORITHMS = {"rsa-sha256": "r", "ed25519-sha256": "e"}
+RSA_BITS = (2048, 3072, 4096)
+# A selector is one label here; RFC 6376 would allow dots, which no relay needs.
+SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def key_path(selector):
+    """Return where the private key of a selector lies; refuse what is not a selector."""
+    if not SELECTOR.fullmatch(str(selector)):
+        raise InvalidRequest(
+            f"{selector!r} is no selector: use up to 63 lower-case letters, digits and hyphens"
+        )
+    return DIRECTORY / f"{selector}.pem"
+
+
+def write_file(path, content, replace=False):
+    """Write a file of the filter's group, whole or not at all; never over an existing key."""
+    owner = 0, _find_group()
+    make_directory()
+    try:
+        atomic_files.replace(
+            path, content, mode=0o640, owner=owner, durable=True, exclusive=not replace
+        )
+    except FileExistsError as error:
+        raise OperatorError(
+            f"{path} exists already: a key is never overwritten; choose another selector"
+        ) from error
+
+
+def _find_group():
+    """Return the number of the filter's group."""
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError as error:
+        raise OperatorError(
+            f"group {GROUP} does not exist: run `state.apply chatmail.host` first"
+        ) from error
+
+
+def make_directory():
+    """Make the directory of the keys where no converge has yet."""
+    if not DIRECTORY.is_dir():
+        DIRECTORY.mkdir(mode=0o750, parents=True)
+        os.chown(DIRECTORY, 0, _find_group())
+
+
+def load_key(selector):
+    """Return the private key of a selector."""
+    path = key_path(selector)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as error:
+        raise OperatorError(
+            f"{path} is missing: restore it from a backup, or remove {selector} from "
+            f"{DIRECTORY / 'signing.json'} and run `state.apply chatmail.dkim` for a new key"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise OperatorError(
+            f"{path} holds no unencrypted private key in PEM form: restore it from a backup"
+        ) from error
+    find_algorithm(key, selector)
+    return key
+
+
+def find_algorithm(key, selector):
+    """Return what a signature with this key names. Raises OperatorError for another kind of key."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "rsa-sha256"
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ed25519-sha256"
+    raise OperatorError(
+        f"{key_path(selector)} holds a key that DKIM does not know: expected RSA or Ed25519"
+    )
+
+
+def describe_permissions(path):
+    """Return mode, owner and group of a file as one text: 0640 root:chatmail-dkim."""
+    found = path.stat()
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = str(found.st_gid)
+    owner = "root" if found.st_uid == 0 else str(found.st_uid)
+    return f"{stat.S_IMODE(found.st_mode):04o} {owner}:{group}"
+
+
+def protect(selector):
+    """Give a private key to root and the filter's group alone: 0640 root:chatmail-dkim.
+
+    Returns the permissions as `list` shows them.
+    """
+    path = key_path(selector)
+    try:
+        os.chown(path, 0, _find_group())
+        os.chmod(path, 0o640)
+    except FileNotFoundError as error:
+        raise OperatorError(f"{path} is missing: there is no such key") from error
+    return describe_permissions(path)
+
+
+def choose_selector(algorithm):
+    """Return the free selector that a key made today gets: the algorithm's letter and the day.
+
+    algorithm: rsa-sha256 or ed25519-sha256.
+    """
+    if algorithm not in ALGORITHMS:
+        raise InvalidRequest(
+            f"algorithm {algorithm!r} is not known: use one of {', '.join(ALGORITHMS)}"
+        )
+    day = ALGORITHMS[algorithm] + time.strftime("%Y%m%d", time.gmtime())
+    names = [day] + [f"{day}-{number}" for number in range(2, 1000)]
+    return next(name for name in names if not key_path(name).exists())
+
+
+def generate(selector=None, algorithm="rsa-sha256", bits=2048):
+    """Make a private key; nothing signs with it until `sign_with` or a rotation says so.
+
+    selector: one DNS label; by default the algorithm's letter and the day, such as r20261122.
+    algorithm: rsa-sha256 or ed25519-sha256.
+    bits: 2048, 3072 or 4096; only for RSA.
+    Returns {"selector", "algorithm", "path"}. An existing key is never overwritten.
+    """
+    if bits not in RSA_BITS:
+        raise InvalidRequest(f"bits {bits!r} are not possible: use 2048, 3072 or 4096")
+    name = choose_selector(algorithm)
+    path = key_path(selector or name)
+    if algorithm == "rsa-sha256":
+        key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    else:
+        key = ed25519.Ed25519PrivateKey.generate()
+    write_file(
+        path,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    return {"selector": path.stem, "algorithm": algorithm, "path": str(path)}

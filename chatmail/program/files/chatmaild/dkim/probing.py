@@ -1,0 +1,41 @@
+"""A message is signed and verified as the filters of this and of another relay would do."""
+
+from chatmaild.common.errors import OperatorError
+from chatmaild.common.refusals import Refusal
+from chatmaild.dkim import key_files, signing, verifying
+
+
+def probe(settings: dict, txt: dict[str, list[str]]) -> dict[str, str]:
+    """Sign a message with each key that signs now, and verify it with the records of DNS.
+
+    txt: the values that DNS has, by name.
+    Returns {selector: "verified" or the reason why another relay's filter would refuse it}.
+    """
+    domain = settings["mail_domain"]
+    author = f" probe@{domain}".encode()
+    fields = [
+        (b"From", author),
+        (b"To", author),
+        (b"Subject", b" [...]"),
+        (b"Date", b" Thu, 1 Jan 1970 00:00:00 +0000"),
+        (b"Message-ID", f" <probe@{domain}>".encode()),
+    ]
+    try:
+        keys = signing.load_keys(key_files.DIRECTORY)
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"the filter could not sign: {error}") from error
+    outcome = {}
+    for key in keys:
+        made = signing.signature_fields(fields, b"probe\r\n", domain, [key])
+        signed = [(b"DKIM-Signature", made[0]), *fields]
+        try:
+            verifying.check_signatures(
+                signed,
+                b"probe\r\n",
+                domain,
+                lambda name, _: [value.encode() for value in txt.get(name, [])],
+            )
+            outcome[key.selector] = "verified"
+        except Refusal as refusal:
+            outcome[key.selector] = str(refusal)
+    return outcome

@@ -1,0 +1,239 @@
+"""DKIM signatures (RFC 6376, RFC 8301, RFC 8463) on what arrives."""
+
+import binascii
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import dns.exception
+import dns.resolver
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from chatmaild.common.refusals import Refusal
+from chatmaild.dkim.canonical import body_hash, parse_tags, signed_bytes
+from chatmaild.message.mime import Field
+
+# Signatures of the author's own domain that are looked at; a relay writes two.
+MAX_SIGNATURES = 5
+# Bytes of one signature field, names in its h=, TXT records at its key's name.
+MAX_SIGNATURE_FIELD = 8192
+MAX_SIGNED_NAMES = 200
+MAX_KEY_RECORDS = 3
+# Seconds for all DNS of one message. Postfix waits for the milter much longer (300 s).
+DNS_SECONDS = 20.0
+# RFC 8301 section 3.2 for the lower limit; above the upper one verifying costs too much.
+MIN_RSA_BITS, MAX_RSA_BITS = 1024, 8192
+_DNS_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
+MAX_DNS_NAME = 253
+# Clocks differ.
+CLOCK_SKEW = 3600
+
+# What Refusal is made of.
+NO_SIGNATURE = "no DKIM signature", "554", "5.7.1", "No DKIM signature found"
+NO_VALID_SIGNATURE = "no valid DKIM signature", "554", "5.7.1", "No valid DKIM signature found"
+NO_ANSWER = "DKIM key lookup failed", "451", "4.7.1", "DKIM key lookup failed, try again later"
+
+
+class LookupFailed(Exception):
+    """DNS gave no answer: neither a record nor the word that there is none."""
+
+
+# A DNS name and seconds to wait in, TXT records out (none: []). Raises LookupFailed.
+Lookup = Callable[[str, float], list[bytes]]
+
+
+class Invalid(ValueError):
+    """A signature or a key is not to be accepted; the text tells why."""
+
+
+class Signature(NamedTuple):
+    """What a DKIM-Signature field says, checked for form."""
+
+    field: Field
+    tags: dict[str, bytes]
+    domain: str
+    key_name: str  # where DNS has the key
+    length: int | None  # l=
+    names: list[bytes]  # h=, lower case
+    relaxed_header: bool
+    relaxed_body: bool
+
+
+def resolver_lookup() -> Lookup:
+    """Return a lookup through the servers that /etc/resolv.conf names."""
+    resolver = dns.resolver.Resolver()
+
+    def lookup(name: str, seconds: float) -> list[bytes]:
+        try:
+            answer = resolver.resolve(name, "TXT", lifetime=seconds, search=False)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            return []
+        except dns.exception.DNSException as error:
+            raise LookupFailed(type(error).__name__) from None
+        return [b"".join(record.strings) for record in answer]
+
+    return lookup
+
+
+def check_signatures(fields: list[Field], body: bytes, domain: str, lookup: Lookup) -> None:
+    """Refuse a message without a valid signature whose d= is `domain`.
+
+    domain: that of the address in From. Raises Refusal, a temporary one where DNS did not answer.
+    """
+    found = [field for field in fields if field[0].lower() == b"dkim-signature"]
+    if not found:
+        raise Refusal(*NO_SIGNATURE)
+    deadline = time.monotonic() + DNS_SECONDS
+    body_hashes: dict[bool, tuple[bytes, int]] = {}
+    unanswered = False
+    for signature in _aligned(found, domain.lower())[:MAX_SIGNATURES]:
+        try:
+            relaxed = signature.relaxed_body
+            if relaxed not in body_hashes:
+                body_hashes[relaxed] = body_hash(body, relaxed)
+            _check_body(signature, *body_hashes[relaxed])
+            _check_header(signature, fields, lookup, deadline)
+        except Invalid:
+            continue
+        except LookupFailed:
+            unanswered = True
+            continue
+        return
+    raise Refusal(*(NO_ANSWER if unanswered else NO_VALID_SIGNATURE))
+
+
+def _aligned(found: list[Field], domain: str) -> list[Signature]:
+    """Return the well-formed signatures of `domain`."""
+    signatures = []
+    for field in found:
+        try:
+            signature = parse_signature(field)
+        except (Invalid, ValueError):
+            continue
+        if signature.domain == domain:
+            signatures.append(signature)
+    return signatures
+
+
+def parse_signature(field: Field) -> Signature:
+    """Check a DKIM-Signature field for form and time (RFC 6376 sections 3.5 and 6.1.1).
+
+    Raises ValueError (Invalid is one).
+    """
+    if len(field[1]) > MAX_SIGNATURE_FIELD:
+        raise Invalid("a signature field of unusual size")
+    tags = parse_tags(field[1])
+    missing = [tag for tag in ("v", "a", "b", "bh", "d", "h", "s") if not tags.get(tag)]
+    if missing or tags["v"] != b"1" or tags.get("q", b"dns/txt") != b"dns/txt":
+        raise Invalid(f"missing tags {missing} or not version 1 by DNS")
+    if tags["a"] not in (b"rsa-sha256", b"ed25519-sha256"):
+        raise Invalid("an algorithm that is not to be used any more")  # RFC 8301 section 3.1
+    header, _, content = tags.get("c", b"simple").partition(b"/")
+    content = content or b"simple"
+    if not {header, content} <= {b"simple", b"relaxed"}:
+        raise Invalid("unknown canonicalization")
+    names = [name.strip().lower() for name in tags["h"].split(b":")]
+    if b"from" not in names or len(names) > MAX_SIGNED_NAMES:
+        raise Invalid("From is not signed, or too much is")
+    now = time.time()
+    if int(tags.get("x", b"%d" % now)) < int(now) or int(tags.get("t", b"0")) > now + CLOCK_SKEW:
+        raise Invalid("expired, or from the future")
+    domain = tags["d"].decode("ascii").lower()
+    selector = tags["s"].decode("ascii")
+    key_name = f"{selector}._domainkey.{domain}"
+    if not _DNS_NAME.fullmatch(key_name) or len(key_name) > MAX_DNS_NAME:
+        raise Invalid("selector and domain make no DNS name")
+    identity = tags.get("i", b"@" + tags["d"]).decode("ascii").lower().rpartition("@")[2]
+    if identity != domain and not identity.endswith("." + domain):
+        raise Invalid("i= is not within d=")
+    return Signature(
+        field=field,
+        tags=tags,
+        domain=domain,
+        key_name=key_name + ".",
+        length=int(tags["l"]) if "l" in tags else None,
+        names=names,
+        relaxed_header=header == b"relaxed",
+        relaxed_body=content == b"relaxed",
+    )
+
+
+def _check_body(signature: Signature, digest: bytes, length: int) -> None:
+    """Compare the body's hash. Raises Invalid.
+
+    A signature over a part of the body (l=) lets anybody add to it, so it counts for nothing.
+    """
+    if signature.length not in (None, length):
+        raise Invalid("the signature does not cover the whole body")
+    if _base64(signature.tags["bh"]) != digest:
+        raise Invalid("the body was changed")
+
+
+def _check_header(
+    signature: Signature, fields: list[Field], lookup: Lookup, deadline: float
+) -> None:
+    """Verify the signature with a key of its selector. Raises Invalid or LookupFailed."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise LookupFailed("no time left")
+    records = lookup(signature.key_name, seconds)
+    data = signed_bytes(fields, signature.names, signature.field, signature.relaxed_header)
+    value = _base64(signature.tags["b"])
+    for record in records[:MAX_KEY_RECORDS]:
+        try:
+            return _verify(parse_key(record, signature), value, data)
+        except (ValueError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+    raise Invalid("no key of the selector verifies it")
+
+
+def parse_key(record: bytes, signature: Signature) -> rsa.RSAPublicKey | ed25519.Ed25519PublicKey:
+    """Return the key of a DKIM key record (RFC 6376 section 3.6.1) that may verify `signature`.
+
+    Raises ValueError (Invalid is one) or UnsupportedAlgorithm.
+    """
+    tags = parse_tags(record)
+    kind = tags.get("k", b"rsa")
+    if tags.get("v", b"DKIM1") != b"DKIM1" or signature.tags["a"] != kind + b"-sha256":
+        raise Invalid("a record of another version or algorithm")
+    if b"sha256" not in _listed(tags.get("h", b"sha256")):
+        raise Invalid("the key is not for SHA-256")
+    if not {b"*", b"email"} & set(_listed(tags.get("s", b"*"))):
+        raise Invalid("the key is not for mail")
+    identity = signature.tags.get("i", b"@" + signature.tags["d"]).rpartition(b"@")[2]
+    if b"s" in _listed(tags.get("t", b"")) and identity.decode().lower() != signature.domain:
+        raise Invalid("the key is not for subdomains")
+    material = _base64(tags.get("p", b""))
+    if not material:
+        raise Invalid("the key is revoked")
+    if kind == b"ed25519":
+        return ed25519.Ed25519PublicKey.from_public_bytes(material)
+    key = load_der_public_key(material)
+    if not isinstance(key, rsa.RSAPublicKey) or not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+        raise Invalid("no RSA key of a proper size")
+    return key
+
+
+def _verify(key: rsa.RSAPublicKey | ed25519.Ed25519PublicKey, value: bytes, data: bytes) -> None:
+    """Raises InvalidSignature."""
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(value, data, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        key.verify(value, hashlib.sha256(data).digest())
+
+
+def _listed(value: bytes) -> list[bytes]:
+    return [item.strip() for item in value.split(b":")]
+
+
+def _base64(value: bytes) -> bytes:
+    """Decode what may hold spaces where it was folded. Raises Invalid."""
+    try:
+        return binascii.a2b_base64(value.replace(b" ", b""), strict_mode=True)
+    except binascii.Error:
+        raise Invalid("not base64") from None

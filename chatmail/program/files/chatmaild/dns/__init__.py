@@ -1,0 +1,1 @@
+"""DNS: the records that this relay needs, what the world sees of them, and their publication."""

@@ -1,0 +1,192 @@
+"""What the authoritative servers answer."""
+
+import collections
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.resolver
+
+from chatmaild.common.errors import OperatorError
+from chatmaild.dns.rdata import format_value
+from chatmaild.dns.records import TTL
+
+RESOLV_CONF = "/etc/resolv.conf"
+# Seconds for one question to one address; a name server that needs longer is as good as down.
+QUESTION_TIMEOUT = 5
+# RFC 1034 section 3.6.2 wants chains of aliases followed; this is as far as resolvers go.
+MAX_ALIASES = 8
+# Zone cuts below a known zone that one question may cross.
+MAX_REFERRALS = 8
+# One answer: resource data, TTL, the alias (a name or None) that stands in its place.
+Answer = collections.namedtuple("Answer", "values ttl alias")
+
+
+class NoAnswer(Exception):
+    """A name server gave no usable answer; the text says what it did instead."""
+
+
+class View:
+    """What the authoritative servers say; a server that is silent once is not asked again."""
+
+    def __init__(self):
+        try:
+            self.resolver = dns.resolver.Resolver(RESOLV_CONF)
+        except dns.exception.DNSException as error:
+            raise OperatorError(f"{RESOLV_CONF} names no resolver: {error}") from error
+        self.resolver.lifetime = QUESTION_TIMEOUT * 2
+        self.zones = {}  # zone: {server: addresses}, servers as names
+        self.silent = {}  # server: what it did instead of answering
+        self.known = {}  # (name, type): answers
+
+    def zone(self, name):
+        """Return the deepest zone known to hold a name; ask the resolver for the first one."""
+        known = [zone for zone in self.zones if name.is_subdomain(zone)]
+        if known:
+            return max(known, key=len)
+        try:
+            zone = dns.resolver.zone_for_name(name, resolver=self.resolver)
+            servers = [rdata.target for rdata in self.resolver.resolve(zone, "NS")]
+        except dns.exception.DNSException as error:
+            raise OperatorError(
+                f"the zone of {name} cannot be found: {describe_error(error)}. Is the domain "
+                "registered and delegated, do its name servers run, does the resolver of this "
+                "machine work?"
+            ) from error
+        self.zones[zone] = {server: self.hosts(server) for server in servers}
+        return zone
+
+    def hosts(self, server):
+        """Return the IP addresses of a name server, by the resolver."""
+        found = []
+        for rdtype in ("A", "AAAA"):
+            try:
+                found += [rdata.address for rdata in self.resolver.resolve(server, rdtype)]
+            except dns.exception.DNSException:
+                continue
+        return found
+
+    def answers(self, name, rdtype):
+        """Return {server: Answer, or the text of what went wrong}, of each authoritative server."""
+        if (name, rdtype) not in self.known:
+            self.known[name, rdtype] = self.ask_all(name, rdtype)
+        return self.known[name, rdtype]
+
+    def ask_all(self, name, rdtype):
+        """Ask each server of the zone that holds a name, following delegation."""
+        zone = self.zone(name)
+        for _ in range(MAX_REFERRALS):
+            answers, cut = {}, None
+            for server, hosts in self.zones[zone].items():
+                answers[server], cut = self.ask(server, hosts, name, rdtype, zone)
+                if cut:
+                    break
+            if not cut:
+                return answers
+            zone = self.descend(cut)
+        raise OperatorError(f"{name}: more than {MAX_REFERRALS} delegations in a row")
+
+    def ask(self, server, hosts, name, rdtype, zone):
+        """Return (Answer or text, None), or (None, response) for a referral to a deeper zone."""
+        if server in self.silent:
+            return self.silent[server], None
+        problem = "has no address"
+        for host in hosts:
+            query = dns.message.make_query(name, rdtype, use_edns=0, payload=1232)
+            query.flags &= ~dns.flags.RD
+            try:
+                response, _ = dns.query.udp_with_fallback(query, host, QUESTION_TIMEOUT)
+            except (dns.exception.DNSException, OSError) as error:
+                problem = f"does not answer at {host}: {describe_error(error)}"
+                continue
+            if is_referral(response, name, zone):
+                return None, response
+            try:
+                return read_answer(response, name, rdtype), None
+            except NoAnswer as error:
+                problem = str(error)
+        self.silent[server] = problem
+        return problem, None
+
+    def descend(self, response):
+        """Learn the servers of a deeper zone from a referral; return the zone."""
+        cut = next(rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.NS)
+        glue = {}
+        for rrset in response.additional:
+            if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+                glue.setdefault(rrset.name, []).extend(rdata.address for rdata in rrset)
+        self.zones[cut.name] = {
+            rdata.target: glue.get(rdata.target) or self.hosts(rdata.target) for rdata in cut
+        }
+        return cut.name
+
+    def first(self, name, rdtype):
+        """Return what the first server that answers says."""
+        answers = self.answers(name, rdtype)
+        for answer in answers.values():
+            if isinstance(answer, Answer):
+                return answer
+        raise OperatorError(describe_silence(name, self.zone(name), answers))
+
+    def followed(self, answer, rdtype):
+        """Return the data that an answer leads to: its own, or that behind its alias."""
+        for _ in range(MAX_ALIASES):
+            if not answer.alias:
+                return list(answer.values)
+            try:
+                answer = self.first(answer.alias, rdtype)
+            except OperatorError:
+                break  # it leads nowhere, which is no reason to say nothing of other records
+        return []
+
+    def addresses(self, name):
+        """Return the IP addresses of a name, as texts, aliases followed."""
+        alias = Answer((), TTL, name)
+        return [format_value(r) for rdtype in ("A", "AAAA") for r in self.followed(alias, rdtype)]
+
+
+def describe_error(error):
+    """Return an error as one short text; a time-out has no text of its own."""
+    if isinstance(error, dns.exception.Timeout):
+        return "time-out"
+    return str(error) or type(error).__name__
+
+
+def describe_silence(name, zone, answers):
+    """Return the message for servers of which none answers."""
+    told = "; ".join(f"{server} {problem}" for server, problem in answers.items())
+    return (
+        f"no authoritative server of zone {zone} answers for {name}: {told or 'it has none'}. "
+        "See whether these servers run and serve the zone"
+    )
+
+
+def is_referral(response, name, zone):
+    """Tell whether a response sends us to the servers of a zone below."""
+    if response.flags & dns.flags.AA or response.rcode() != dns.rcode.NOERROR:
+        return False
+    return any(
+        rrset.rdtype == dns.rdatatype.NS
+        and name.is_subdomain(rrset.name)
+        and len(rrset.name) > len(zone)
+        for rrset in response.authority
+    )
+
+
+def read_answer(response, name, rdtype):
+    """Return a response as an Answer; raise NoAnswer for one that is no authority's."""
+    rcode = response.rcode()
+    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise NoAnswer(f"answers {dns.rcode.to_text(rcode)}")
+    if not response.flags & dns.flags.AA:
+        raise NoAnswer("answers without authority: it does not serve the zone")
+    wanted = dns.rdatatype.from_text(rdtype)
+    rrset = response.get_rrset(response.answer, name, dns.rdataclass.IN, wanted)
+    if rrset:
+        return Answer(tuple(rrset), rrset.ttl, None)
+    alias = response.get_rrset(response.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+    return Answer((), alias.ttl if alias else TTL, alias[0].target if alias else None)

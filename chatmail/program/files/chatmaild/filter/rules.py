@@ -1,0 +1,223 @@
+"""What a message must be to be sent, and to be taken in: pure functions on its bytes.
+
+A rule that a message breaks raises Refusal, which holds the SMTP reply.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+
+from chatmaild.common.refusals import Refusal
+from chatmaild.message import mime, openpgp
+from chatmaild.message.mime import Field
+
+UNENCRYPTED = "Encryption Needed: Invalid Unencrypted Mail"
+SECURE_JOIN_STEPS = (b"vc-request", b"vg-request")
+
+REMOVED_FIELDS = (b"received", b"x-originating-ip", b"x-mailer", b"user-agent")
+SUBJECT = b" [...]"
+
+# A name and an address; the names that mail programs write end far below.
+MAX_FROM = 4096
+
+# Bytes looked at in one go for line ends, to stay within the processor's cache.
+LINE_END_STEP = 1 << 16
+
+_ATOM = rb"[!#-'*+/-9=?A-Z^-~-]+"  # RFC 5322 section 3.2.3
+_ADDRESS = rb"(?P<address%b>%b(?:\.%b)*@(?:%b(?:\.%b)*|\[[!-Z^-~]+\]))"
+_COMMENT = rb"\((?:[^()\\]|\\.)*+\)"
+_SPACE = rb"(?:[ \t]|%b)*+" % _COMMENT
+# What may stand before <address>; mail programs leave 8-bit text and dots unquoted.
+_PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*+' % _COMMENT
+_FROM = re.compile(
+    rb"%b%b%b|%b<%b>%b"
+    % (
+        _SPACE,
+        _ADDRESS % (b"_alone", *[_ATOM] * 4),
+        _SPACE,
+        _PHRASE,
+        _ADDRESS % (b"_angled", *[_ATOM] * 4),
+        _SPACE,
+    ),
+    re.DOTALL,
+)
+
+
+def check_submission(sender: str, fields: list[Field], body: bytes) -> str:
+    """Check a message that a user sends (contract, section 4). Raises Refusal.
+
+    sender: MAIL FROM, which Postfix has compared with the login.
+    Returns what it is, "encrypted" or "secure-join".
+    """
+    check_form(fields, body)
+    author = from_address(fields)
+    if author.lower() != sender.lower():
+        raise Refusal("forged From", "500", None, f"Invalid FROM <{author}> for <{sender}>")
+    if is_encrypted(fields, body, True):
+        return "encrypted"
+    if is_securejoin(fields, body, True):
+        return "secure-join"
+    raise Refusal("unencrypted", "523", None, UNENCRYPTED)
+
+
+def check_incoming(
+    fields: list[Field], body: bytes, takes_cleartext: Callable[[], bool]
+) -> tuple[str, str]:
+    """Check a message from elsewhere (section 5) but for its DKIM signature. Raises Refusal.
+
+    takes_cleartext: asked for a cleartext message only: do all its recipients take that?
+    Returns the address in From, and what the message is: "encrypted", "secure-join", "bounce" or
+    "cleartext".
+    """
+    check_form(fields, body)
+    author = from_address(fields)
+    if is_encrypted(fields, body, False):
+        return author, "encrypted"
+    if is_securejoin(fields, body, False):
+        return author, "secure-join"
+    if is_bounce(fields, author):
+        return author, "bounce"
+    if takes_cleartext():
+        return author, "cleartext"
+    raise Refusal("unencrypted", "523", None, UNENCRYPTED)
+
+
+def check_form(fields: list[Field], body: bytes) -> None:
+    """Refuse a bare CR or LF and a second Content-Type: two readers would see two messages."""
+    if has_bare_line_end(body) or any(has_bare_line_end(value) for _, value in fields):
+        raise Refusal("bare line end", "554", "5.6.0", "A line must end in CR LF and nothing else")
+    if len(mime.values(fields, "Content-Type")) > 1:
+        raise Refusal("Content-Type twice", "554", "5.6.0", "More than one Content-Type")
+
+
+def has_bare_line_end(data: bytes) -> bool:
+    """Return whether CR or LF stands anywhere without the other."""
+    view = memoryview(data)
+    start = 0
+    while start < len(data):
+        end = min(start + LINE_END_STEP, len(data))
+        if data[end - 1] == ord("\r"):
+            end += 1
+        rest = bytes(view[start:end]).replace(b"\r\n", b"")
+        if b"\r" in rest or b"\n" in rest:
+            return True
+        start = end
+    return False
+
+
+def from_address(fields: list[Field]) -> str:
+    """Return the one address in the one From field. Raises Refusal."""
+    found = mime.values(fields, "From")
+    match = None
+    if len(found) == 1 and len(found[0]) <= MAX_FROM:
+        match = _FROM.fullmatch(found[0])
+    if not match:
+        raise Refusal(
+            "no single From", "500", None, "Invalid FROM header: it must hold exactly one address"
+        )
+    address = (match["address_alone"] or match["address_angled"]).decode()
+    domain = address.rpartition("@")[2]
+    if domain.startswith("[") and not is_address_literal(domain):
+        raise Refusal("bad address literal", "500", None, f"Invalid FROM <{address}>")
+    return address
+
+
+def is_address_literal(domain: str) -> bool:
+    """Return whether `domain` is `[1.2.3.4]` or `[IPv6:…]` (RFC 5321 section 4.1.3)."""
+    if not (domain.startswith("[") and domain.endswith("]")):
+        return False
+    inside = domain[1:-1]
+    try:
+        if inside.lower().startswith("ipv6:"):
+            ipaddress.IPv6Address(inside[5:])
+        else:
+            ipaddress.IPv4Address(inside)
+    except ValueError:
+        return False
+    return True
+
+
+def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
+    """Return whether the message is OpenPGP-encrypted as RFC 3156 section 4 asks (section 6).
+
+    outgoing: ours carry no text around the parts and no armor headers.
+    """
+    try:
+        media_type, parameters = mime.content_type(fields)
+        if media_type != "multipart/encrypted":
+            return False
+        leaves = _leaves(body, parameters, 2, outgoing)
+        if [media_type for media_type, _ in leaves] != [
+            "application/pgp-encrypted",
+            "application/octet-stream",
+        ]:
+            return False
+        (_, version), (_, armor) = leaves
+    except mime.Malformed:
+        return False
+    return version.strip() == b"Version: 1" and openpgp.is_encrypted_armor(armor, outgoing)
+
+
+def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
+    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet."""
+    steps = mime.values(fields, "Secure-Join")
+    if len(steps) != 1 or steps[0] not in SECURE_JOIN_STEPS:
+        return False
+    try:
+        media_type, parameters = mime.content_type(fields)
+        if not media_type.startswith("multipart/"):
+            return False
+        leaves = _leaves(body, parameters, 1, outgoing)
+    except mime.Malformed:
+        return False
+    if [media_type for media_type, _ in leaves] != ["text/plain"]:
+        return False
+    text = leaves[0][1].strip().lower()
+    return text in [b"secure-join: " + step for step in SECURE_JOIN_STEPS]
+
+
+def _leaves(
+    body: bytes, parameters: dict[str, bytes], most: int, outgoing: bool
+) -> list[tuple[str, bytes]]:
+    """Return media type and content of each leaf of a flat multipart. Raises Malformed."""
+    found, around = mime.parts(body, parameters, most)
+    if outgoing and around.strip():
+        raise mime.Malformed("text around the parts")
+    return [mime.leaf(part) for part in found]
+
+
+def is_bounce(fields: list[Field], author: str) -> bool:
+    """Return whether the message is another server's report, which is never encrypted."""
+    if not any(mime.values(fields, "Auto-Submitted")):
+        return False
+    try:
+        media_type, _ = mime.content_type(fields)
+    except mime.Malformed:
+        return False
+    return author.lower().startswith("mailer-daemon@") and media_type == "multipart/report"
+
+
+# A change of one field: its name, which of that name (from 1), its new value or None to remove it.
+Change = tuple[bytes, int, bytes | None]
+
+
+def cleaned(fields: list[Field]) -> tuple[list[Field], list[Change]]:
+    """Take out what tells about the sender, and the subject (contract, section 4).
+
+    Returns the fields as they leave, and the changes that lead there in the order to make them:
+    the last of a name first, so that removing one does not renumber the others.
+    """
+    kept: list[Field] = []
+    changes: list[Change] = []
+    seen: dict[bytes, int] = {}
+    for name, value in fields:
+        key = name.lower()
+        seen[key] = seen.get(key, 0) + 1
+        if key in REMOVED_FIELDS or (key == b"subject" and seen[key] > 1):
+            changes.append((name, seen[key], None))
+        elif key == b"subject":
+            changes.append((name, 1, SUBJECT))
+            kept.append((name, SUBJECT))
+        else:
+            kept.append((name, value))
+    return kept, changes[::-1]

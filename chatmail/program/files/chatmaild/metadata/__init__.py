@@ -1,0 +1,1 @@
+"""chatmail-dict: Dovecot's dict protocol, METADATA, push notifications and the last login."""

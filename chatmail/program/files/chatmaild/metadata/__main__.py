@@ -1,0 +1,50 @@
+"""The dict service: listens for Dovecot on a Unix socket, and wakes devices."""
+
+import asyncio
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+
+from chatmaild.common.journal import start_logging
+from chatmaild.common.settings import load_settings
+from chatmaild.common.systemd import notify
+from chatmaild.metadata import dictionary
+from chatmaild.metadata.notifier import Notifier
+from chatmaild.metrics import counters
+
+# Both made by systemd, RuntimeDirectory= and StateDirectory=.
+SOCKET = Path("/run/chatmail-dict/dict")
+PENDING = Path("/var/lib/chatmail-dict/pending")
+# A restart of Dovecot brings all clients at once.
+BACKLOG = 4096
+
+
+async def main():
+    """Serve until systemd says stop."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = load_settings()
+    PENDING.mkdir(mode=0o700, exist_ok=True)
+    family = socket.AF_INET if settings["disable_ipv6"] else 0
+    async with Notifier(
+        PENDING, settings["notification_url"], partial(dictionary.forget, settings), family
+    ) as notifier:
+        handler = partial(
+            dictionary.serve,
+            partial(dictionary.lookup, settings),
+            partial(dictionary.change, settings, notifier),
+        )
+        server = await asyncio.start_unix_server(handler, SOCKET, backlog=BACKLOG)
+        notify("READY=1")
+        await stop.wait()
+        notify("STOPPING=1")
+        # Connections under way end with the loop: a change is done before its reply is due.
+        server.close()
+
+
+if __name__ == "__main__":
+    start_logging()
+    counters.start("dict")
+    asyncio.run(main())

@@ -1,0 +1,122 @@
+"""What METADATA answers (RFC 5464): device tokens of an address, and entries of the server.
+
+The tokens are `metadata.json` in the address's directory, in the form of existing relays:
+{"devicetoken": {token: time of the last set}}.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import re
+from pathlib import Path
+
+from chatmaild.common import atomic_files
+
+TOKEN_AGE = 90 * 24 * 3600
+# What Delta Chat itself limits a token to. It is one word, since tokens are answered in one line.
+TOKEN = re.compile(r"[!-~]{1,4096}")
+# Devices of one address; a further one takes the place of the token set longest ago.
+MAX_TOKENS = 32
+
+# Postfix's own limit, smtpd_recipient_limit, which this relay keeps.
+MAX_SMTP_RECIPIENTS = "1000"
+APP_VERSIONS = Path("/etc/chatmail/appversions.json")
+TURN_SECRET = Path("/etc/chatmail/turn-secret")
+TURN_PORT = 3478
+# Delta Chat asks again 12 hours before the end; days spare a laptop that slept the question.
+TURN_LIFETIME = 5 * 24 * 3600
+
+log = logging.getLogger(__name__)
+
+
+def tokens(home: Path, now: float) -> list[str]:
+    """Return the device tokens of the address with this directory, oldest first."""
+    return list(_read(home, now))
+
+
+def add_token(home: Path, token: str, now: float) -> None:
+    """Remember a token for 90 days from now.
+
+    Raises ValueError on what cannot be a token, OSError when it cannot be written.
+    """
+    if not TOKEN.fullmatch(token):
+        raise ValueError("a device token is 1 to 4096 printable ASCII characters without blanks")
+    known = _read(home, now)
+    # Last in the order of time.
+    known.pop(token, None)
+    known[token] = int(now)
+    _write(home, dict(list(known.items())[-MAX_TOKENS:]))
+
+
+def remove_token(home: Path, token: str, now: float) -> None:
+    """Forget a token. Raises OSError."""
+    known = _read(home, now)
+    if known.pop(token, None) is not None:
+        _write(home, known)
+
+
+def remove_tokens(home: Path) -> None:
+    """Forget all tokens. Raises OSError."""
+    _write(home, {})
+
+
+def _read(home, now):
+    """Return {token: time} of the tokens in force, in the order in which they were set."""
+    try:
+        stored = json.loads((home / "metadata.json").read_text())["devicetoken"]
+        # One minute: a clock that was set back must not keep a token for ever.
+        return {t: time for t, time in stored.items() if now - TOKEN_AGE < time < now + 60}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Neither the path, which is the address, nor the content.
+        log.error("a metadata.json cannot be read, its tokens are lost: %s", type(error).__name__)
+        return {}
+
+
+def _write(home, known):
+    atomic_files.replace(home / "metadata.json", json.dumps({"devicetoken": known}))
+
+
+def server_entry(name: str, settings: dict, now: float) -> str | None:
+    """Return the value of `/shared/vendor/deltachat/<name>`, or None if there is none."""
+    if name == "irohrelay":
+        url = settings["iroh_relay"]
+        return f"https://{settings['mail_domain']}" if url is None else url or None
+    if name == "maxsmtprecipients":
+        return MAX_SMTP_RECIPIENTS
+    if name == "turn":
+        return _turn_credentials(settings["mail_domain"], now)
+    if name == "appversions":
+        return _app_versions()
+    return None
+
+
+def _turn_credentials(host, now):
+    """Return `host:port:user:password`; coturn's use-auth-secret checks the password.
+
+    https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00#section-2.2
+    """
+    try:
+        secret = TURN_SECRET.read_bytes().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.error("no TURN credentials, %s: %s", TURN_SECRET, error.strerror)
+        return None
+    user = str(int(now) + TURN_LIFETIME)
+    digest = hmac.new(secret, user.encode(), hashlib.sha1).digest()
+    return f"{host}:{TURN_PORT}:{user}:{base64.b64encode(digest).decode()}"
+
+
+def _app_versions():
+    """Return the operator's file as JSON on one line."""
+    try:
+        return json.dumps(json.loads(APP_VERSIONS.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.error("no app versions, %s: %s; make it valid JSON", APP_VERSIONS, error)
+        return None

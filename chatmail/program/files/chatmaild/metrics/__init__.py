@@ -1,0 +1,1 @@
+"""chatmail-metrics: what the services count, and the endpoint that tells Prometheus."""

@@ -1,0 +1,1 @@
+"""Retention: what is past its time goes, full mailboxes shrink, a report says what is left."""

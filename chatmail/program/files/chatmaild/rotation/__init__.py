@@ -1,0 +1,1 @@
+"""DKIM keys and DNS together: keys are rotated, withdrawn, and compared with their records."""

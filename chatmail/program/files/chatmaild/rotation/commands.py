@@ -1,0 +1,13 @@
+"""What the Salt module chatmail_dkim asks for about the keys and their records in DNS."""
+
+from chatmaild.common.commands import answer
+from chatmaild.rotation import rotating
+
+COMMANDS = {
+    "rotate": rotating.rotate,
+    "withdraw": rotating.withdraw,
+    "verify": rotating.verify,
+}
+
+if __name__ == "__main__":
+    answer(COMMANDS)

@@ -1,0 +1,70 @@
+"""chatmail-transport: mail to other relays, and `/mxdeliv` for mail from them.
+
+Postfix hands in by LMTP what leaves for other domains; nginx passes on what comes by HTTPS.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+
+from aiohttp import web
+
+from chatmaild.common.federation import Federation
+from chatmaild.common.journal import start_logging
+from chatmaild.common.settings import load_settings
+from chatmaild.common.systemd import notify
+from chatmaild.metrics import counters
+from chatmaild.transport.delivery import Delivery, Transactions
+from chatmaild.transport.destinations import Destinations
+from chatmaild.transport.gateway import Gateway
+from chatmaild.transport.https_client import HttpsClient, tls_context
+from chatmaild.transport.lmtp import LmtpServer
+
+LMTP_SOCKET = "/var/spool/postfix/chatmail-transport/lmtp"
+MXDELIV = ("127.0.0.1", 3462)
+# On disk on both releases, while Debian 13's /tmp is memory. The unit gives it a private one.
+SPOOL = "/var/tmp"
+log = logging.getLogger(__name__)
+
+
+async def run(settings: dict) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    name = settings["hostname"]
+    destinations = Destinations(
+        (settings["mail_domain"], name), use_ipv6=not settings["disable_ipv6"]
+    )
+    verified, unverified = tls_context(True), tls_context(False)
+    https = HttpsClient(destinations, verified, unverified)
+    delivery = Delivery(destinations, https, name, verified, unverified, Federation(settings))
+    # Postfix counts a line end as one octet; as CR LF a message is twice its size at most.
+    max_size = 2 * settings["max_message_size"]
+    lmtp = LmtpServer(Transactions(delivery.to_domain).start, name, max_size, SPOOL)
+    gateway = Gateway(name, settings["max_message_size"], SPOOL)
+    # Stopping, it waits for its handlers for 60 s, as LMTP does.
+    runner = web.AppRunner(gateway.application(), access_log=None)
+
+    await lmtp.listen(LMTP_SOCKET)
+    # Connecting needs write permission; the directory lets in only us and Postfix.
+    os.chmod(LMTP_SOCKET, 0o666)
+    await runner.setup()
+    await web.TCPSite(runner, *MXDELIV, backlog=1024).start()
+    notify("READY=1")
+    await stop.wait()
+    notify("STOPPING=1")
+    await asyncio.gather(lmtp.stop(), runner.cleanup())
+    await https.close()
+
+
+def main() -> None:
+    """Start the service."""
+    start_logging()
+    counters.start("transport")
+    asyncio.run(run(load_settings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Delivery to other relays: one message, one destination domain, by HTTPS or SMTP.
+
+The relay contract, section 7. What is not delivered here within the transaction stays in
+Postfix's queue; nothing is remembered but which way a host took lately.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from chatmaild.common.federation import Federation
+from chatmaild.message.spool import Message
+from chatmaild.metrics import counters
+from chatmaild.transport.destinations import Destinations, Host, NoHost, Tls
+from chatmaild.transport.https_client import HttpsClient, HttpsFailed
+from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
+from chatmaild.transport.smtp_protocol import Answer
+
+# No host is asked any more after this time, and asking one by SMTP takes at most SMTP_SECONDS:
+# the answer comes within START + DNS + HTTPS + SMTP = 120 + 15 + 90 + 180 = 405 s at the very
+# worst, below Postfix's lmtp_data_done_timeout of 600 s. A black hole of one address takes 20 s.
+START_SECONDS = 120
+SMTP_SECONDS = 180
+# After HTTPS failed and SMTP did not, a host is asked by SMTP for so long.
+SMTP_FIRST_SECONDS = 30 * 60
+# Deliveries to one host at once, so that a burst of ours does not take all its processes.
+PER_HOST = 40
+# Hosts that something is remembered of.
+MAX_HOSTS_KNOWN = 10000
+
+Answers = dict[str, Answer]
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Known:
+    """What is known of one host."""
+
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_HOST))
+    users: int = 0
+    smtp_first_until: float = 0
+    # Neither way reached it, the last time somebody tried.
+    dead: bool = False
+
+
+class Delivery:
+    """Delivers messages.
+
+    ehlo_name: this relay's name in SMTP.
+    verified, unverified: TLS contexts for SMTP.
+    federation: which domains get nothing.
+    smtp_port, clock: replaced by tests.
+    """
+
+    def __init__(
+        self,
+        destinations: Destinations,
+        https: HttpsClient,
+        ehlo_name: str,
+        verified: ssl.SSLContext,
+        unverified: ssl.SSLContext,
+        federation: Federation,
+        smtp_port: int = 25,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._destinations = destinations
+        self._https = https
+        self._ehlo_name = ehlo_name
+        self._contexts = {
+            Tls.VERIFIED: verified,
+            Tls.UNVERIFIED: unverified,
+            Tls.OPTIONAL: unverified,
+        }
+        self._federation = federation
+        self._smtp_port = smtp_port
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+
+    async def to_domain(
+        self, domain: str, sender: str, recipients: list[str], message: Message
+    ) -> Answers:
+        """Deliver one copy for all recipients of a domain; return what became of each.
+
+        domain: in lower case. sender: empty for a bounce.
+        """
+        if self._federation.refuses(domain):
+            # Not at RCPT TO, where one refused recipient makes Delta Chat give up the message for
+            # a whole group. Here the others get theirs, and what was queued before obeys too.
+            refusal = Answer(550, f"5.7.1 This relay sends no mail to {domain}")
+            return dict.fromkeys(recipients, refusal)
+        answers: Answers = {}
+        deadline = self._clock() + START_SECONDS
+        try:
+            async with contextlib.aclosing(self._destinations.hosts(domain)) as hosts:
+                async for host in hosts:
+                    waiting = [r for r in recipients if r not in answers or answers[r].temporary]
+                    answers |= await self._to_host(host, sender, waiting, message, deadline)
+                    if not any(answers[r].temporary for r in recipients):
+                        break
+                    if self._clock() > deadline:
+                        break
+        except NoHost as error:
+            counters.count("chatmail_delivery_no_host_total")
+            return dict.fromkeys(recipients, error.answer)
+        except Uncertain as error:
+            # To ask the next host now would make two of it more likely than to ask later.
+            later = Answer(451, f"4.4.2 {domain}: {error}")
+            return {r: answers.get(r, later) for r in recipients}
+        except Exception as error:
+            # A message may be in the error's text, so only its kind and place are logged.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("delivery broke: %s at %s", type(error).__name__, place)
+            return dict.fromkeys(recipients, Answer(451, "4.3.0 internal error, see the log"))
+        return answers
+
+    async def _to_host(self, host, sender, recipients, message, deadline) -> Answers:
+        """Ask one host, as one of the PER_HOST that may do so at once."""
+        with self._known_host(host.name) as known:
+            if known.dead and known.slots.locked():
+                return _unreached(host, recipients, "is down, and enough deliveries try it")
+            try:
+                async with asyncio.timeout(max(0, deadline - self._clock())):
+                    await known.slots.acquire()
+            except TimeoutError:
+                return _unreached(host, recipients, "is busy with other deliveries of ours")
+            try:
+                if known.dead and known.users > PER_HOST:
+                    return _unreached(host, recipients, "is down, and enough deliveries try it")
+                return await self._both_ways(known, host, sender, recipients, message)
+            finally:
+                known.slots.release()
+
+    @contextlib.contextmanager
+    def _known_host(self, name: str):
+        """Give what is known of a host, and keep it at least while it is in use."""
+        if len(self._known) >= MAX_HOSTS_KNOWN:
+            now = self._clock()
+            idle = [n for n, k in self._known.items() if not k.users and k.smtp_first_until < now]
+            for name_of_idle in idle:
+                del self._known[name_of_idle]
+        known = self._known.setdefault(name, _Known())
+        known.users += 1
+        try:
+            yield known
+        finally:
+            known.users -= 1
+
+    async def _both_ways(self, known, host, sender, recipients, message) -> Answers:
+        """Ask by HTTPS and then SMTP, or the other way round where SMTP is what works."""
+        failures: list[str] = []
+        reached = False
+        smtp_first = known.smtp_first_until > self._clock()
+        for way in ("SMTP", "HTTPS") if smtp_first else ("HTTPS", "SMTP"):
+            try:
+                if way == "HTTPS":
+                    await self._https.post(host, sender, recipients, message)
+                    answer = Answer(250, f"2.0.0 {host.name} took it by HTTPS")
+                    answers = dict.fromkeys(recipients, answer)
+                else:
+                    answers = await self._by_smtp(host, sender, recipients, message)
+            except HttpsFailed as error:
+                reached = reached or error.kind == "answer"
+                failures.append(f"HTTPS: {error}")
+                counters.count("chatmail_delivery_failures_total", "https", error.kind)
+            except Unreachable as error:
+                known.smtp_first_until = 0
+                failures.append(f"SMTP: {error}")
+                counters.count("chatmail_delivery_failures_total", "smtp", error.kind)
+            except Uncertain:
+                counters.count("chatmail_delivery_failures_total", "smtp", "uncertain")
+                raise
+            else:
+                known.dead = False
+                if any(answer.delivered for answer in answers.values()):
+                    counters.count("chatmail_deliveries_total", way.lower())
+                else:
+                    counters.count("chatmail_delivery_failures_total", "smtp", "answer")
+                # Not when SMTP came first: HTTPS is to get its chance when the time is over.
+                if failures and way == "SMTP" and any(a.delivered for a in answers.values()):
+                    known.smtp_first_until = self._clock() + SMTP_FIRST_SECONDS
+                return answers
+        known.dead = not reached
+        return _unreached(host, recipients, "; ".join(failures))
+
+    async def _by_smtp(self, host, sender, recipients, message) -> Answers:
+        """Deliver by SMTP with the TLS that the destination needs."""
+        sent = False
+
+        async def deliver(with_tls: bool) -> Answers:
+            nonlocal sent
+            connection = await connect(host.addresses, self._smtp_port)
+            try:
+                session = SmtpSession(connection, self._ehlo_name, host.name)
+                await session.greet()
+                if with_tls:
+                    await session.start_tls(self._contexts[host.tls], host.name)
+                sent = True
+                answers = await session.deliver(sender, recipients, message)
+                await session.quit()
+                return answers
+            finally:
+                connection.close()
+
+        try:
+            async with asyncio.timeout(SMTP_SECONDS):
+                try:
+                    return await deliver(with_tls=True)
+                except Unreachable:
+                    if host.tls is not Tls.OPTIONAL or sent:
+                        raise
+                    return await deliver(with_tls=False)
+        except TimeoutError:
+            raise Uncertain(f"SMTP took more than {SMTP_SECONDS} s") from None
+
+
+def _unreached(host: Host, recipients: list[str], why: str) -> Answers:
+    """Answer that Postfix is to try again later."""
+    return dict.fromkeys(recipients, Answer(451, f"4.4.1 {host.name}: {why}"))
+
+
+class Transactions:
+    """Splits a message's recipients by destination domain and delivers to all at once."""
+
+    def __init__(self, to_domain: Callable[..., Awaitable[Answers]]):
+        self._to_domain = to_domain
+
+    def start(
+        self, sender: str, recipients: list[str], message: Message
+    ) -> dict[str, asyncio.Task[Answers]]:
+        """Begin; return for each recipient the task that will know what became of it."""
+        domains: dict[str, list[str]] = {}
+        for recipient in dict.fromkeys(recipients):
+            domain = recipient.rpartition("@")[2].rstrip(".").lower()
+            domains.setdefault(domain, []).append(recipient)
+        tasks: dict[str, asyncio.Task[Answers]] = {}
+        for domain, of_domain in domains.items():
+            task = asyncio.create_task(self._to_domain(domain, sender, of_domain, message))
+            tasks |= dict.fromkeys(of_domain, task)
+        return tasks

@@ -1,0 +1,143 @@
+"""`POST /mxdeliv`: the gateway by which other relays bring mail over HTTPS.
+
+nginx passes the request on; it goes by SMTP to a smtpd of Postfix's on loopback, which has port
+25's checks on it, and the answer comes back as an HTTP status. Nothing is kept here.
+"""
+
+import asyncio
+import ipaddress
+import logging
+
+from aiohttp import web
+
+from chatmaild.message.spool import Message
+from chatmaild.metrics import counters
+from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
+from chatmaild.transport.smtp_protocol import Answer, has_bare_line_end, is_address
+
+# Senders wait 90 s or longer; what is not handed to Postfix by then is not handed to it at all.
+TOTAL_SECONDS = 60
+# nginx has the whole body already and writes it at once.
+BODY_SECONDS = 30
+MAX_RECIPIENTS = 1000
+log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """The request is answered without asking Postfix."""
+
+    def __init__(self, status: int, code: int, text: str):
+        super().__init__(text)
+        self.status = status
+        self.answer = Answer(code, text)
+
+
+class Gateway:
+    """The HTTP handler.
+
+    name: what it calls itself in SMTP. max_size: octets of a message. spool: see Message.
+    smtpd_port: of Postfix's smtpd on 127.0.0.1.
+    """
+
+    def __init__(self, name: str, max_size: int, spool: str, smtpd_port: int = 10025):
+        self._name = name
+        self._max_size = max_size
+        self._spool = spool
+        self._smtpd_port = smtpd_port
+
+    def application(self) -> web.Application:
+        """Return the web application; methods other than POST get a 405 of their own accord."""
+        # aiohttp takes 128 header fields by default, while each recipient is one. nginx and
+        # MAX_RECIPIENTS set the limit here.
+        application = web.Application(handler_args={"max_headers": 32768})
+        application.router.add_post("/mxdeliv", self.post)
+        return application
+
+    async def post(self, request: web.Request) -> web.Response:
+        """Answer 200 once Postfix took the message for every recipient, else say why not."""
+        try:
+            with Message(self._spool) as message:
+                sender, recipients = envelope(request)
+                client = client_address(request)
+                await self._receive(request, message)
+                answer = await self._hand_over(client, sender, recipients, message)
+        except Refused as error:
+            _count(error.answer)
+            return web.Response(status=error.status, text=f"{error.answer.line()}\n")
+        _count(answer)
+        if answer.delivered:
+            return web.Response(text=f"{answer.line()}\n")
+        return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
+
+    async def _receive(self, request: web.Request, message: Message) -> None:
+        """Read the body. Raises Refused."""
+        too_large = Refused(413, 552, f"5.3.4 more than {self._max_size} octets")
+        if (request.content_length or 0) > self._max_size:
+            raise too_large
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.content.iter_any():
+                    if message.size + len(chunk) > self._max_size:
+                        raise too_large
+                    message.write(chunk)
+        except TimeoutError:
+            raise Refused(408, 451, f"4.4.2 no whole message within {BODY_SECONDS} s") from None
+        except OSError as error:
+            log.error("cannot keep a message aside: %s", error.strerror or type(error).__name__)
+            raise Refused(503, 452, "4.3.1 no room to keep the message aside") from None
+        if has_bare_line_end(message.chunks()):
+            raise Refused(400, 550, "5.5.2 a line must end in CR LF and nothing else")
+
+    async def _hand_over(
+        self, client: str, sender: str, recipients: list[str], message: Message
+    ) -> Answer:
+        """Let Postfix judge and take the message, for all recipients or for none."""
+        try:
+            async with asyncio.timeout(TOTAL_SECONDS):
+                connection = await connect(["127.0.0.1"], self._smtpd_port)
+                try:
+                    session = SmtpSession(connection, self._name, "this relay")
+                    await session.greet()
+                    await session.xclient(client)
+                    answers = await session.deliver(sender, recipients, message, all_or_none=True)
+                    await session.quit()
+                finally:
+                    connection.close()
+        except (Unreachable, Uncertain, TimeoutError) as error:
+            log.error("Postfix's smtpd for /mxdeliv: %s", str(error) or "timed out")
+            return Answer(451, "4.3.0 mail cannot be taken now")
+        # The worst answer stands for all, since the sender repeats the whole by SMTP.
+        return max(answers.values(), key=lambda answer: answer.code)
+
+
+def _count(answer: Answer) -> None:
+    result = "accepted" if answer.delivered else "deferred" if answer.temporary else "refused"
+    counters.count("chatmail_mxdeliv_total", result)
+
+
+def envelope(request: web.Request) -> tuple[str, list[str]]:
+    """Return sender (empty for `<>`) and recipients of a request. Raises Refused."""
+    senders = request.headers.getall("X-Mail-From", [])
+    recipients = list(dict.fromkeys(request.headers.getall("X-Mail-To", [])))
+    if len(senders) > 1:
+        raise Refused(400, 501, "5.5.4 expected at most one X-Mail-From")
+    sender = senders[0] if senders else ""
+    sender = "" if sender == "<>" else sender
+    if sender and not is_address(sender):
+        raise Refused(400, 501, "5.1.7 X-Mail-From is no address")
+    if not recipients:
+        raise Refused(400, 554, "5.5.1 expected X-Mail-To with a recipient")
+    if len(recipients) > MAX_RECIPIENTS:
+        raise Refused(400, 452, f"4.5.3 more than {MAX_RECIPIENTS} recipients")
+    if not all(is_address(recipient) for recipient in recipients):
+        raise Refused(400, 501, "5.1.3 X-Mail-To is no address")
+    return sender, recipients
+
+
+def client_address(request: web.Request) -> str:
+    """Return the IP that nginx saw. Raises Refused when it told none."""
+    try:
+        return str(ipaddress.ip_address(request.headers.get("X-Real-IP", "")))
+    except ValueError:
+        log.error("nginx passed no client address: its location needs X-Real-IP $remote_addr")
+        raise Refused(503, 451, "4.3.5 this relay is not set up correctly") from None

@@ -1,0 +1,171 @@
+"""Delivery by HTTPS: `POST https://<host>/mxdeliv`, over connections that are kept."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from chatmaild.message.spool import Message
+from chatmaild.transport.destinations import Destinations, Host, NoHost, Tls
+from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
+
+# One attempt from start to answer. 30 MB in it need 2.7 Mbit/s; slower lines go by SMTP.
+HTTPS_SECONDS = 90
+# nginx keeps an idle connection for 75 s; ours end before, so that the two ends rarely race.
+KEEP_SECONDS = 60
+MAX_ANSWER = 1000
+
+
+class HttpsFailed(Exception):
+    """Not accepted by HTTPS.
+
+    kind: "answer", and if there was none, why: "timeout", "tls" or "connection".
+    """
+
+    def __init__(self, text: str, kind: str):
+        super().__init__(text)
+        self.kind = kind
+
+
+class _Resolver(AbstractResolver):
+    """Lets aiohttp look names up as everything else here does, and not in its threads."""
+
+    def __init__(self, destinations: Destinations):
+        self._destinations = destinations
+
+    async def resolve(self, host, port=0, family=0):
+        try:
+            addresses = await self._destinations.addresses(host)
+        except NoHost as error:
+            raise OSError(str(error)) from None
+        return [
+            {"hostname": host, "host": a, "port": port, "family": 0, "proto": 0, "flags": 0}
+            for a in addresses
+        ]
+
+    async def close(self):
+        pass
+
+
+class HttpsClient:
+    """Posts messages. Made within a running event loop.
+
+    port, verified: replaced by tests; a port of 443 and the system's CAs otherwise.
+    """
+
+    def __init__(
+        self,
+        destinations: Destinations,
+        verified: ssl.SSLContext,
+        unverified: ssl.SSLContext,
+        port: int = 443,
+    ):
+        self._contexts = {Tls.VERIFIED: verified, Tls.UNVERIFIED: unverified}
+        self._port = port
+        reused = aiohttp.TraceConfig()
+        reused.on_connection_reuseconn.append(_note_reuse)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=_Resolver(destinations),
+                use_dns_cache=False,
+                keepalive_timeout=KEEP_SECONDS,
+                # How many at once is decided in one place, for HTTPS and SMTP together.
+                limit=0,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            trace_configs=[reused],
+        )
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await self._session.close()
+
+    async def post(
+        self, host: Host, sender: str, recipients: Iterable[str], message: Message
+    ) -> None:
+        """Hand a message over for all recipients. Raises HttpsFailed."""
+        # A task of its own, since aiohttp 3.8 (Debian 12) leaves a task marked as cancelled after
+        # a time-out; Python 3.11.2 would then take the next time-out for a cancellation.
+        task = asyncio.create_task(self._post(host, sender, recipients, message))
+        try:
+            await asyncio.wait_for(task, HTTPS_SECONDS)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise HttpsFailed(*_reason(error)) from None
+
+    async def _post(self, host, sender, recipients, message) -> None:
+        # A kept connection that the other side closes as we write on it says nothing about the
+        # host. Only on a fresh one is that a failure.
+        while not await self._post_once(host, sender, recipients, message):
+            pass
+
+    async def _post_once(self, host, sender, recipients, message) -> bool:
+        """Post; return False if a connection that had been kept was closed without an answer."""
+        trace = {"reused": False}
+        name = f"[{host.name}]" if ":" in host.name else host.name
+        headers = [
+            ("X-Mail-From", sender),
+            *(("X-Mail-To", recipient) for recipient in recipients),
+            ("Content-Type", "message/rfc822"),
+            ("Content-Length", str(message.size)),
+        ]
+        request = self._session.post(
+            f"https://{name}:{self._port}/mxdeliv",
+            data=_body(message),
+            headers=headers,
+            # nauta.cu's exception is for SMTP: HTTPS without a trusted certificate is not asked.
+            ssl=self._contexts.get(host.tls, self._contexts[Tls.VERIFIED]),
+            allow_redirects=False,
+            trace_request_ctx=trace,
+        )
+        try:
+            async with request as response:
+                if response.status == 200:
+                    return True
+                text = (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if trace["reused"]:
+                return False
+            raise
+        line = text.strip().split("\n")[0][:200]
+        raise HttpsFailed(f"{response.status} {line}".strip(), "answer")
+
+
+async def _note_reuse(_session, context, _params) -> None:
+    context.trace_request_ctx["reused"] = True
+
+
+async def _body(message: Message) -> AsyncIterator[bytes]:
+    for chunk in message.chunks():
+        yield chunk
+
+
+def _reason(error: Exception) -> tuple[str, str]:
+    """Say in a few words what failed, and its kind; aiohttp's own texts repeat host and context."""
+    if isinstance(error, asyncio.TimeoutError):
+        return "timed out", "timeout"
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+    if isinstance(cause or error, ssl.SSLError):
+        return f"TLS failed: {tls_reason(cause or error)}", "tls"
+    text = getattr(cause or error, "strerror", None) or str(error) or type(error).__name__
+    return text, "connection"
+
+
+def tls_context(verified: bool) -> ssl.SSLContext:
+    """Return a client's TLS 1.2 or newer, trusting the system's CAs or anybody.
+
+    The CAs come from the directory /etc/ssl/certs, which OpenSSL reads as it needs them: a CA
+    that is added later counts without a restart.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python 3.13 also wants RFC 5280's extensions of every CA; whom mail reaches is not to
+    # depend on our release.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,27 @@
+{#- The one Python package of the relay, and Debian's libraries for it. Services and timers run it, and the relay's Salt
+    modules ask it. Needs nothing and changes nothing else on the machine, so that the modules work after
+    `state.apply chatmail.program`, before the relay exists. -#}
+include:
+  - chatmail.modules
+
+libraries of the program:
+  pkg.installed:
+    - pkgs:
+      - ca-certificates
+      - python3
+      - python3-aiohttp
+      - python3-cryptography
+      - python3-dnspython
+      - python3-milter
+      - python3-passlib
+
+program:
+  file.recurse:
+    - name: /usr/local/lib/chatmail/chatmaild
+    - source: salt://chatmail/program/files/chatmaild
+    - exclude_pat: "*__pycache__*"
+    - clean: True
+    - dir_mode: "0755"
+    - file_mode: "0644"
+    - require:
+      - pkg: libraries of the program

@@ -1,0 +1,18 @@
+{#- Stops and removes the iroh relay. Needs nothing. -#}
+iroh relay is stopped:
+  service.dead:
+    - name: chatmail-iroh
+    - enable: False
+    # For a unit that does not exist, a dry run would say that it may have to be stopped.
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/systemd/system/chatmail-iroh.service
+
+iroh relay is removed:
+  file.absent:
+    - names:
+      - /etc/systemd/system/chatmail-iroh.service
+      - /etc/chatmail/iroh-relay.toml
+      - /usr/local/bin/iroh-relay
+    - require:
+      - service: iroh relay is stopped

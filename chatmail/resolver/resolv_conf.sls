@@ -1,0 +1,41 @@
+{#- Stops other programs from writing resolv.conf: systemd-resolved, NetworkManager, dhclient and dhcpcd. Debian's
+    resolvconf leaves a file alone that is not its own link, and systemd-networkd writes no resolv.conf. Needs nothing.
+    -#}
+include:
+  - chatmail.host
+
+systemd-resolved writes no resolv.conf:
+  service.dead:
+    - name: systemd-resolved
+    - enable: False
+    # Where it is not installed, a dry run would announce a change.
+    - onlyif:
+      - fun: service.available
+        name: systemd-resolved
+    - require:
+      - sls: chatmail.host
+
+{% for manager, path, line in [
+    ("NetworkManager", "/etc/NetworkManager/conf.d/chatmail.conf", "[main]\ndns=none"),
+    ("dhclient", "/etc/dhcp/dhclient-enter-hooks.d/chatmail", "make_resolv_conf() { :; }"),
+    ("dhcpcd", "/etc/dhcpcd.enter-hook", 'skip_hooks="$skip_hooks resolv.conf"'),
+] %}
+{{ manager }} writes no resolv.conf:
+  file.managed:
+    - name: {{ path }}
+    - contents: {{ ("# Managed by the chatmail formula.\n" ~ line) | json }}
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+{% endfor %}
+
+NetworkManager is reloaded:
+  service.running:
+    - name: NetworkManager
+    - reload: True
+    - onlyif:
+      - fun: service.status
+        name: NetworkManager
+    - watch:
+      - file: NetworkManager writes no resolv.conf

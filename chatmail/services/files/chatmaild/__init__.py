@@ -1,1 +1,0 @@
-"""The services of a chatmail relay: what Postfix and Dovecot cannot do by themselves."""

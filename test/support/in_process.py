@@ -1,0 +1,29 @@
+"""The relay's program, run in the tests' own process, so that a test may change its constants."""
+
+import contextlib
+import importlib
+import io
+import unittest.mock
+from types import SimpleNamespace
+
+from chatmaild.common.commands import answer
+
+# Put below the door's own code, this lets it ask the program here.
+CODE = """
+
+def _run(command, request, user):
+    from support import in_process
+
+    return in_process.run(command, request)
+"""
+
+
+def run(command, request):
+    """Answer a request as the command `python3 -m chatmaild.<part>.commands` does."""
+    commands = importlib.import_module(command[-1])
+    with (
+        unittest.mock.patch("sys.stdin", io.StringIO(request)),
+        contextlib.redirect_stdout(io.StringIO()) as told,
+    ):
+        answer(commands.COMMANDS)
+    return SimpleNamespace(stdout=told.getvalue(), stderr="", returncode=0)

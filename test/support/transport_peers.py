@@ -1,0 +1,432 @@
+"""Real servers on loopback for the tests of chatmail-transport: DNS, HTTPS, SMTP, and a CA.
+
+Each peer has an address of its own in 127.0.0.0/8; all use the same two ports.
+"""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import ssl
+import sys
+from pathlib import Path
+
+import dns.asyncresolver
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+from aiohttp import web
+from aiosmtpd.smtp import SMTP
+from chatmaild.common.federation import Federation
+from chatmaild.transport import delivery as delivery_module
+from chatmaild.transport.delivery import Delivery, Transactions
+from chatmaild.transport.destinations import Destinations
+from chatmaild.transport.https_client import HttpsClient, tls_context
+from chatmaild.transport.lmtp import LmtpServer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+# aiosmtpd logs every line of a message; 30 MB of them would be kept by pytest. What it reports as
+# an error is that a session of the service ended early, which some tests are about.
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)
+
+MESSAGE = b"From: <a@ours.example>\r\nSubject: [...]\r\n\r\nhello\r\n"
+
+
+class Authority:
+    """A certificate authority; makes server contexts, and the client context that trusts it."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        name = f"transport test CA {secrets.token_hex(4)}"
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._serial = 0
+        self.certificate = self._sign(self._name, self._key.public_key(), [], ca=True)
+
+    def _sign(self, subject, public_key, names, ca=False, days=1):
+        now = datetime.datetime.now(datetime.UTC)
+        ends = now + datetime.timedelta(days=days)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(min(now, ends) - datetime.timedelta(days=2))
+            .not_valid_after(ends)
+            .add_extension(x509.BasicConstraints(ca, None), critical=True)
+        )
+        if names:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_general_name(name) for name in names]), False
+            )
+        return builder.sign(self._key, hashes.SHA256())
+
+    def server(self, *names, days=1):
+        """A server's TLS context with a certificate for these names."""
+        self._serial += 1
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
+        certificate = self._sign(subject, key.public_key(), names, days=days)
+        path = self._directory / f"{self._serial}.pem"
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        return context
+
+    def client(self):
+        """What the service uses, trusting this CA beside the system's."""
+        context = tls_context(True)
+        pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+        context.load_verify_locations(cadata=pem)
+        return context
+
+
+def _general_name(name):
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+class Dns(asyncio.DatagramProtocol):
+    """A DNS server. `zone` maps (name, type) to records as text; names without any do not exist.
+
+    A value of "SERVFAIL" answers just that, "SILENT" answers nothing.
+    """
+
+    def __init__(self, zone):
+        self.zone = zone
+        self.asked = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        query = dns.message.from_wire(data)
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True)
+        kind = dns.rdatatype.to_text(question.rdtype)
+        self.asked.append((name, kind))
+        records = self.zone.get((name, kind), [])
+        if records == "SILENT":
+            return
+        response = dns.message.make_response(query)
+        response.flags |= dns.flags.RA
+        if records == "SERVFAIL":
+            response.set_rcode(dns.rcode.SERVFAIL)
+        elif records:
+            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *records))
+        elif not any(known == name for known, _ in self.zone):
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        self.transport.sendto(response.to_wire(), address)
+
+
+@contextlib.asynccontextmanager
+async def dns_server(zone):
+    """Run a Dns; give it and a resolver that asks it."""
+    loop = asyncio.get_running_loop()
+    transport, server = await loop.create_datagram_endpoint(lambda: Dns(zone), ("127.0.0.1", 0))
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = ["127.0.0.1"]
+    resolver.port = transport.get_extra_info("sockname")[1]
+    try:
+        yield server, resolver
+    finally:
+        transport.close()
+
+
+def free_port(address="127.0.0.1"):
+    with socket.socket() as sock:
+        sock.bind((address, 0))
+        return sock.getsockname()[1]
+
+
+class HttpsPeer:
+    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.posts = []
+        self.connections = set()
+        self.dying = set()
+        self.running = 0
+        self.most = 0
+        self.seconds = 0
+
+    async def handle(self, request):
+        if request.transport in self.dying:
+            request.transport.abort()
+            return web.Response()
+        self.connections.add(request.transport)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            body = await request.read()
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.running -= 1
+        self.posts.append((request.headers.copy(), body))
+        status, text = self.answers.pop(0) if self.answers else (200, "ok")
+        return web.Response(status=status, text=text)
+
+    @contextlib.asynccontextmanager
+    async def at(self, address, port, context):
+        application = web.Application(client_max_size=100 * 2**20)
+        application.router.add_post("/mxdeliv", self.handle)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        self.site = web.TCPSite(runner, address, port, ssl_context=context)
+        await self.site.start()
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+class SmtpPeer:
+    """A mail server by aiosmtpd. `refusals` maps a recipient, or "DATA", to its reply."""
+
+    def __init__(self, **refusals):
+        self.refusals = refusals
+        self.mails = []
+        self.sessions = 0
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        self.sessions += 1
+        session.host_name = hostname
+        return responses
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address in self.refusals:
+            return self.refusals[address]
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server, session, envelope):
+        if "DATA" in self.refusals:
+            return self.refusals["DATA"]
+        self.mails.append((envelope, session.ssl))
+        return "250 2.0.0 queued as X"
+
+    @contextlib.asynccontextmanager
+    async def at(self, address, port, context):
+        loop = asyncio.get_running_loop()
+
+        def session():
+            return SMTP(
+                self,
+                tls_context=context,
+                require_starttls=bool(context),
+                data_size_limit=None,
+                hostname="peer.example",
+                loop=loop,
+            )
+
+        server = await loop.create_server(session, address, port)
+        try:
+            yield self
+        finally:
+            server.close()
+
+
+class BlackHole:
+    """Accepts connections and never says anything."""
+
+    def __init__(self):
+        self.connections = 0
+
+    @contextlib.asynccontextmanager
+    async def at(self, address, port):
+        done = asyncio.Event()
+
+        async def serve(reader, writer):
+            self.connections += 1
+            await done.wait()
+            writer.close()
+
+        server = await asyncio.start_server(serve, address, port)
+        try:
+            yield self
+        finally:
+            done.set()
+            server.close()
+
+
+class Relay:
+    """The service under test, with its Delivery, and its LMTP socket once `listen` was called."""
+
+    def __init__(self, delivery, https, destinations, dns_server, ports, spool, clock):
+        self.delivery = delivery
+        self.https = https
+        self.destinations = destinations
+        self.dns = dns_server
+        self.https_port, self.smtp_port = ports
+        self.spool = spool
+        self.clock = clock
+        self.lmtp = None
+
+    async def listen(self, path, max_size=64 * 2**20):
+        start = Transactions(self.delivery.to_domain).start
+        self.lmtp = LmtpServer(start, "ours.example", max_size, str(self.spool))
+        await self.lmtp.listen(str(path))
+        return str(path)
+
+
+class Clock:
+    """A clock that a test can set forward."""
+
+    def __init__(self):
+        self.ahead = 0
+
+    def __call__(self):
+        return asyncio.get_running_loop().time() + self.ahead
+
+
+@contextlib.asynccontextmanager
+async def relay(zone, authority, spool, use_ipv6=True, is_ours=lambda _: False, block=()):
+    """Run the service's sending half against a zone; domains in `block` get nothing."""
+    lists = {"block": block, "allow": []}
+    async with dns_server(zone) as (server, resolver):
+        ports = free_port(), free_port()
+        clock = Clock()
+        destinations = Destinations(("ours.example",), use_ipv6, resolver, is_ours)
+        verified, unverified = authority.client(), tls_context(False)
+        https = HttpsClient(destinations, verified, unverified, ports[0])
+        federation = Federation({"address_domain": "ours.example", "federation": lists})
+        delivery = Delivery(
+            destinations, https, "ours.example", verified, unverified, federation, ports[1], clock
+        )
+        made = Relay(delivery, https, destinations, server, ports, spool, clock)
+        try:
+            yield made
+        finally:
+            if made.lmtp:
+                await made.lmtp.stop(0)
+            await https.close()
+
+
+async def lmtp_replies(reader, count):
+    """Read whole replies; return each as one line of text."""
+    replies = []
+    while len(replies) < count:
+        line = (await reader.readline()).decode()
+        if not line:
+            raise EOFError(replies)
+        if line[3:4] != "-":
+            replies.append(line.rstrip("\r\n"))
+    return replies
+
+
+async def lmtp_send(path, recipients, data=MESSAGE, sender="a@ours.example"):
+    """Hand a message in as Postfix does; return the reply to DATA for each recipient."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        commands = [
+            "LHLO ours.example",
+            f"MAIL FROM:<{sender}> SIZE={len(data)} BODY=8BITMIME",
+            *(f"RCPT TO:<{recipient}>" for recipient in recipients),
+            "DATA",
+        ]
+        writer.write("".join(f"{line}\r\n" for line in commands).encode())
+        replies = await lmtp_replies(reader, len(commands) + 1)
+        assert replies[-1].startswith("354"), replies
+        stuffed = (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]
+        writer.write(stuffed + b".\r\nQUIT\r\n")
+        await writer.drain()
+        return (await lmtp_replies(reader, len(recipients) + 1))[:-1]
+    finally:
+        writer.close()
+
+
+# The service as it is started on a relay, but for its ports, its resolver and a CA of the test.
+PROCESS = """
+import functools, sys
+import dns.asyncresolver
+from chatmaild.transport import __main__, delivery, destinations, https_client
+
+directory, ca, dns_port, https_port, smtp_port, mxdeliv_port = sys.argv[1:]
+
+def resolver():
+    made = dns.asyncresolver.Resolver(configure=False)
+    made.nameservers, made.port = ["127.0.0.1"], int(dns_port)
+    return made
+
+def tls_context(verified):
+    context = https_client.tls_context(verified)
+    context.load_verify_locations(ca)
+    return context
+
+destinations.system_resolver = resolver
+__main__.tls_context = tls_context
+__main__.Destinations = functools.partial(destinations.Destinations, is_ours=lambda _: False)
+__main__.HttpsClient = functools.partial(https_client.HttpsClient, port=int(https_port))
+__main__.Delivery = functools.partial(delivery.Delivery, smtp_port=int(smtp_port))
+__main__.LMTP_SOCKET = directory + "/lmtp"
+__main__.MXDELIV = ("127.0.0.1", int(mxdeliv_port))
+__main__.SPOOL = directory
+__main__.load_settings = lambda: {
+    "hostname": "ours.example", "mail_domain": "ours.example", "address_domain": "ours.example",
+    "disable_ipv6": False, "max_message_size": 31457280,
+    "federation": {"block": [], "allow": []},
+}
+__main__.main()
+"""
+
+
+@contextlib.contextmanager
+def systemd(directory):
+    """What systemd would listen on; give the socket that receives what the service tells."""
+    path = directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(path))
+        notified.setblocking(False)
+        try:
+            yield notified
+        finally:
+            path.unlink()
+
+
+@contextlib.asynccontextmanager
+async def service(directory, authority, dns_port, ports, notified):
+    """Run the service as a process; give it once it told that it is ready, kill it at the end."""
+    ca = directory / "ca.pem"
+    ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
+    arguments = (directory, ca, dns_port, *ports, free_port())
+    code = str(Path(delivery_module.__file__).parents[2])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        PROCESS,
+        *map(str, arguments),
+        env=os.environ | {"PYTHONPATH": code, "NOTIFY_SOCKET": str(directory / "notify")},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    ended = asyncio.create_task(process.wait())
+    told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
+    try:
+        async with asyncio.timeout(20):
+            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
+        assert told.done(), (await process.stderr.read()).decode()
+        assert told.result() == b"READY=1"
+        yield process
+    finally:
+        told.cancel()
+        if process.returncode is None:
+            process.kill()
+        await ended

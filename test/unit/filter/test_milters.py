@@ -1,0 +1,424 @@
+"""The running filter, spoken to as Postfix does."""
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import dkim
+import pytest
+from support import running_filter
+from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
+from support.milter_client import MilterClient, Rejected
+
+PLAIN = {"Content_Type": "text/plain"}
+
+
+@pytest.fixture(scope="module")
+def filter_(tmp_path_factory):
+    filter_ = running_filter.Filter(tmp_path_factory.mktemp("filter"))
+    filter_.add_mailbox(RECIPIENT)
+    filter_.add_mailbox("clear0000@chat.example.org", cleartext=True)
+    filter_.start()
+    yield filter_
+    assert filter_.stop() == 0
+
+
+@pytest.fixture
+def own_filter(tmp_path):
+    """A filter for tests that change or kill it; started by them."""
+    filter_ = running_filter.Filter(tmp_path)
+    yield filter_
+    filter_.stop()
+
+
+@pytest.fixture
+def submission(filter_):
+    with MilterClient(filter_.sockets / "submission") as client:
+        yield client
+
+
+@pytest.fixture
+def incoming(filter_):
+    with MilterClient(filter_.sockets / "incoming") as client:
+        yield client
+
+
+@pytest.fixture
+def sent(filter_):
+    """A message as it leaves the relay."""
+    with MilterClient(filter_.sockets / "submission") as client:
+        return client.message(
+            "sent@chat.example.org", [STRANGER], fields("sent@chat.example.org"), encrypted_body()
+        )
+
+
+def verified(filter_, raw: bytes, index: int) -> bool:
+    """Return what dkimpy says about a signature."""
+
+    def dns(name, timeout):
+        return filter_.zone[name.decode()][0].encode()
+
+    return dkim.DKIM(raw).verify(index, dnsfunc=dns)
+
+
+def test_submission_cleans_and_signs_what_leaves(filter_, submission):
+    header = [
+        (b"Received", b" from phone ([192.0.2.7])"),
+        *fields(X_Mailer="Mail", User_Agent="Agent", X_Originating_IP="[192.0.2.7]"),
+        (b"Received", b" from home ([192.0.2.7])"),
+    ]
+    outcome = submission.message(SENDER, [STRANGER], header, encrypted_body())
+    assert outcome.reply == ""
+    assert [name for name, _ in outcome.fields] == [
+        b"DKIM-Signature", b"DKIM-Signature", b"From", b"To", b"Subject", b"Date", b"Message-ID",
+        b"MIME-Version", b"Content-Type",
+    ]  # fmt: skip
+    assert b"\r\nSubject: [...]\r\n" in outcome.raw
+    assert b"192.0.2.7" not in outcome.raw
+    assert b"s=rsa;" in outcome.fields[0][1]
+    assert b"s=ed;" in outcome.fields[1][1]
+    assert verified(filter_, outcome.raw, 0)
+    assert verified(filter_, outcome.raw, 1)
+
+
+def test_submission_refuses_with_the_codes_of_the_contract(submission):
+    plain = submission.message(SENDER, [STRANGER], fields(**PLAIN), b"Hello\r\n")
+    assert plain.reply == "523 Encryption Needed: Invalid Unencrypted Mail"
+    forged = submission.message(SENDER, [STRANGER], fields("100%eve@example.net"), b"")
+    assert forged.reply == f"500 Invalid FROM <100%eve@example.net> for <{SENDER}>"
+    bare = submission.message(SENDER, [STRANGER], fields(), encrypted_body() + b"\r\r\n")
+    assert bare.reply == "554 5.6.0 A line must end in CR LF and nothing else"
+
+
+def test_submission_in_one_session_forgets_the_message_before(submission):
+    """A message must not be judged by the parts of one that was refused or broken off."""
+    sender = "again@chat.example.org"
+    assert submission.message(sender, ["a@b.c"], fields(**PLAIN), b"Hello").reply.startswith("5")
+    submission.mail(sender)
+    submission.recipient(STRANGER)
+    submission.abort()
+    assert submission.message(sender, ["a@b.c"], fields(sender), encrypted_body()).reply == ""
+
+
+def test_blocked_address_neither_sends_nor_receives(filter_, submission, incoming, sent):
+    """Its sessions may be older than the block; its letters would be returned by a bounce."""
+    password = filter_.mailboxes / RECIPIENT / "password"
+    hashed = password.read_text()
+    password.write_text("")
+    try:
+        with pytest.raises(Rejected, match=r"^550 5\.7\.1 <bobby0000@.* may not send"):
+            submission.message(RECIPIENT, [STRANGER], fields(RECIPIENT), encrypted_body())
+        with pytest.raises(Rejected, match=r"^550 5\.1\.1"):
+            incoming.message("sent@chat.example.org", [RECIPIENT], sent.fields, sent.body)
+    finally:
+        password.write_text(hashed)
+    with MilterClient(filter_.sockets / "submission") as client:
+        again = client.message(RECIPIENT, [STRANGER], fields(RECIPIENT), encrypted_body())
+    assert again.reply == ""
+
+
+def test_sender_without_an_address_may_not_send(submission):
+    with pytest.raises(Rejected, match=r"^550 5\.7\.1"):
+        submission.message("gone00000@chat.example.org", [STRANGER], fields(), encrypted_body())
+
+
+def test_submission_over_the_rate_defers_recipients(filter_):
+    sender = "hasty@chat.example.org"
+    many = [f"user{number}@example.net" for number in range(100)]
+    with MilterClient(filter_.sockets / "submission") as client:
+        for _ in range(10):
+            assert client.message(sender, many, fields(sender), encrypted_body()).reply == ""
+        client.mail(sender.upper())
+        for recipient in many[:3]:
+            with pytest.raises(Rejected, match=r"^450 4\.7\.1: Too much mail from <HASTY@CHAT\."):
+                client.recipient(recipient)
+        client.abort()
+    with MilterClient(filter_.sockets / "submission") as client:
+        client.mail(sender)
+        with pytest.raises(Rejected, match=r"^450 4\.7\.1: Too much mail from <hasty@chat\."):
+            client.recipient(STRANGER)
+        client.abort()
+        client.message("other@chat.example.org", many, fields("other@chat.example.org"), b"")
+
+
+def test_submission_with_huge_header_refuses(submission):
+    many = [*fields(), *[(b"X", b" y")] * 2000]
+    assert submission.message(SENDER, [STRANGER], many, encrypted_body()).reply.startswith("552")
+    long = [*fields(), *[(b"X", b" y" * 20_000)] * 20]
+    assert submission.message(SENDER, [STRANGER], long, encrypted_body()).reply.startswith("552")
+
+
+def test_incoming_takes_what_another_relay_signed(incoming, sent):
+    taken = incoming.message("sent@chat.example.org", [RECIPIENT.upper()], sent.fields, sent.body)
+    assert taken == sent
+
+
+def test_incoming_takes_away_a_foreign_envelope_sender(incoming, sent):
+    taken = incoming.message("srs=x@forwarder.example", [RECIPIENT], sent.fields, sent.body)
+    assert (taken.reply, taken.sender) == ("", "")
+    null = incoming.message("", [RECIPIENT], sent.fields, sent.body)
+    assert (null.reply, null.sender) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "nobody000@chat.example.org",
+        "bobby0000+x@chat.example.org",
+        "bobby0000@example.net",
+        "../bobby0000@chat.example.org",
+        "bobby0000",
+        "postmaster",
+        "",
+        "@chat.example.org",
+        "x" * 300 + "@chat.example.org",
+        '"bobby0000"@chat.example.org',
+    ],
+)
+def test_incoming_for_no_address_here_refuses(incoming, recipient):
+    incoming.mail(STRANGER)
+    with pytest.raises(Rejected) as rejected:
+        incoming.recipient(recipient)
+    assert str(rejected.value) == f"550 5.1.1 <{recipient}>: no such address here"
+    incoming.abort()
+
+
+def test_incoming_without_valid_signature_refuses(filter_, incoming, sent):
+    def reply(header, body=sent.body):
+        return incoming.message(STRANGER, [RECIPIENT], header, body).reply
+
+    assert reply(fields()) == "554 5.7.1 No DKIM signature found"
+    assert reply(sent.fields, sent.body + b"x\r\n") == "554 5.7.1 No valid DKIM signature found"
+    changed = [(n, b" again" if n == b"Subject" else v) for n, v in sent.fields]
+    assert reply(changed) == "554 5.7.1 No valid DKIM signature found"
+    zone = dict(filter_.zone)
+    try:
+        filter_.publish(**dict.fromkeys(zone))
+        assert reply(sent.fields) == "451 4.7.1 DKIM key lookup failed, try again later"
+    finally:
+        filter_.publish(**zone)
+    assert reply(sent.fields) == ""
+
+
+def test_incoming_from_address_literal_needs_no_signature(incoming):
+    header = fields("relay@[192.0.2.99]")
+    assert incoming.message("relay@[192.0.2.99]", [RECIPIENT], header, encrypted_body()).reply == ""
+
+
+def test_incoming_cleartext_is_for_those_who_want_it(filter_, incoming):
+    header = fields("relay@[192.0.2.99]", **PLAIN)
+    clear = "clear0000@chat.example.org"
+    needed = "523 Encryption Needed: Invalid Unencrypted Mail"
+    assert incoming.message(STRANGER, [clear], header, b"Hello\r\n").reply == ""
+    assert incoming.message(STRANGER, [RECIPIENT], header, b"Hello\r\n").reply == needed
+    assert incoming.message(STRANGER, [clear, RECIPIENT], header, b"Hello\r\n").reply == needed
+    # Encryption is asked for first: its refusal tells the sender what to do.
+    assert incoming.message(STRANGER, [RECIPIENT], fields(**PLAIN), b"Hello").reply == needed
+
+
+@pytest.fixture(scope="module")
+def choosy(tmp_path_factory):
+    """A session of port 25 of a relay that blocks a domain."""
+    lists = {"block": ["example.net", "[192.0.2.99]"], "allow": []}
+    filter_ = running_filter.Filter(tmp_path_factory.mktemp("choosy"), federation=lists)
+    filter_.add_mailbox(RECIPIENT)
+    filter_.publish(**dict.fromkeys(filter_.zone))  # whoever looks a key up is told "later"
+    filter_.start()
+    with MilterClient(filter_.sockets / "incoming") as client:
+        yield client
+    assert filter_.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("author", "header", "body"),
+    [
+        (STRANGER, {}, encrypted_body()),
+        ("x@EXAMPLE.net", {}, encrypted_body()),
+        ("x@[192.0.2.99]", {}, encrypted_body()),
+        (STRANGER, PLAIN, b"Hello\r\n"),
+        (
+            "MAILER-DAEMON@example.net",
+            {"Content_Type": "multipart/report; boundary=x", "Auto_Submitted": "auto-replied"},
+            b"--x\r\n\r\nSorry\r\n--x--\r\n",
+        ),
+    ],
+    ids=["encrypted", "upper-case", "literal", "cleartext", "bounce"],
+)
+def test_incoming_from_a_blocked_domain_refuses_whatever_it_is(choosy, author, header, body):
+    """Also before encryption is asked for: that would send the sender the wrong way."""
+    domain = author.rpartition("@")[2].lower()
+    reply = choosy.message("a@elsewhere.example", [RECIPIENT], fields(author, **header), body).reply
+    assert reply == f"554 5.7.1 This relay takes no mail from {domain}"
+
+
+def test_incoming_from_other_domains_goes_on_to_dkim(choosy, sent):
+    assert choosy.message(SENDER, [RECIPIENT], sent.fields, sent.body).reply.startswith("451 4.7.1")
+    header = fields("x@[192.0.2.98]")
+    assert choosy.message(STRANGER, [RECIPIENT], header, encrypted_body()).reply == ""
+
+
+def test_incoming_keeps_the_space_of_simple_canonicalization(filter_, tmp_path):
+    """Without header_leading_space the milter sees other bytes than the sender signed."""
+    selector = "simple"
+    record = running_filter.write_key(tmp_path, selector, "rsa-sha256")
+    filter_.publish(**{f"{selector}._domainkey.classic.example.net.": [record]})
+    header = [(b"X-Folded", b"  a \r\n\t b"), *fields(STRANGER), (b"X-Tight", b"c")]
+    raw = b"".join(b"%b:%b\r\n" % field for field in header) + b"\r\n" + encrypted_body()
+    signature = dkim.sign(
+        raw, selector.encode(), b"classic.example.net", (tmp_path / "simple.pem").read_bytes(),
+        canonicalize=(b"simple", b"simple"), include_headers=[b"from", b"x-folded", b"x-tight"],
+    ).partition(b":")[2].removesuffix(b"\r\n")  # fmt: skip
+    with MilterClient(filter_.sockets / "incoming") as client:
+        header.insert(0, (b"DKIM-Signature", signature))
+        assert client.message(STRANGER, [RECIPIENT], header, encrypted_body()).reply == ""
+
+
+def test_sign_signs_a_bounce_and_checks_nothing(filter_):
+    header = fields(
+        "MAILER-DAEMON@chat.example.org", Content_Type="multipart/report; boundary=x",
+        Auto_Submitted="auto-replied", Received="by chat.example.org",
+    )  # fmt: skip
+    with MilterClient(filter_.sockets / "sign") as client:
+        outcome = client.message("", [STRANGER], header, b"--x\r\n\r\nSorry\r\n--x--\r\n")
+    assert outcome.reply == ""
+    assert outcome.fields[2:] == header
+    assert verified(filter_, outcome.raw, 0)
+    assert verified(filter_, outcome.raw, 1)
+
+
+def test_filter_logs_reasons_and_nothing_about_messages(filter_, submission):
+    submission.message(SENDER, [STRANGER], fields(**PLAIN), b"secret text\r\n")
+    log = filter_.logged()
+    assert "refused: unencrypted\n" in log
+    for private in ("@", "secret", "Subject", "192.0.2"):
+        assert private not in log
+
+
+def test_filter_answers_many_sessions_at_once(filter_, sent):
+    def receive(number):
+        with MilterClient(filter_.sockets / "incoming") as client:
+            return client.message(f"x{number}@y.z", [RECIPIENT], sent.fields, sent.body).reply
+
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(receive, range(100))) == {""}
+
+
+def test_filter_replaces_sockets_that_a_killed_one_left(own_filter):
+    own_filter.start()
+    processes = [own_filter.process.pid, *own_filter.children()]
+    descriptors = [os.pidfd_open(pid) for pid in processes]
+    for pid in processes:
+        os.kill(pid, signal.SIGKILL)
+    # The children are not this process's to wait for; they may listen for a moment yet.
+    for descriptor in descriptors:
+        assert select.select([descriptor], [], [], 10)[0]
+        os.close(descriptor)
+    own_filter.process.wait(10)
+    own_filter.systemd.close()
+    for role in ("submission", "incoming", "sign"):
+        path = own_filter.sockets / role
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        with pytest.raises(ConnectionRefusedError):
+            MilterClient(path)
+    own_filter.start()
+    for role in ("submission", "incoming", "sign"):
+        path = own_filter.sockets / role
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        MilterClient(path).close()
+
+
+@pytest.mark.parametrize("role", [0, 1, 2])
+def test_filter_whose_role_is_killed_ends_as_a_whole(own_filter, role):
+    """A relay with two of three roles would let mail wait for ever without anybody noticing."""
+    own_filter.start()
+    children = own_filter.children()
+    os.kill(children[role], signal.SIGKILL)
+    assert own_filter.process.wait(10) == 1
+    for pid in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_filter_told_to_stop_ends_though_sessions_are_open(own_filter):
+    own_filter.start()
+    client = MilterClient(own_filter.sockets / "submission")
+    client.mail(SENDER)
+    assert own_filter.stop() == 0
+    with pytest.raises((ConnectionError, TimeoutError)):
+        client.recipient(STRANGER)
+
+
+def test_filter_that_cannot_sign_does_not_start(tmp_path):
+    filter_ = running_filter.Filter(tmp_path)
+    (filter_.keys / "rsa.pem").unlink()
+    ended = subprocess.run(
+        [sys.executable, "-m", "chatmaild.filter", "--settings", tmp_path / "relay.json",
+         "--keys", filter_.keys, "--sockets", filter_.sockets],
+        env=os.environ | {"PYTHONPATH": str(running_filter.SERVICES)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "rsa.pem" in ended.stderr
+    assert not list(filter_.sockets.iterdir())
+
+
+def test_filter_of_an_ip_relay_neither_signs_nor_verifies(tmp_path):
+    filter_ = running_filter.Filter(
+        tmp_path, form="ip", mail_domain="192.0.2.5", address_domain="[192.0.2.5]",
+        dkim_required=False,
+    )  # fmt: skip
+    user = "alice0000@[192.0.2.5]"
+    filter_.add_mailbox(user)
+    (filter_.keys / "signing.json").unlink()
+    filter_.start()
+    try:
+        with MilterClient(filter_.sockets / "submission") as client:
+            sent = client.message(user, [STRANGER], fields(user), encrypted_body())
+        assert sent.reply == ""
+        assert b"DKIM-Signature" not in sent.raw
+        with MilterClient(filter_.sockets / "incoming") as client:
+            header = fields(STRANGER)
+            assert client.message(STRANGER, [user], header, encrypted_body()).reply == ""
+    finally:
+        assert filter_.stop() == 0
+
+
+def test_filter_signs_with_the_new_key_without_a_restart(own_filter):
+    own_filter.start()
+    record = running_filter.write_key(own_filter.keys, "next", "rsa-sha256")
+    own_filter.zone["next._domainkey.chat.example.org."] = [record]
+    running_filter.write_signing(own_filter.keys, {"next": "rsa-sha256"})
+    os.utime(own_filter.keys / "signing.json", (1, 1))
+    with MilterClient(own_filter.sockets / "submission") as client:
+        outcome = client.message(SENDER, [STRANGER], fields(), encrypted_body())
+    assert outcome.raw.count(b"DKIM-Signature:") == 1
+    assert verified(own_filter, outcome.raw, 0)
+
+
+def test_filter_with_an_error_of_its_own_defers(own_filter):
+    """Whatever breaks here, mail waits and nothing slips through."""
+    own_filter.add_mailbox(RECIPIENT)
+    settings = own_filter.settings | {"mailboxes_dir": "x\0y"}
+    (own_filter.home / "relay.json").write_text(json.dumps(settings))
+    own_filter.start()
+    with MilterClient(own_filter.sockets / "incoming") as client:
+        client.mail(STRANGER)
+        with pytest.raises(Rejected, match=r"^451 4\."):
+            client.recipient(RECIPIENT)
+    assert "ValueError at " in own_filter.logged()
+    assert RECIPIENT not in own_filter.logged()
+
+
+def test_filter_survives_nonsense_on_its_sockets(filter_, sent):
+    for junk in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\0", b"\xff" * 64, b"\0\0\0\x01Z"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(filter_.sockets / "incoming"))
+            client.sendall(junk)
+    with MilterClient(filter_.sockets / "incoming") as client:
+        assert client.message("x@y.z", [RECIPIENT], sent.fields, sent.body).reply == ""

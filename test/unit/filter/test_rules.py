@@ -1,0 +1,471 @@
+"""The rules of the contract's sections 4 to 6, on messages without any Postfix."""
+
+import base64
+import quopri
+import re
+
+import pytest
+from chatmaild.common.refusals import Refusal
+from chatmaild.filter import rules
+from hypothesis import given
+from hypothesis import strategies as st
+from support import messages
+from support.messages import RECIPIENT, SENDER, encrypted_body, fields, secure_join
+
+
+def never() -> bool:
+    return False
+
+
+def submit(header, body, sender=SENDER) -> str:
+    """Return the SMTP reply to a message that a user sends, "" when it is taken."""
+    try:
+        rules.check_submission(sender, header, body)
+    except Refusal as refusal:
+        return " ".join(filter(None, (refusal.code, refusal.xcode, refusal.text)))
+    return ""
+
+
+def receive(header, body, cleartext=False) -> str:
+    """Return the SMTP reply to a message from elsewhere, "" when it is taken."""
+    try:
+        rules.check_incoming(header, body, lambda: cleartext)
+    except Refusal as refusal:
+        return " ".join(filter(None, (refusal.code, refusal.xcode, refusal.text)))
+    return ""
+
+
+NEEDED = "523 Encryption Needed: Invalid Unencrypted Mail"
+
+
+def test_check_submission_takes_encrypted_message():
+    assert submit(fields(), encrypted_body()) == ""
+    assert receive(fields(), encrypted_body()) == ""
+
+
+@pytest.mark.parametrize("step", ["vc-request", "vg-request"])
+def test_check_submission_takes_secure_join_request(step):
+    assert submit(*secure_join(step)) == ""
+    assert receive(*secure_join(step)) == ""
+
+
+def test_check_submission_of_plain_text_refuses():
+    plain = fields(Content_Type=None, MIME_Version=None)
+    assert submit(plain, b"Hello\r\n") == NEEDED
+    assert submit(fields(Content_Type="text/plain"), b"Hello\r\n") == NEEDED
+    assert receive(plain, b"Hello\r\n") == NEEDED
+    assert receive(plain, b"Hello\r\n", cleartext=True) == ""
+
+
+FORGED = {
+    "another user": (f"<{RECIPIENT}>", f"500 Invalid FROM <{RECIPIENT}> for <{SENDER}>"),
+    "a percent sign": ("<a%b@c.org>", f"500 Invalid FROM <a%b@c.org> for <{SENDER}>"),
+    "the sender as a name": (
+        f'"{SENDER}" <eve@example.net>',
+        f"500 Invalid FROM <eve@example.net> for <{SENDER}>",
+    ),
+    "the sender in a comment": (
+        f"eve@example.net ({SENDER})",
+        f"500 Invalid FROM <eve@example.net> for <{SENDER}>",
+    ),
+}
+
+
+@pytest.mark.parametrize(("author", "reply"), FORGED.values(), ids=FORGED)
+def test_check_submission_with_forged_from_refuses(author, reply):
+    assert submit(fields(From=author), encrypted_body()) == reply
+
+
+AUTHORS = {
+    "an address": SENDER,
+    "in angles": f"<{SENDER}>",
+    "with a name": f"Alice <{SENDER}>",
+    "with a quoted name": f'"Alice, \\"A.\\" <b@c>; d: (e)" <{SENDER}>',
+    "with a name in UTF-8": f"Älice Ö. <{SENDER}>",
+    "with an encoded name": f"=?utf-8?q?eve=40example=2Enet?= <{SENDER}>",
+    "in mixed case": f"<{SENDER.title()}>",
+    "folded": f'"Alice"\r\n <{SENDER}>',
+    "with a comment": f"{SENDER} (Mail Delivery System)",
+    "with a comment before": f"(Alice) {SENDER}",
+    "with dots unquoted": f"Alice B. Carol <{SENDER}>",
+}
+
+
+@pytest.mark.parametrize("author", AUTHORS.values(), ids=AUTHORS)
+def test_from_address_reads(author):
+    header = fields(From=author)
+    assert rules.from_address(header).lower() == SENDER
+    assert submit(header, encrypted_body()) == ""
+
+
+NO_AUTHORS = {
+    "nothing": "",
+    "a name only": "Alice",
+    "two addresses": f"{SENDER}, eve@example.net",
+    "two addresses in angles": f"<{SENDER}>, <eve@example.net>",
+    "two angles": f"<{SENDER}> <eve@example.net>",
+    "a trailing comma": f"{SENDER},",
+    "a group": f"friends: {SENDER};",
+    "an empty group": "undisclosed-recipients:;",
+    "an unquoted address as name": f"eve@example.net <{SENDER}>",
+    "a route": f"<@example.net:{SENDER}>",
+    "an encoded address": "=?utf-8?q?alice0000=40chat=2Eexample=2Eorg?=",
+    "an encoded word in the address": "<=?utf-8?q?alice?=@chat.example.org@example.net>",
+    "two @": "<alice@example.net@chat.example.org>",
+    "an open quote": f'"Alice <{SENDER}>',
+    "an open comment": f"(Alice {SENDER}",
+    "a nested comment": f"(a (b) c) {SENDER}",
+    "a comment within the address": "alice0000@(evil)chat.example.org",
+    "an open angle": f"<{SENDER}",
+    "a space in the address": "<alice 0000@chat.example.org>",
+    "a quoted local part": '<"alice0000"@chat.example.org>',
+    "no local part": "<@chat.example.org>",
+    "no domain": "<alice0000@>",
+    "dots": "<alice..0@chat.example.org>",
+    "a domain in UTF-8": "<alice0000@chät.example.org>",
+    "text after": f"<{SENDER}> Alice",
+    "a NUL": f"<{SENDER}>\x00",
+    "too long": '"' + "x" * 5000 + f'" <{SENDER}>',
+    "no address literal": "<alice@[1.2.3]>",
+    "a literal with a name": "<alice@[chat.example.org]>",
+}
+
+
+@pytest.mark.parametrize("author", NO_AUTHORS.values(), ids=NO_AUTHORS)
+def test_from_address_of_anything_else_refuses(author):
+    assert submit(fields(From=author), encrypted_body()).startswith("500 Invalid FROM")
+    assert receive(fields(From=author), encrypted_body()).startswith("500 Invalid FROM")
+
+
+@pytest.mark.parametrize("address", ["alice@[192.0.2.1]", "alice@[IPv6:2001:db8::1]"])
+def test_from_address_reads_address_literals(address):
+    assert rules.from_address(fields(From=f"<{address}>")) == address
+
+
+def test_check_form_with_repeated_fields_refuses():
+    twice = [*fields(), (b"from", f" <{SENDER}>".encode())]
+    assert submit(twice, encrypted_body()).startswith("500 Invalid FROM")
+    assert submit(fields(From=None), encrypted_body()).startswith("500 Invalid FROM")
+    types = [*fields(), (b"CONTENT-TYPE", b" text/plain")]
+    assert submit(types, encrypted_body()) == "554 5.6.0 More than one Content-Type"
+    assert receive(types, encrypted_body(), cleartext=True).startswith("554 5.6.0")
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"\r", b"\r\r\n", b"\n\r\n", b"\n\n", b"a\rb", b"\r\n.\n"])
+def test_check_form_with_bare_line_end_refuses(junk):
+    refusal = "554 5.6.0 A line must end in CR LF and nothing else"
+    body = encrypted_body()
+    for position in (0, len(body) // 2, len(body)):
+        assert submit(fields(), body[:position] + junk + body[position:]) == refusal
+    assert receive(fields(To="x" + junk.decode()), body, cleartext=True) == refusal
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_has_bare_line_end_at_every_cut(monkeypatch, step):
+    monkeypatch.setattr(rules, "LINE_END_STEP", step)
+    for text in (b"", b"a", b"a\r\nb", b"\r\n\r\n", b"ab\r\n" * 9):
+        assert not rules.has_bare_line_end(text)
+    for text in (b"\r", b"\n", b"\r\n\r", b"a\r\n\nb", b"\r\r\n", b"ab\r\n" * 9 + b"\n"):
+        assert rules.has_bare_line_end(text)
+
+
+ARMOR = messages.armored()
+
+
+def body_with(part: bytes) -> bytes:
+    """Return an encrypted message's body with its second part replaced."""
+    start = encrypted_body(b"@").index(b"--=_edge\r\nContent-Type: application/octet-stream")
+    return encrypted_body()[:start] + b"--=_edge\r\n" + part + b"\r\n--=_edge--\r\n"
+
+
+OCTETS = b"Content-Type: application/octet-stream\r\n"
+ENCODED = base64.encodebytes(ARMOR).replace(b"\n", b"\r\n")
+
+GOOD_BODIES = {
+    "base64": body_with(OCTETS + b"Content-Transfer-Encoding: base64\r\n\r\n" + ENCODED),
+    "quoted-printable": body_with(
+        OCTETS
+        + b"Content-Transfer-Encoding: Quoted-Printable\r\n\r\n"
+        + quopri.encodestring(ARMOR.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
+    ),
+    "7bit": body_with(OCTETS + b"Content-Transfer-Encoding: 7bit\r\n\r\n" + ARMOR),
+    "space after the boundary": encrypted_body().replace(b"--=_edge\r\n", b"--=_edge \t\r\n"),
+    "no line end at the end": encrypted_body().removesuffix(b"\r\n"),
+    "an empty preamble and epilogue": b"\r\n" + encrypted_body() + b"\r\n\r\n",
+    "folded and in capitals": encrypted_body().replace(
+        b"Content-Type: application/pgp-encrypted", b"CONTENT-type:\r\n Application/PGP-encrypted;"
+    ),
+}
+
+# The body; a part of it that a reader might show or that no standard allows.
+BAD_BODIES = {
+    "nothing": b"",
+    "plain text": b"Hello\r\n",
+    "no second part": encrypted_body()[
+        : encrypted_body().index(b"--=_edge\r\nContent-Type: app", 9)
+    ]
+    + b"--=_edge--\r\n",
+    "a third part": encrypted_body().replace(
+        b"--=_edge--", b"--=_edge\r\nContent-Type: text/plain\r\n\r\nHello\r\n--=_edge--"
+    ),
+    "an empty third part": encrypted_body().replace(b"--=_edge--", b"--=_edge\r\n--=_edge--"),
+    "parts swapped": (
+        b"--=_edge\r\n" + OCTETS + b"\r\n" + ARMOR + b"\r\n--=_edge\r\n"
+        b"Content-Type: application/pgp-encrypted\r\n\r\nVersion: 1\r\n--=_edge--\r\n"
+    ),
+    "a boundary that never closes": encrypted_body().removesuffix(b"--=_edge--\r\n"),
+    "a boundary that nearly closes": encrypted_body().replace(b"--=_edge--", b"--=_edge-"),
+    "another boundary": encrypted_body(boundary=b"other"),
+    "a line that begins with the boundary": encrypted_body().replace(
+        b"--=_edge--", b"--=_edgewise\r\n--=_edge--"
+    ),
+    "text after the closing boundary": encrypted_body().replace(b"--=_edge--", b"--=_edge--Hello"),
+    "Version: 2": encrypted_body().replace(b"Version: 1", b"Version: 2"),
+    "Version: 1 and text": encrypted_body().replace(b"Version: 1", b"Version: 1\r\nHello"),
+    "no Version": encrypted_body().replace(b"Version: 1", b""),
+    "another first type": encrypted_body().replace(b"application/pgp-encrypted", b"text/plain"),
+    "another second type": encrypted_body().replace(b"application/octet-stream", b"text/plain"),
+    "no type": body_with(b"\r\n" + ARMOR),
+    "two types": body_with(OCTETS + b"Content-Type: text/plain\r\n\r\n" + ARMOR),
+    "a nested multipart": body_with(
+        b'Content-Type: multipart/mixed; boundary="inner"\r\n\r\n--inner\r\n'
+        + OCTETS
+        + b"\r\n"
+        + ARMOR
+        + b"\r\n--inner--\r\n"
+    ),
+    "an attached message": body_with(b"Content-Type: message/rfc822\r\n\r\n" + OCTETS + ARMOR),
+    "a part without a header's end": body_with(OCTETS),
+    "a part whose header is no header": body_with(b"Hello\r\n" + OCTETS + b"\r\n" + ARMOR),
+    "8-bit junk": body_with(OCTETS + b"\r\n\xff\xfe\xfd"),
+    "8-bit junk before the armor": body_with(OCTETS + b"\r\n\xff\r\n" + ARMOR),
+    "an unknown encoding": body_with(
+        OCTETS + b"Content-Transfer-Encoding: x-uuencode\r\n\r\n" + ARMOR
+    ),
+    "two encodings": body_with(
+        OCTETS
+        + b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + ARMOR
+    ),
+    "base64 that is none": body_with(
+        OCTETS + b"Content-Transfer-Encoding: base64\r\n\r\n!" + ENCODED
+    ),
+    "text in the armor": body_with(OCTETS + b"\r\n" + ARMOR + b"Hello\r\n"),
+    "literal data": body_with(OCTETS + b"\r\n" + messages.armor(b"\xcb\x0bu\0\0\0\0\0Hello")),
+}
+
+
+@pytest.mark.parametrize("body", GOOD_BODIES.values(), ids=GOOD_BODIES)
+def test_is_encrypted_reads(body):
+    assert submit(fields(), body) == ""
+    assert receive(fields(), body) == ""
+
+
+@pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_is_encrypted_of_anything_else_refuses(body):
+    assert submit(fields(), body) == NEEDED
+    assert receive(fields(), body) == NEEDED
+
+
+def test_is_encrypted_with_text_around_the_parts_is_for_others_only():
+    """Some mail programs explain themselves in the preamble; ours send no clear text anywhere."""
+    for body in (
+        b"This is an OpenPGP/MIME encrypted message (RFC 4880 and 3156)\r\n" + encrypted_body(),
+        encrypted_body() + b"Hello\r\n",
+    ):
+        assert submit(fields(), body) == NEEDED
+        assert receive(fields(), body) == ""
+
+
+TYPES = {
+    "no boundary": "multipart/encrypted",
+    "an empty boundary": 'multipart/encrypted; boundary=""',
+    "two boundaries": 'multipart/encrypted; boundary="x"; boundary="=_edge"',
+    "an encoded boundary": "multipart/encrypted; boundary*=utf-8''=_edge",
+    "a continued boundary": 'multipart/encrypted; boundary="=_edge"; boundary*0="x"',
+    "a long boundary": f'multipart/encrypted; boundary="{"x" * 71}"',
+    "a boundary with a space at its end": 'multipart/encrypted; boundary="=_edge "',
+    "an open quote": 'multipart/encrypted; boundary="=_edge',
+    "a comment": '(a) multipart/encrypted; boundary="=_edge"',
+    "two types": 'multipart/encrypted, text/plain; boundary="=_edge"',
+    "multipart/mixed": 'multipart/mixed; boundary="=_edge"',
+    "multipart/signed": 'multipart/signed; boundary="=_edge"',
+    "no subtype": 'multipart; boundary="=_edge"',
+    "nothing": "",
+    "text between": 'multipart/encrypted; x boundary="=_edge"',
+}
+
+
+@pytest.mark.parametrize("value", TYPES.values(), ids=TYPES)
+def test_content_type_that_is_not_plain_refuses(value):
+    assert submit(fields(Content_Type=value), encrypted_body()) == NEEDED
+    assert receive(fields(Content_Type=value), encrypted_body()) == NEEDED
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        'multipart/encrypted; boundary="=_edge"',
+        'Multipart/Encrypted;BOUNDARY="=\\_edge";',
+        'multipart/encrypted;\r\n protocol="application/pgp-encrypted" ; boundary="=_edge" ;',
+    ],
+)
+def test_content_type_in_other_spellings_is_read(value):
+    assert submit(fields(Content_Type=value), encrypted_body()) == ""
+
+
+def test_content_type_of_100_kb_is_read_in_no_time():
+    """Nested repetitions in a regular expression would take longer than the universe."""
+    for value in ('"' * 100_000, "; a" * 30_000, 'x="' + "\\" * 100_000, " " * 100_000):
+        assert submit(fields(Content_Type="multipart/encrypted; " + value), b"") == NEEDED
+    for value in ("(" * 4000, '"' * 4001, "a." * 2000, "a " * 2000, '"a"' * 1300, "()" * 2000):
+        assert submit(fields(From=value + "<"), b"").startswith("500 Invalid FROM")
+
+
+SECURE_JOIN = "Secure-Join: vc-request"
+
+
+def join(text=SECURE_JOIN, kind="text/plain", after="", **header):
+    """Return header and body of something like a Secure-Join request."""
+    values = {"Secure_Join": "vc-request", "Content_Type": 'multipart/mixed; boundary="=_edge"'}
+    body = f"--=_edge\r\nContent-Type: {kind}\r\n\r\n{text}\r\n{after}--=_edge--\r\n"
+    return fields(**(values | header)), body.encode()
+
+
+JOINS = {
+    "the other step in the text": join("secure-join: vg-request"),
+    "in capitals and with space": join("\r\n SECURE-JOIN: VC-REQUEST \r\n"),
+    "multipart/alternative": join(Content_Type='multipart/alternative; boundary="=_edge"'),
+    "base64": join(
+        f"{base64.b64encode(SECURE_JOIN.encode()).decode()}",
+        "text/plain\r\nContent-Transfer-Encoding: base64",
+    ),
+}
+
+NO_JOINS = {
+    "no header": join(Secure_Join=None),
+    "another step": join(Secure_Join="vc-auth-required"),
+    "another text": join("Hello"),
+    "text after": join(SECURE_JOIN + "\r\nHello"),
+    "another step in the text": join("secure-join: vc-auth-required"),
+    "another type": join(kind="text/html"),
+    "a second part": join(after="--=_edge\r\nContent-Type: text/plain\r\n\r\nHello\r\n"),
+    "not a multipart": (
+        fields(Secure_Join="vc-request", Content_Type="text/plain"),
+        SECURE_JOIN.encode(),
+    ),
+    "two headers": ([*join()[0], (b"secure-join", b" vc-request")], join()[1]),
+    "a nested multipart": join(kind='multipart/mixed; boundary="inner"'),
+    "no closing boundary": (join()[0], join()[1].replace(b"--=_edge--", b"")),
+}
+
+
+@pytest.mark.parametrize("message", JOINS.values(), ids=JOINS)
+def test_is_securejoin_reads(message):
+    assert submit(*message) == ""
+    assert receive(*message) == ""
+
+
+@pytest.mark.parametrize("message", NO_JOINS.values(), ids=NO_JOINS)
+def test_is_securejoin_of_anything_else_refuses(message):
+    assert submit(*message) == NEEDED
+    assert receive(*message) == NEEDED
+
+
+def bounce(**header):
+    values = {
+        "From": "MAILER-DAEMON@classic.example.net (Mail Delivery System)",
+        "Auto_Submitted": "auto-replied",
+        "Content_Type": "multipart/report; report-type=delivery-status; boundary=x",
+    }
+    return fields(**(values | header)), b"--x\r\n\r\nUndelivered\r\n--x--\r\n"
+
+
+def test_check_incoming_takes_bounce():
+    assert receive(*bounce()) == ""
+    sent = submit(*bounce(From="mailer-daemon@chat.example.org"), "mailer-daemon@chat.example.org")
+    assert sent == NEEDED
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"From": "carol@classic.example.net"},
+        {"From": "not-mailer-daemon@classic.example.net"},
+        {"Auto_Submitted": None},
+        {"Auto_Submitted": ""},
+        {"Content_Type": "text/plain"},
+        {"Content_Type": "multipart/mixed; boundary=x"},
+    ],
+)
+def test_check_incoming_of_half_a_bounce_refuses(header):
+    assert receive(*bounce(**header)) == NEEDED
+
+
+def test_check_incoming_asks_about_cleartext_only_when_it_matters():
+    """The answer costs a look at the disk for each recipient."""
+    rules.check_incoming(fields(), encrypted_body(), pytest.fail)
+    assert receive(fields(Content_Type="text/plain"), b"Hello", cleartext=True) == ""
+
+
+def test_cleaned_removes_what_tells_about_the_sender():
+    header = [
+        (b"Received", b" from [192.0.2.7]"),
+        *fields(X_Mailer="Mail 1.0", User_Agent="Agent", X_Originating_IP="192.0.2.7"),
+        (b"RECEIVED", b" from home"),
+        (b"subject", b" again"),
+    ]
+    kept, changes = rules.cleaned(header)
+    assert [name for name, _ in kept] == [
+        b"From", b"To", b"Subject", b"Date", b"Message-ID", b"MIME-Version", b"Content-Type",
+    ]  # fmt: skip
+    assert dict(kept)[b"Subject"] == b" [...]"
+    assert changes == [
+        (b"subject", 2, None),
+        (b"RECEIVED", 2, None),
+        (b"X-Originating-IP", 1, None),
+        (b"User-Agent", 1, None),
+        (b"X-Mailer", 1, None),
+        (b"Subject", 1, b" [...]"),
+        (b"Received", 1, None),
+    ]
+
+
+field_values = st.binary(max_size=120).filter(lambda value: b"\0" not in value)
+pieces = st.sampled_from(
+    [
+        *(
+            b"--=_edge",
+            b"--",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b":",
+            b";",
+            b'"',
+            b"(",
+            b"<",
+            b"@",
+            b" ",
+            b"=",
+        ),
+        *(OCTETS, b"Content-Type: ", b"text/plain", b"multipart/encrypted", b"boundary==_edge"),
+        *(b",", ARMOR, SENDER.encode(), b"\\", b"\xff", b"Version: 1", b"Secure-Join: vc-request"),
+    ]
+)
+scraps = st.lists(pieces, max_size=20).map(b"".join)
+names = st.sampled_from([b"From", b"Content-Type", b"Secure-Join", b"Subject", b"Auto-Submitted"])
+
+
+@given(st.lists(st.tuples(names, scraps | field_values), max_size=6), scraps | field_values)
+def test_rules_raise_nothing_but_refusals(header, body):
+    replies = submit(header, body), receive(header, body), receive(header, body, True)
+    assert all(reply == "" or re.match(r"[45]\d\d ", reply) for reply in replies)
+    rules.cleaned(header)
+
+
+@given(st.binary(max_size=10), st.integers(0, len(encrypted_body())))
+def test_rules_read_damaged_messages_without_errors(junk, position):
+    body = encrypted_body()
+    assert submit(fields(), body[:position] + junk + body[position:])[:4] in ("", "523 ", "554 ")
+    assert submit(fields(), body[:position] + junk)[:4] in ("", "523 ", "554 ")

@@ -1,0 +1,215 @@
+"""The dict service over its socket: who may read and set what."""
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+import pytest
+from chatmaild.metadata import dictionary, entries
+from chatmaild.metadata.dict_protocol import Refused
+
+DOMAIN = "_chat.example.org"
+ALICE, BOB = f"alice0000@{DOMAIN}", f"bob000000@{DOMAIN}"
+SERVER = "vendor/vendor.dovecot/pvt/server"
+DAY = 24 * 3600
+
+
+class Told:
+    """Stands where the notifier stands, and keeps what it is told."""
+
+    def __init__(self):
+        self.devices = []
+
+    def notify(self, address, token):
+        self.devices.append((address, token))
+
+
+@pytest.fixture
+def notifier():
+    return Told()
+
+
+@pytest.fixture
+def relay(tmp_path):
+    """Settings of a relay with two addresses."""
+    for address in (ALICE, BOB):
+        (tmp_path / address).mkdir()
+        (tmp_path / address / "password").write_text("{SHA512-CRYPT}x")
+    return {
+        "address_domain": DOMAIN,
+        "mail_domain": DOMAIN,
+        "mailboxes_dir": str(tmp_path),
+        "iroh_relay": None,
+    }
+
+
+@pytest.fixture
+def woken(monkeypatch):
+    """The directories whose idling clients were to be woken."""
+    homes = []
+    monkeypatch.setattr(dictionary.wake, "soon", homes.append)
+    return homes
+
+
+def put(relay, notifier, user, key, value):
+    dictionary.change(relay, notifier, user, key, value)
+
+
+def test_token_is_added_for_its_owner_alone(relay, notifier):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
+    assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") == "one two"
+    assert dictionary.lookup(relay, BOB, "priv/guid/devicetoken") is None
+
+
+def test_entry_set_to_nil_is_gone(relay, notifier):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", None)
+    assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") is None
+
+
+def test_message_wakes_each_device_of_its_recipient(relay, notifier, woken):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
+    put(relay, notifier, BOB, "priv/guid/devicetoken", "three")
+    put(relay, notifier, ALICE, f"priv/guid/{dictionary.MESSAGE_NEW}", "")
+    assert sorted(notifier.devices) == [(ALICE, "one"), (ALICE, "two")]
+    assert [home.name for home in woken] == [ALICE]
+
+
+def test_own_message_wakes_idling_clients_and_no_device(relay, notifier, woken):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, notifier, ALICE, f"priv/guid/{dictionary.MESSAGE_NEW}", dictionary.OWN_MESSAGE)
+    assert notifier.devices == []
+    assert [home.name for home in woken] == [ALICE]
+
+
+def test_dead_token_is_forgotten(relay, notifier):
+    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+    dictionary.forget(relay, ALICE, "one")
+    dictionary.forget(relay, f"gone00000@{DOMAIN}", "one")
+    assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") is None
+
+
+def test_login_sets_the_day_of_its_own_address(relay, notifier, tmp_path):
+    put(relay, notifier, ALICE, f"shared/last-login/{ALICE}", "1")
+    assert (tmp_path / ALICE / "password").stat().st_mtime == int(time.time()) // DAY * DAY
+    with pytest.raises(Refused):
+        put(relay, notifier, ALICE, f"shared/last-login/{BOB}", "1")
+    assert (tmp_path / BOB / "password").stat().st_mtime % DAY != 0
+
+
+def test_entries_of_the_server_are_answered(relay):
+    key = f"shared/guid/{SERVER}/vendor/deltachat/"
+    assert dictionary.lookup(relay, ALICE, f"{key}irohrelay") == f"https://{DOMAIN}"
+    assert dictionary.lookup(relay, ALICE, f"{key}maxsmtprecipients") == "1000"
+    assert dictionary.lookup(relay, ALICE, f"{key}nothing") is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "priv/guid/comment",
+        f"priv/guid/{SERVER}/devicetoken",
+        f"priv/guid/{SERVER}/messagenew",
+        "priv/guid/messagenew",
+        f"shared/guid/{SERVER}/vendor/deltachat/irohrelay",
+        "shared/guid/devicetoken",
+        "devicetoken",
+        "",
+    ],
+)
+def test_nothing_else_can_be_set(relay, notifier, key):
+    with pytest.raises(Refused, match="no such entry"):
+        put(relay, notifier, ALICE, key, "x")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "",
+        "alice0000",
+        f"../{ALICE}",
+        f"a/../{ALICE}",
+        ALICE.upper(),
+        "alice0000@elsewhere.example",
+        f"a\0{ALICE}",
+        f"..@{DOMAIN}",
+        f"{'a' * 300}@{DOMAIN}",
+    ],
+)
+def test_name_that_is_no_address_reaches_no_file(relay, notifier, user):
+    with pytest.raises(Refused, match="not an address"):
+        put(relay, notifier, user, "priv/guid/devicetoken", "token")
+    with pytest.raises(Refused, match="not an address"):
+        dictionary.lookup(relay, user, "priv/guid/devicetoken")
+
+
+def test_refusals_hold_neither_value_nor_address(relay, notifier):
+    refusals = []
+    for user, value in ((ALICE, "se cret"), (f"gone00000@{DOMAIN}", "secret")):
+        with pytest.raises(Refused) as refusal:
+            put(relay, notifier, user, "priv/guid/devicetoken", value)
+        refusals.append(str(refusal.value))
+    assert not any("cret" in text or "@" in text for text in refusals)
+
+
+def over_socket(relay, notifier, path, talk):
+    """Run talk(open) beside a server on path; open() connects and returns (reader, writer)."""
+
+    async def main():
+        handler = partial(
+            dictionary.serve,
+            partial(dictionary.lookup, relay),
+            partial(dictionary.change, relay, notifier),
+        )
+        async with await asyncio.start_unix_server(handler, path):
+            await asyncio.wait_for(talk(partial(asyncio.open_unix_connection, path)), 10)
+
+    asyncio.run(main())
+
+
+def test_dovecots_own_conversation_of_2_4(relay, notifier, tmp_path):
+    async def talk(connect):
+        reader, writer = await connect()
+        key = f"priv/3809ee2a7af4026b21120000596654db/devicetoken\t{ALICE}"
+        for sent, replies in (
+            ("H4\t0\t0\t\tmetadata\n", []),
+            (f"B1\t{ALICE}\t0\n", []),
+            ("S1\tpriv/3809ee2a7af4026b21120000596654db/devicetoken\ttokA\n", []),
+            ("C1\n", ["O1\n"]),
+            (f"L{key}\n", ["OtokA\n"]),
+            (f"I9\t0\tpriv/3809ee2a7af4026b21120000596654db/\t{ALICE}\n", ["\n"]),
+        ):
+            writer.write(sent.encode())
+            for reply in replies:
+                assert await reader.readline() == reply.encode()
+        writer.close()
+
+    over_socket(relay, notifier, tmp_path / "dict", talk)
+    assert entries.tokens(tmp_path / ALICE, time.time()) == ["tokA"]
+
+
+def test_client_that_speaks_something_else_is_hung_up_on(relay, notifier, tmp_path, caplog):
+    async def talk(connect):
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert await reader.read() == b""
+        writer.close()
+
+    with caplog.at_level(logging.ERROR):
+        over_socket(relay, notifier, tmp_path / "dict", talk)
+    assert "no greeting" in caplog.text
+
+
+def test_connection_that_falls_silent_is_ended(relay, notifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(dictionary, "CONNECTION_TIMEOUT", 0.05)
+
+    async def talk(connect):
+        reader, writer = await connect()
+        writer.write(b"H4\t0\t0\t\tmeta")
+        assert await reader.read() == b""
+        writer.close()
+
+    over_socket(relay, notifier, tmp_path / "dict", talk)

@@ -1,0 +1,48 @@
+"""The package's subpackages depend on each other as this table says, so without a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "chatmail/program/files/chatmaild"
+
+# What each subpackage may import, besides itself.
+ALLOWED = {
+    "common": set(),
+    "message": set(),
+    "metrics": {"common"},
+    "dkim": {"common", "message"},
+    "filter": {"common", "dkim", "message", "metrics"},
+    "transport": {"common", "message", "metrics"},
+    "metadata": {"common", "metrics"},
+    "accounts": {"common", "metadata", "metrics"},
+    "retention": {"common"},
+    "dns": {"common", "dkim"},
+    "certificate": {"common"},
+    "rotation": {"common", "dkim", "dns"},
+}
+
+
+def imported(path):
+    """Yield the subpackages that a file imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not getattr(node, "level", 0), f"{path}: an import with a dot in front"
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{each.name}" for each in node.names]
+        else:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        yield from (name.split(".")[1] for name in names if name.startswith("chatmaild."))
+
+
+def test_subpackages_import_what_the_table_allows_and_all_of_it():
+    found = {
+        directory.name: {each for path in directory.glob("*.py") for each in imported(path)}
+        - {directory.name}
+        for directory in PACKAGE.iterdir()
+        if directory.is_dir() and directory.name != "__pycache__"
+    }
+    assert found == ALLOWED
+
+
+def test_no_subpackage_depends_on_itself_by_way_of_others():
+    TopologicalSorter(ALLOWED).prepare()

@@ -1,0 +1,279 @@
+"""`POST /mxdeliv` against a real SMTP server that takes XCLIENT as Postfix does."""
+
+import asyncio
+import contextlib
+import errno
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiosmtpd.smtp import SMTP
+from chatmaild.message import spool
+from chatmaild.transport import gateway, smtp_client
+from support import transport_peers as peers
+
+MAX_SIZE = 100_000
+ENVELOPE = (("X-Mail-From", "a@b.example"), ("X-Mail-To", "x@ours.example"))
+
+
+class Smtpd(peers.SmtpPeer):
+    """Postfix's smtpd behind /mxdeliv."""
+
+    def __init__(self, xclient=True, **refusals):
+        super().__init__(**refusals)
+        self.offers_xclient = xclient
+        self.clients = []
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):
+        responses = await super().handle_EHLO(server, session, envelope, hostname, responses)
+        offer = ["250-XCLIENT NAME ADDR"] if self.offers_xclient else []
+        return [responses[0], *offer, *responses[1:]]
+
+    async def handle_MAIL(self, server, session, envelope, address, options):
+        if "MAIL" in self.refusals:
+            return self.refusals["MAIL"]
+        envelope.mail_from = address
+        return "250 2.1.0 ok"
+
+    @contextlib.asynccontextmanager
+    async def at(self, address, port):
+        loop = asyncio.get_running_loop()
+        peer = self
+
+        class Session(SMTP):
+            async def smtp_XCLIENT(self, arg):
+                peer.clients.append(arg)
+                self._set_rset_state()
+                self.session.host_name = None
+                await self.push("220 peer.example ESMTP")
+
+        server = await loop.create_server(
+            lambda: Session(self, data_size_limit=None, hostname="peer", loop=loop), address, port
+        )
+        try:
+            yield self
+        finally:
+            server.close()
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(tmp_path, smtpd=None):
+    """The handler, as nginx sees it; give a function that posts and tells status and text."""
+    smtpd_port = peers.free_port()
+    made = gateway.Gateway("ours.example", MAX_SIZE, str(tmp_path), smtpd_port)
+    runner = web.AppRunner(made.application(), access_log=None)
+    await runner.setup()
+    port = peers.free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+
+    async def post(body=peers.MESSAGE, headers=ENVELOPE, method="POST", client="192.0.2.7"):
+        pairs = [*headers, *([("X-Real-IP", client)] if client is not None else [])]
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{port}/mxdeliv"
+            async with session.request(method, url, data=body, headers=pairs) as response:
+                return response.status, await response.text()
+
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            if smtpd:
+                await stack.enter_async_context(smtpd.at("127.0.0.1", smtpd_port))
+            yield post
+    finally:
+        await runner.cleanup()
+
+
+def post(tmp_path, smtpd=None, **request):
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            return await ask(**request)
+
+    return asyncio.run(run())
+
+
+TRICKY = b"A: b\r\n\r\n.\r\n..\r\n.x\r\n\xff\x00\r\n.\r\n"
+
+
+@pytest.mark.parametrize("body", [peers.MESSAGE, TRICKY, b".\r\n"], ids=["plain", "dots", "dot"])
+def test_message_goes_to_postfix_octet_by_octet(tmp_path, body):
+    smtpd = Smtpd()
+    assert post(tmp_path, smtpd, body=body) == (200, "250 2.0.0 this relay said: 250 queued as X\n")
+    [(envelope, _)] = smtpd.mails
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("a@b.example", ["x@ours.example"])
+    assert envelope.original_content == body
+
+
+@pytest.mark.parametrize(
+    ("client", "told"),
+    [
+        ("192.0.2.7", "NAME=[UNAVAILABLE] ADDR=192.0.2.7"),
+        ("2001:db8::7", "NAME=[UNAVAILABLE] ADDR=IPV6:2001:db8::7"),
+    ],
+)
+def test_postfix_learns_the_clients_address(tmp_path, client, told):
+    smtpd = Smtpd()
+    assert post(tmp_path, smtpd, client=client)[0] == 200
+    assert smtpd.clients == [told]
+
+
+@pytest.mark.parametrize("sender", [None, "", "<>"])
+def test_no_sender_is_the_null_sender(tmp_path, sender):
+    smtpd = Smtpd()
+    headers = [("X-Mail-To", "x@ours.example")]
+    if sender is not None:
+        headers.append(("X-Mail-From", sender))
+    assert post(tmp_path, smtpd, headers=headers)[0] == 200
+    assert smtpd.mails[0][0].mail_from in ("", "<>")
+
+
+def test_each_recipient_header_is_one_recipient(tmp_path):
+    smtpd = Smtpd()
+    headers = [("X-Mail-To", f"u{n}@ours.example") for n in range(1000)]
+    assert post(tmp_path, smtpd, headers=headers)[0] == 200
+    assert smtpd.mails[0][0].rcpt_tos == [f"u{n}@ours.example" for n in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "line"),
+    [
+        ([("X-Mail-From", "a@b")], "554 5.5.1 "),
+        ([("X-Mail-From", "a@b"), ("X-Mail-From", "c@d"), ("X-Mail-To", "e@f")], "501 5.5.4 "),
+        ([("X-Mail-From", "a b@c"), ("X-Mail-To", "e@f")], "501 5.1.7 "),
+        ([("X-Mail-From", "a@b> SIZE=1"), ("X-Mail-To", "e@f")], "501 5.1.7 "),
+        ([("X-Mail-To", "e@f> NOTIFY=NEVER")], "501 5.1.3 "),
+        ([("X-Mail-To", "e@f"), ("X-Mail-To", "")], "501 5.1.3 "),
+        ([("X-Mail-To", f"u{n}@x") for n in range(1001)], "452 4.5.3 "),
+    ],
+)
+def test_bad_envelope_is_refused_before_postfix_is_asked(tmp_path, headers, line):
+    smtpd = Smtpd()
+    status, text = post(tmp_path, smtpd, headers=headers)
+    assert (status, text[: len(line)]) == (400, line)
+    assert smtpd.sessions == 0
+
+
+@pytest.mark.parametrize(
+    "end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n", b"\r"]
+)
+def test_bare_line_end_is_refused(tmp_path, end):
+    """SMTP smuggling by HTTPS: the body would go on as commands of its own."""
+    smtpd = Smtpd()
+    body = peers.MESSAGE + b"x" + end + b"MAIL FROM:<ceo@ours.example>\r\n"
+    assert post(tmp_path, smtpd, body=body) == (
+        400,
+        "550 5.5.2 a line must end in CR LF and nothing else\n",
+    )
+    assert smtpd.mails == []
+
+
+@pytest.mark.parametrize(
+    ("step", "reply", "status"),
+    [
+        ("MAIL", "554 5.7.1 no", 400),
+        ("DATA", "523 Encryption Needed: Invalid Unencrypted Mail", 400),
+        ("DATA", "554 5.7.1 No valid DKIM signature found", 400),
+        ("DATA", "451 4.7.1 DNS", 503),
+        ("x@ours.example", "550 5.1.1 unknown", 400),
+        ("x@ours.example", "450 4.7.1 later", 503),
+    ],
+)
+def test_refusal_comes_back_with_its_line(tmp_path, step, reply, status):
+    smtpd = Smtpd(**{step: reply})
+    got, text = post(tmp_path, smtpd)
+    assert got == status
+    assert text.startswith(reply[:3])
+    assert reply.split(" ")[-1] in text
+    assert smtpd.mails == []
+
+
+def test_one_refused_recipient_means_nobody_gets_it(tmp_path):
+    """The sender repeats the whole by SMTP: who had it already would get it twice."""
+    smtpd = Smtpd(**{"no@ours.example": "550 5.1.1 unknown"})
+    headers = [("X-Mail-To", "x@ours.example"), ("X-Mail-To", "no@ours.example")]
+    status, text = post(tmp_path, smtpd, headers=headers)
+    assert (status, text) == (400, "550 5.1.1 this relay said: 550 unknown\n")
+    assert smtpd.mails == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_not_allowed(tmp_path, method):
+    assert post(tmp_path, Smtpd(), method=method)[0] == 405
+
+
+async def in_pieces(size):
+    for _ in range(size // 1000):
+        yield b"x" * 998 + b"\r\n"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["length told", "chunked"])
+def test_too_large_a_message_is_413(tmp_path, known):
+    smtpd = Smtpd()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            fits = await ask(body=b"x" * 998 + b"\r\n" if known else in_pieces(MAX_SIZE))
+            body = b"x\r\n" * (MAX_SIZE // 2) if known else in_pieces(MAX_SIZE + 1000)
+            return fits[0], (await ask(body=body))[0]
+
+    assert asyncio.run(run()) == (200, 413)
+    assert len(smtpd.mails) == 1
+
+
+def test_client_that_hangs_up_amid_the_body_delivers_nothing(tmp_path):
+    smtpd = Smtpd()
+
+    async def broken():
+        yield peers.MESSAGE
+        raise ConnectionError
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            with pytest.raises((aiohttp.ClientError, ConnectionError)):
+                await ask(body=broken(), headers=(*ENVELOPE, ("Content-Length", "1000")))
+            return await ask()
+
+    assert asyncio.run(run())[0] == 200
+    assert len(smtpd.mails) == 1
+
+
+def test_postfix_that_is_down_is_temporary(tmp_path):
+    assert post(tmp_path) == (503, "451 4.3.0 mail cannot be taken now\n")
+
+
+def test_postfix_that_is_silent_is_temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway, "TOTAL_SECONDS", 0.2)
+    assert post(tmp_path, peers.BlackHole()) == (503, "451 4.3.0 mail cannot be taken now\n")
+
+
+def test_postfix_without_xclient_gets_no_mail(tmp_path, caplog):
+    """Else every client would be 127.0.0.1, and limits would hit all of them at once."""
+    smtpd = Smtpd(xclient=False)
+    assert post(tmp_path, smtpd)[0] == 503
+    assert smtpd.mails == []
+    assert "smtpd_authorized_xclient_hosts" in caplog.text
+
+
+@pytest.mark.parametrize("client", [None, "", "unknown", "1.2.3.4 NAME=x"])
+def test_request_without_a_client_address_is_not_taken(tmp_path, caplog, client):
+    smtpd = Smtpd()
+    assert post(tmp_path, smtpd, client=client)[0] == 503
+    assert smtpd.sessions == 0
+    assert "X-Real-IP" in caplog.text
+
+
+def _raise(error):
+    raise error
+
+
+def test_full_disk_is_temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        spool.Message, "write", lambda *_: _raise(OSError(errno.ENOSPC, "No space left"))
+    )
+    assert post(tmp_path, Smtpd())[1].startswith("452 4.3.1 ")
+
+
+def test_lost_session_after_the_message_is_temporary(tmp_path, monkeypatch):
+    async def uncertain(*_):
+        raise smtp_client.Uncertain("no reply")
+
+    monkeypatch.setattr(smtp_client.SmtpSession, "_data", uncertain)
+    assert post(tmp_path, Smtpd())[0] == 503
