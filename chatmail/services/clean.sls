@@ -33,7 +33,7 @@ sockets and memory of the services are gone:
   file.absent:
     - names:
       - /var/lib/chatmail-accounts
-      - /var/lib/chatmail-dict
+      - /var/lib/chatmail-metadata
       - /var/spool/postfix/chatmail
       - /var/spool/postfix/chatmail-transport
     - require:

@@ -11,7 +11,7 @@ from relay.test_converge import APPLY, not_as_expected, states
 
 OFF = APPLY + """ pillar='{"chatmail": {"mail": false}}'"""
 MAIL_PORTS = (25, 143, 465, 587, 993)
-OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-dict", "chatmail-filter")
+OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-metadata", "chatmail-filter")
 
 
 def changing(run):

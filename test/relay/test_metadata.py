@@ -249,10 +249,10 @@ def test_push_is_tried_again_after_8_seconds_and_after_a_restart(relay, service,
     assert 7.9 < second.when - first.when < 10
     # Ahead of it lies a pause of 64 seconds, which the restart ends.
     service.status = 200
-    relay.run("systemctl restart chatmail-dict")
+    relay.run("systemctl restart chatmail-metadata")
     assert service.wait_for(token, 3)[2].status == 200
-    relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-dict/pending").stdout)
-    relay.run("systemctl restart chatmail-dict")
+    relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-metadata/pending").stdout)
+    relay.run("systemctl restart chatmail-metadata")
     assert len(service.pushes(token)) == 3
 
 
@@ -262,19 +262,19 @@ def test_push_survives_the_service_being_killed(relay, service, alice, bob):
     send(relay, bob, alice)
     service.wait_for(token)
     service.status = 200
-    relay.run("systemctl kill --signal=KILL chatmail-dict")
+    relay.run("systemctl kill --signal=KILL chatmail-metadata")
     assert service.wait_for(token, 2, seconds=10)[1].status == 200
 
 
 def test_message_arrives_while_nobody_takes_notice_of_it(relay, alice, bob):
     """Dovecot cannot tell of it, and delivers all the same, at once."""
-    relay.run("systemctl stop chatmail-dict")
+    relay.run("systemctl stop chatmail-metadata")
     try:
         sent = send(relay, bob, alice)
         relay.wait_until(lambda: arrived(relay, alice) == 1, seconds=5)
         assert time.time() - sent < 2
     finally:
-        relay.run("systemctl start chatmail-dict")
+        relay.run("systemctl start chatmail-metadata")
 
 
 def test_no_token_is_in_the_journal(relay, service, alice, bob):
@@ -287,4 +287,4 @@ def test_no_token_is_in_the_journal(relay, service, alice, bob):
     journal = relay.run("journalctl --no-pager --output=cat --since=-1h").stdout
     assert "notification service" in journal
     assert token not in journal
-    assert alice.address not in relay.run("journalctl -u chatmail-dict --no-pager").stdout
+    assert alice.address not in relay.run("journalctl -u chatmail-metadata --no-pager").stdout

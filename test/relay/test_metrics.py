@@ -400,7 +400,7 @@ def test_openmetrics_is_well_formed(relay, day):
 
 def test_counters_outlive_restarts_of_their_services(relay, day):
     before = numbers(relay)
-    units = [f"chatmail-{name}" for name in ("accounts", "dict", "filter", "transport")]
+    units = [f"chatmail-{name}" for name in ("accounts", "filter", "metadata", "transport")]
     relay.run(["systemctl", "restart", *units])
     relay.run(["systemctl", "kill", "--signal=KILL", *units])
     relay.wait_until(

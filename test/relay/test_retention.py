@@ -110,7 +110,7 @@ def test_unused_address_goes_with_every_trace(relay):
     with imap(relay, account) as connection:
         connection.create("Archive")
     send(relay, sender, account)
-    pending = "/var/lib/chatmail-dict/pending"
+    pending = "/var/lib/chatmail-metadata/pending"
     relay.wait_until(lambda: account.address in relay.run(f"cat {pending}/*", check=False).stdout)
     relay.run(["touch", "-d", "91 days ago", f"{home_of(relay, account)}/password"])
 

@@ -15,7 +15,7 @@ PENDING_DRAFT = ".draft-"  # being written: the service drops what a crash has l
 def remove_pending(directory, is_gone, tally):
     """Remove the notifications whose address `is_gone` tells to be gone; return their number.
 
-    chatmail-dict gives up what it finds no file for. A file of its making keeps its address for
+    chatmail-metadata gives up what it finds no file for. A file of its making keeps its address for
     good, so what is read here is true of what is removed. Other files are counted and stay.
     """
     removed = 0
@@ -33,7 +33,7 @@ def remove_pending(directory, is_gone, tally):
                 except (ValueError, KeyError, TypeError, RecursionError):
                     tally.passed_over["strange"] += 1
     except FileNotFoundError:
-        pass  # chatmail-dict has never run here
+        pass  # chatmail-metadata has never run here
     except OSError as error:
         tally.pass_over(error)
     return removed
