@@ -1,7 +1,8 @@
 {#- Removes the services of our own, their sockets and what they remember: notifications under way, invitations. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-{% for service in relay.services | reverse %}
+{#- The last one is chatmail-metadata's name up to release 2026.11. -#}
+{% for service in relay.services | reverse | list + ["dict"] %}
 chatmail-{{ service }} is stopped:
   service.dead:
     - name: chatmail-{{ service }}
@@ -34,6 +35,7 @@ sockets and memory of the services are gone:
     - names:
       - /var/lib/chatmail-accounts
       - /var/lib/chatmail-metadata
+      - /var/lib/chatmail-dict
       - /var/spool/postfix/chatmail
       - /var/spool/postfix/chatmail-transport
     - require:

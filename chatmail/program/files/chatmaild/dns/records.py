@@ -107,7 +107,7 @@ def _find_addresses(settings):
     `own_addresses` is no setting: the asker adds it where `dns:addresses` is not set.
     """
     given = settings["dns"]["addresses"]
-    found = given or settings["own_addresses"]
+    found = given or settings.get("own_addresses", [])
     parsed = {ipaddress.ip_address(address) for address in found}
     if not given:
         parsed = {a for a in parsed if not any(a in network for network in NOT_PUBLIC)}
