@@ -4,16 +4,15 @@ import base64
 import hashlib
 import hmac
 import json
-import re
-import secrets
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from deltachat_rpc_client import DeltaChat, Rpc
-from relay.client import encrypted, imap, new_account, new_credentials, smtp
+from relay.client import imap, new_account, new_credentials
 from relay.notifications import notification_service
+from support.devices import get_metadata, new_device, send, server_entry, set_metadata
 
 DAY = 24 * 3600
 # Beside the interpreter, whether or not its environment is activated.
@@ -50,52 +49,10 @@ def alice(relay):
     return new_account(relay)
 
 
-def set_metadata(connection, mailbox, entry, value):
-    """Set an entry; returns OK or the text of the refusal."""
-    try:
-        return connection.xatom("SETMETADATA", mailbox, f'({entry} "{value}")')[0]
-    except connection.error as refusal:
-        return str(refusal)
-
-
-def get_metadata(connection, mailbox, entry):
-    """Return the value of an entry, or None for NIL."""
-    connection.xatom("GETMETADATA", mailbox, f"({entry})")
-    parts = connection.untagged_responses.pop("METADATA")
-    line = b"".join(part if isinstance(part, bytes) else b"".join(part) for part in parts)
-    assert entry.encode() in line, line
-    answer = line.partition(entry.encode())[2].decode().strip(" )")
-    literal = re.fullmatch(r"\{[0-9]+\}(.*)", answer, re.DOTALL)
-    return literal[1] if literal else None if answer == "NIL" else answer.strip('"')
-
-
-def new_device(relay, account):
-    """Register a device of an address; returns its token."""
-    # No two tests may hear of each other's pushes.
-    token = f"openpgp:{secrets.token_urlsafe(300)}"
-    with imap(relay, account) as connection:
-        assert set_metadata(connection, "INBOX", "/private/devicetoken", token) == "OK"
-    return token
-
-
 def devices(relay, account):
     """Return the tokens that an address has."""
     with imap(relay, account) as connection:
         return (get_metadata(connection, "INBOX", "/private/devicetoken") or "").split(" ")
-
-
-def send(relay, sender, recipient):
-    """Send a message; returns when the relay had taken it (time.time())."""
-    with smtp(relay, sender) as connection:
-        connection.sendmail(
-            sender.address, [recipient.address], encrypted(sender.address, recipient.address)
-        )
-    return time.time()
-
-
-def server_entry(relay, account, name):
-    with imap(relay, account) as connection:
-        return get_metadata(connection, '""', f"/shared/vendor/deltachat/{name}")
 
 
 def test_each_device_adds_its_token_and_all_are_answered(relay, alice, bob):

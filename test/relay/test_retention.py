@@ -7,8 +7,8 @@ import time
 
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
-from relay.test_idle import IdleClient
-from relay.test_metadata import new_device, send
+from support.devices import new_device, send
+from support.idle_client import IdleClient
 
 DAY = 24 * 3600
 MIB = 1 << 20

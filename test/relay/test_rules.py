@@ -9,6 +9,7 @@ import dkim
 import dns.resolver
 import pytest
 from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
+from support.incoming_smtp import deliver, refusal
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +26,6 @@ def bob(relay):
 def session(relay, alice):
     with smtp(relay, alice) as connection:
         yield connection
-
-
-def refusal(connection, sender, recipients, message):
-    """Return (code, text) of the refusal; a message that is accepted fails the test."""
-    try:
-        connection.sendmail(sender, recipients, message)
-    except smtplib.SMTPRecipientsRefused as error:
-        code, text = next(iter(error.recipients.values()))
-    except smtplib.SMTPResponseException as error:
-        code, text = error.smtp_code, error.smtp_error
-    else:
-        pytest.fail("accepted")
-    return code, text.decode()
-
-
-def deliver(relay, sender, recipient, message):
-    """Hand message to port 25 as another relay would, over STARTTLS."""
-    with smtplib.SMTP(relay.domain, 25, timeout=20) as connection:
-        connection.starttls(context=tls_context())
-        return refusal(connection, sender, [recipient], message)
 
 
 def test_cleartext_from_a_client_is_refused(session, alice, bob):
