@@ -6,10 +6,10 @@ import urllib.parse
 from pathlib import Path
 
 from chatmaild.common.errors import OperatorError
+from chatmaild.dkim.key_records import TTL
 from chatmaild.dkim.key_records import list_records as list_key_records
 
 ACME_ACCOUNTS = Path("/etc/letsencrypt/accounts")
-TTL = 3600
 # The name under which a CA looks for itself in CAA records, by the host of its ACME directory.
 CAA_ISSUERS = {
     "acme-v02.api.letsencrypt.org": "letsencrypt.org",

@@ -4,12 +4,12 @@ import json
 import os
 import stat
 
+from chatmaild.common.atomic_files import DRAFT_PREFIX
 from chatmaild.retention.mailbox import opened
 from chatmaild.retention.plan import is_address
 
 # A notification holds an address and a token of 4096 characters, each escaped by a second at most.
 PENDING_BYTES = 16384
-PENDING_DRAFT = ".draft-"  # being written: the service drops what a crash has left of these
 
 
 def remove_pending(directory, is_gone, tally):
@@ -22,7 +22,8 @@ def remove_pending(directory, is_gone, tally):
     try:
         with opened(None, (directory,)) as fd, os.scandir(fd) as entries:
             for entry in entries:
-                if entry.name.startswith(PENDING_DRAFT):
+                # Being written; the service drops what a crash has left of these.
+                if entry.name.startswith(DRAFT_PREFIX):
                     continue
                 try:
                     if is_gone(_read_address(fd, entry.name)):

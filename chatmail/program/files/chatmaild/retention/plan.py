@@ -8,7 +8,7 @@ import typing
 
 from chatmaild.common.errors import OperatorError
 
-# Where chatmail-metadata keeps the notifications that wait for their next try (its notifier.py).
+# Where chatmail-metadata keeps the notifications that wait for their next try (its PENDING).
 PENDING = "/var/lib/chatmail-metadata/pending"
 NEEDED_SETTINGS = (
     "address_domain",
