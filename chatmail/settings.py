@@ -421,7 +421,7 @@ SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
 # Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
-SERVICES = ["accounts", "dict", "filter", "transport"]
+SERVICES = ["accounts", "filter", "metadata", "transport"]
 
 # All daemons read these files, wherever the certificate comes from.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"

@@ -1,7 +1,8 @@
 {#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-{% for service in relay.services | reverse %}
+{#- The last one is chatmail-metadata's name up to release 2026.11. -#}
+{% for service in relay.services | reverse | list + ["dict"] %}
 chatmail-{{ service }} is stopped:
   service.dead:
     - name: chatmail-{{ service }}
@@ -33,6 +34,7 @@ sockets and memory of the services are gone:
   file.absent:
     - names:
       - /var/lib/chatmail-accounts
+      - /var/lib/chatmail-metadata
       - /var/lib/chatmail-dict
       - /var/spool/postfix/chatmail
       - /var/spool/postfix/chatmail-transport

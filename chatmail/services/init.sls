@@ -3,6 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - .renamed
   - chatmail.host
   - chatmail.resolver
   - chatmail.dkim

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 import pysequoia
+import pytest
 
 
 class Account(NamedTuple):
@@ -125,3 +126,15 @@ def cleartext(sender, recipient, **headers):
     fields.update({name.replace("_", "-"): value for name, value in headers.items()})
     lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
     return "\r\n".join([*lines, "", "Hello, world", ""]).encode()
+
+
+def sent_until_refused(connection, sender, recipients, message):
+    """Send until the relay refuses; return how many messages it took and the refusal."""
+    for number in range(100):
+        try:
+            connection.sendmail(sender, recipients, message)
+        except smtplib.SMTPRecipientsRefused as error:
+            code, text = next(iter(error.recipients.values()))
+            return number, (code, text.decode())
+    pytest.fail("a hundred messages were accepted")
+    return None

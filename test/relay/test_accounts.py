@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from relay.client import encrypted, imap, new_account, new_credentials, smtp
-from relay.test_idle import IdleClient, live_imap_processes
-from relay.test_login import mailboxes, mailboxes_dir, try_imap, try_smtp
+from support.idle_client import IdleClient, live_imap_processes
+from support.logins import mailboxes, mailboxes_dir, try_imap, try_smtp
 
 
 def send(connection, sender, recipient):

@@ -5,15 +5,12 @@ with dkimpy and the same key, and hands to the relay's port 25 itself.
 """
 
 import contextlib
-import json
 import re
-import smtplib
-import uuid
 
-import dkim
 import pytest
-from relay.classic import SELECTOR, new_certificate
-from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
+from relay.classic import new_certificate
+from relay.client import cleartext, encrypted, new_account, smtp
+from support.signed_mail import delay, deliver, in_inbox, new_id, signed
 
 NO_SIGNATURE = (554, "5.7.1 No DKIM signature found")
 NO_VALID_SIGNATURE = (554, "5.7.1 No valid DKIM signature found")
@@ -22,41 +19,6 @@ NO_VALID_SIGNATURE = (554, "5.7.1 No valid DKIM signature found")
 @pytest.fixture(scope="module")
 def alice(relay):
     return new_account(relay)
-
-
-def new_id():
-    """Return a Message-ID that no other message has."""
-    return f"<{uuid.uuid4()}@test>"
-
-
-def signed(message, server, domain=None):
-    """Sign with the server's key, as `domain`."""
-    field = dkim.sign(
-        message,
-        SELECTOR.encode(),
-        (domain or server.domain).encode(),
-        server.dkim_key.pem.encode(),
-        canonicalize=(b"relaxed", b"relaxed"),
-    )
-    return field + message
-
-
-def deliver(relay, sender, recipient, message):
-    """Hand a message to port 25 over STARTTLS; return code and text of the answer to it."""
-    with smtplib.SMTP(relay.domain, 25, timeout=40) as connection:
-        connection.starttls(context=tls_context())
-        connection.ehlo()
-        assert connection.mail(sender)[0] == 250
-        assert connection.rcpt(recipient)[0] == 250
-        code, text = connection.data(message)
-        return code, text.decode()
-
-
-def in_inbox(relay, account, message_id):
-    """Return whether the message is in the INBOX."""
-    with imap(relay, account) as connection:
-        connection.select("INBOX", readonly=True)
-        return bool(connection.uid("search", "HEADER", "Message-ID", message_id)[1][0])
 
 
 # From the classic server.
@@ -191,15 +153,6 @@ def serving(classic, certificate):
         yield
     finally:
         classic.serve(classic.good_certificate())
-
-
-def delay(relay, recipient):
-    """Return why the relay holds a message to `recipient` back; None if it does not, or not yet."""
-    for line in relay.run("postqueue -j").stdout.splitlines():
-        for held in json.loads(line)["recipients"]:
-            if held["address"] == recipient and "delay_reason" in held:
-                return held["delay_reason"]
-    return None
 
 
 FAULTS = {

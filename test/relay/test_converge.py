@@ -3,24 +3,7 @@
 import json
 
 import pytest
-
-APPLY = "salt-call --local state.apply chatmail"
-
-
-def states(run):
-    """Return the states of a `salt-call --out=json` run, each with its result and changes."""
-    report = json.loads(run.stdout)["local"]
-    assert isinstance(report, dict), report  # a list holds the errors of the rendering
-    return report
-
-
-def not_as_expected(report):
-    """Return what is neither right nor unchanged, for the assertion's message."""
-    return {
-        name: (state["result"], state["comment"], state["changes"])
-        for name, state in report.items()
-        if state["result"] is not True or state["changes"]
-    }
+from support.converging import APPLY, not_as_expected, states
 
 
 @pytest.mark.parametrize(

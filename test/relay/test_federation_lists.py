@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from relay.classic import SELECTOR
 from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
-from relay.test_classic import delay, deliver, in_inbox, new_id, signed
+from support.signed_mail import delay, deliver, in_inbox, new_id, signed
 
 
 @pytest.fixture(scope="module")

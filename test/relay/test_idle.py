@@ -2,85 +2,19 @@
 
 import contextlib
 import json
-import socket
 import statistics
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from relay.client import encrypted, new_account, smtp, tls_context
+from relay.client import encrypted, new_account, smtp
+from support.idle_client import IdleClient, live_imap_processes
 
 CLIENTS = 20
 # A sender's burst of messages is ten, so each sends half of them.
 SENDERS = 2
 IDLE_SECONDS = 2
 MEDIAN_LIMIT = 0.050
-
-
-class IdleClient:
-    """Just enough IMAP to wait for mail as Delta Chat does: compressed whenever that is offered."""
-
-    def __init__(self, relay, account):
-        plain = socket.create_connection((relay.domain, 993), timeout=20)
-        self.socket = tls_context().wrap_socket(plain)
-        self.deflate = self.inflate = None
-        self.received = b""
-        self.line()
-        capabilities = self.command(f"LOGIN {account.address} {account.password}")
-        self.compressed = "COMPRESS=DEFLATE" in capabilities + self.command("CAPABILITY")
-        if self.compressed:
-            self.command("COMPRESS DEFLATE")
-            # RFC 4978, section 4: raw deflate, without zlib's header.
-            self.deflate, self.inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(-15)
-        self.command("SELECT INBOX")
-
-    def send(self, line):
-        data = line.encode() + b"\r\n"
-        if self.deflate:
-            data = self.deflate.compress(data) + self.deflate.flush(zlib.Z_SYNC_FLUSH)
-        self.socket.sendall(data)
-
-    def line(self):
-        """Return the next line; a connection that the server closed fails the test."""
-        while b"\r\n" not in self.received:
-            data = self.socket.recv(65536)
-            if not data:
-                pytest.fail("the relay closed an IMAP connection")
-            self.received += self.inflate.decompress(data) if self.inflate else data
-        line, _, self.received = self.received.partition(b"\r\n")
-        return line.decode()
-
-    def command(self, command):
-        """Send a command and return its answer as text, which must be OK."""
-        self.send(f"a {command}")
-        return self.answer()
-
-    def answer(self):
-        lines = []
-        while not (lines and lines[-1].startswith("a ")):
-            lines.append(self.line())
-        assert lines[-1].startswith("a OK"), lines[-1]
-        return "\n".join(lines)
-
-    def idle(self):
-        """Begin to wait."""
-        self.send("a IDLE")
-        assert self.line().startswith("+")
-
-    def wait_for_message(self):
-        """Return when the server tells of a new message."""
-        while not self.line().endswith(" EXISTS"):
-            pass
-
-    def done(self):
-        """End the waiting, and see that the session is as good as before."""
-        self.send("DONE")
-        self.answer()
-        self.command("NOOP")
-
-    def close(self):
-        self.socket.close()
 
 
 @pytest.fixture
@@ -126,10 +60,6 @@ def deliver_to_all(relay, accounts, clients):
                     seconds_until_told(connection, sender.address, account.address, client)
                 )
     return latencies
-
-
-def live_imap_processes(relay):
-    return int(relay.run("pgrep --count --exact imap", check=False).stdout)
 
 
 def test_message_reaches_an_idling_client_at_once(relay, accounts, clients, record_property):

@@ -16,8 +16,8 @@ from relay.client import (
     smtp,
     tls_context,
 )
-from relay.test_chat import core, online_account, talk
-from relay.test_converge import APPLY, not_as_expected, states
+from support.converging import APPLY, not_as_expected, states
+from support.delta_chat import core, online_account, talk
 
 ELSEWHERE = "someone@elsewhere.example"
 

@@ -8,8 +8,7 @@ import re
 
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
-from relay.test_converge import APPLY, not_as_expected, states
-from relay.test_mail_off import changing
+from support.converging import APPLY, changing, not_as_expected, states
 
 CLEAN = "salt-call --local state.apply chatmail.clean"
 PURGE = CLEAN + """ pillar='{"chatmail": {"clean": {"purge": true}}}'"""

@@ -4,8 +4,7 @@ import json
 
 import pytest
 from relay.client import new_account, new_credentials
-from relay.test_login import try_imap, try_smtp
-from relay.test_registration import ask
+from support.logins import ask, try_imap, try_smtp
 
 EXCEEDED = {
     "max_load_1m": 0.0001,

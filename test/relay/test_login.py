@@ -1,12 +1,10 @@
 """The first login makes an address; afterwards nobody else gets in (contract, section 3)."""
 
 import imaplib
-import json
-import smtplib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from relay.client import imap, new_account, new_credentials, smtp, tls_context
+from relay.client import new_account, new_credentials, tls_context
+from support.logins import all_at_once, mailboxes, mailboxes_dir, try_imap, try_smtp
 
 PASSWORD = "a good password"
 # A file system's own characters, and what an address is not made of. {} becomes our domain.
@@ -28,42 +26,6 @@ INADMISSIBLE = [
     "a" * 300 + "@{}",
     "abcdefghi@" + "a" * 1000,
 ]
-
-
-def try_imap(relay, address, password):
-    """Tell whether an IMAP login succeeds."""
-    plain = f"\0{address}\0{password}".encode()
-    with imap(relay) as connection:
-        try:
-            connection.authenticate("PLAIN", lambda _: plain)
-        except imaplib.IMAP4.error:
-            return False
-        return True
-
-
-def try_smtp(relay, address, password):
-    """Tell whether an SMTP login succeeds."""
-    with smtp(relay) as connection:
-        try:
-            connection.login(address, password)
-        except smtplib.SMTPAuthenticationError:
-            return False
-        return True
-
-
-def mailboxes_dir(relay):
-    return json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)["mailboxes_dir"]
-
-
-def mailboxes(relay):
-    """Return the names in the directory of the mailboxes."""
-    return set(relay.run(["ls", "-A", mailboxes_dir(relay)]).stdout.split())
-
-
-def all_at_once(attempt, arguments):
-    """Return the results of attempt for each tuple of arguments; a refusal takes 2 s each."""
-    with ThreadPoolExecutor(len(arguments)) as pool:
-        return list(pool.map(lambda each: attempt(*each), arguments))
 
 
 @pytest.mark.parametrize("first", [try_imap, try_smtp])

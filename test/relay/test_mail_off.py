@@ -7,19 +7,11 @@ import urllib.request
 
 import pytest
 from relay.client import imap, new_account, new_credentials, smtp, tls_context
-from relay.test_converge import APPLY, not_as_expected, states
+from support.converging import APPLY, changing, not_as_expected, states
 
 OFF = APPLY + """ pillar='{"chatmail": {"mail": false}}'"""
 MAIL_PORTS = (25, 143, 465, 587, 993)
-OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-dict", "chatmail-filter")
-
-
-def changing(run):
-    """Return the states that a run changed or, with test=True, that it would."""
-    report = states(run)
-    failed = [each["comment"] for each in report.values() if each["result"] is False]
-    assert failed == []
-    return {name for name, each in report.items() if each["changes"] or each["result"] is None}
+OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-metadata", "chatmail-filter")
 
 
 def units(relay, question):

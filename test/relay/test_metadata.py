@@ -4,16 +4,15 @@ import base64
 import hashlib
 import hmac
 import json
-import re
-import secrets
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from deltachat_rpc_client import DeltaChat, Rpc
-from relay.client import encrypted, imap, new_account, new_credentials, smtp
+from relay.client import imap, new_account, new_credentials
 from relay.notifications import notification_service
+from support.devices import get_metadata, new_device, send, server_entry, set_metadata
 
 DAY = 24 * 3600
 # Beside the interpreter, whether or not its environment is activated.
@@ -50,52 +49,10 @@ def alice(relay):
     return new_account(relay)
 
 
-def set_metadata(connection, mailbox, entry, value):
-    """Set an entry; returns OK or the text of the refusal."""
-    try:
-        return connection.xatom("SETMETADATA", mailbox, f'({entry} "{value}")')[0]
-    except connection.error as refusal:
-        return str(refusal)
-
-
-def get_metadata(connection, mailbox, entry):
-    """Return the value of an entry, or None for NIL."""
-    connection.xatom("GETMETADATA", mailbox, f"({entry})")
-    parts = connection.untagged_responses.pop("METADATA")
-    line = b"".join(part if isinstance(part, bytes) else b"".join(part) for part in parts)
-    assert entry.encode() in line, line
-    answer = line.partition(entry.encode())[2].decode().strip(" )")
-    literal = re.fullmatch(r"\{[0-9]+\}(.*)", answer, re.DOTALL)
-    return literal[1] if literal else None if answer == "NIL" else answer.strip('"')
-
-
-def new_device(relay, account):
-    """Register a device of an address; returns its token."""
-    # No two tests may hear of each other's pushes.
-    token = f"openpgp:{secrets.token_urlsafe(300)}"
-    with imap(relay, account) as connection:
-        assert set_metadata(connection, "INBOX", "/private/devicetoken", token) == "OK"
-    return token
-
-
 def devices(relay, account):
     """Return the tokens that an address has."""
     with imap(relay, account) as connection:
         return (get_metadata(connection, "INBOX", "/private/devicetoken") or "").split(" ")
-
-
-def send(relay, sender, recipient):
-    """Send a message; returns when the relay had taken it (time.time())."""
-    with smtp(relay, sender) as connection:
-        connection.sendmail(
-            sender.address, [recipient.address], encrypted(sender.address, recipient.address)
-        )
-    return time.time()
-
-
-def server_entry(relay, account, name):
-    with imap(relay, account) as connection:
-        return get_metadata(connection, '""', f"/shared/vendor/deltachat/{name}")
 
 
 def test_each_device_adds_its_token_and_all_are_answered(relay, alice, bob):
@@ -250,10 +207,10 @@ def test_push_is_tried_again_after_8_seconds_and_after_a_restart(relay, service,
     assert 7.9 < second.when - first.when < 10
     # Ahead of it lies a pause of 64 seconds, which the restart ends.
     service.status = 200
-    relay.run("systemctl restart chatmail-dict")
+    relay.run("systemctl restart chatmail-metadata")
     assert service.wait_for(token, 3)[2].status == 200
-    relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-dict/pending").stdout)
-    relay.run("systemctl restart chatmail-dict")
+    relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-metadata/pending").stdout)
+    relay.run("systemctl restart chatmail-metadata")
     assert len(service.pushes(token)) == 3
 
 
@@ -263,19 +220,19 @@ def test_push_survives_the_service_being_killed(relay, service, alice, bob):
     send(relay, bob, alice)
     service.wait_for(token)
     service.status = 200
-    relay.run("systemctl kill --signal=KILL chatmail-dict")
+    relay.run("systemctl kill --signal=KILL chatmail-metadata")
     assert service.wait_for(token, 2, seconds=10)[1].status == 200
 
 
 def test_message_arrives_while_nobody_takes_notice_of_it(relay, alice, bob):
     """Dovecot cannot tell of it, and delivers all the same, at once."""
-    relay.run("systemctl stop chatmail-dict")
+    relay.run("systemctl stop chatmail-metadata")
     try:
         sent = send(relay, bob, alice)
         relay.wait_until(lambda: arrived(relay, alice) == 1, seconds=5)
         assert time.time() - sent < 2
     finally:
-        relay.run("systemctl start chatmail-dict")
+        relay.run("systemctl start chatmail-metadata")
 
 
 def test_no_token_is_in_the_journal(relay, service, alice, bob):
@@ -288,4 +245,4 @@ def test_no_token_is_in_the_journal(relay, service, alice, bob):
     journal = relay.run("journalctl --no-pager --output=cat --since=-1h").stdout
     assert "notification service" in journal
     assert token not in journal
-    assert alice.address not in relay.run("journalctl -u chatmail-dict --no-pager").stdout
+    assert alice.address not in relay.run("journalctl -u chatmail-metadata --no-pager").stdout

@@ -21,11 +21,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from relay.client import Account, cleartext, encrypted, imap, new_account, smtp, tls_context
 from relay.notifications import notification_service
-from relay.test_converge import not_as_expected
-from relay.test_metadata import new_device
-from relay.test_realtime import apply, failed
-from relay.test_rules import deliver, refusal
 from support import transport_peers as peers
+from support.converging import apply, failed, not_as_expected
+from support.devices import new_device
+from support.incoming_smtp import deliver, refusal
 
 DOCS = Path(__file__).parents[2] / "docs"
 PORT = 3903
@@ -400,7 +399,7 @@ def test_openmetrics_is_well_formed(relay, day):
 
 def test_counters_outlive_restarts_of_their_services(relay, day):
     before = numbers(relay)
-    units = [f"chatmail-{name}" for name in ("accounts", "dict", "filter", "transport")]
+    units = [f"chatmail-{name}" for name in ("accounts", "filter", "metadata", "transport")]
     relay.run(["systemctl", "restart", *units])
     relay.run(["systemctl", "kill", "--signal=KILL", *units])
     relay.wait_until(

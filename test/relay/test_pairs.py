@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from relay.test_chat import core, exchange_texts, join, online_account
+from support.delta_chat import core, exchange_texts, join, online_account
 
 KINDS = ("test domain", "domain", "domain, other release", "address")
 

@@ -13,9 +13,16 @@ import ssl
 import time
 
 import pytest
-from relay.client import encrypted, imap, new_account, new_credentials, smtp, tls_context
-from relay.test_login import all_at_once
-from relay.test_rules import sent_until_refused
+from relay.client import (
+    encrypted,
+    imap,
+    new_account,
+    new_credentials,
+    sent_until_refused,
+    smtp,
+    tls_context,
+)
+from support.logins import all_at_once
 
 HOSTS = ("198.51.100.200", "198.51.100.202")
 # What nginx and our own services reach on loopback, and nobody else anywhere.

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from relay.client import new_account, tls_context
-from relay.test_converge import not_as_expected, states
-from relay.test_metadata import server_entry
+from support.converging import apply, failed, ids, not_as_expected
+from support.devices import server_entry
 
 DAY = 24 * 3600
 SECRET = "/etc/chatmail/turn-secret"
@@ -33,26 +33,6 @@ IROH_STATES = {"iroh relay program", "iroh relay service"}
 @pytest.fixture(scope="module")
 def account(relay):
     return new_account(relay)
-
-
-def apply(relay, sls, **chatmail):
-    """Apply states, the pillar `chatmail` changed by the arguments; return the states' report.
-
-    `test=True` is a dry run, as on the command line.
-    """
-    test = f"test={chatmail.pop('test', False)}"
-    pillar = json.dumps({"chatmail": chatmail})
-    command = ["salt-call", "--local", "--out=json", "state.apply", sls, test, f"pillar={pillar}"]
-    return states(relay.run(command, check=False))
-
-
-def ids(report, wanted):
-    """Return the ids of the states of a report for which `wanted(state)` is true."""
-    return {state["__id__"] for state in report.values() if wanted(state)}
-
-
-def failed(report):
-    return ids(report, lambda state: state["result"] is False)
 
 
 def changed(report):

@@ -1,17 +1,14 @@
 """Where registration is by invitation, whoever has one gets an address, and nobody else."""
 
-import contextlib
 import json
 import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from deltachat_rpc_client import DeltaChat, Rpc
-from relay.client import Account, tls_context
-from relay.test_login import mailboxes, try_imap, try_smtp
+from relay.client import Account
+from support.logins import ask, mailboxes, try_imap, try_smtp
 
 # Beside the interpreter, whether or not its environment is activated.
 CORE = Path(sys.executable).with_name("deltachat-rpc-server")
@@ -29,18 +26,6 @@ def by_invitation(relay):
     apply(relay, registration="invite")
     yield relay
     apply(relay)
-
-
-def ask(relay, token=None):
-    """Ask for a new address; return the status and what was answered."""
-    query = "" if token is None else f"?token={token}"
-    request = urllib.request.Request(f"https://{relay.domain}/new{query}", method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=30, context=tls_context()) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with contextlib.closing(error):
-            return error.code, json.load(error)
 
 
 def invite(relay, **arguments):

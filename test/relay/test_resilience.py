@@ -54,7 +54,7 @@ def message_ids(relay, account):
         ]
 
 
-OURS = ("chatmail-accounts", "chatmail-dict", "chatmail-filter", "chatmail-transport")
+OURS = ("chatmail-accounts", "chatmail-metadata", "chatmail-filter", "chatmail-transport")
 
 
 @pytest.mark.parametrize("service", [*OURS, "dovecot", "postfix"])

@@ -99,7 +99,7 @@ def test_link_in_place_of_resolv_conf_is_replaced_and_postfix_learns_of_it(relay
     assert relay.run("cat /var/spool/postfix/etc/resolv.conf").stdout == before
     restarted = {"postfix service", "service chatmail-filter", "service chatmail-transport"}
     assert set(changed) == {"resolv.conf names our resolver"} | restarted | {
-        f"service chatmail-{name}" for name in ("accounts", "dict")
+        f"service chatmail-{name}" for name in ("accounts", "metadata")
     }
 
 

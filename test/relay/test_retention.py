@@ -7,8 +7,8 @@ import time
 
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
-from relay.test_idle import IdleClient
-from relay.test_metadata import new_device, send
+from support.devices import new_device, send
+from support.idle_client import IdleClient
 
 DAY = 24 * 3600
 MIB = 1 << 20
@@ -110,7 +110,7 @@ def test_unused_address_goes_with_every_trace(relay):
     with imap(relay, account) as connection:
         connection.create("Archive")
     send(relay, sender, account)
-    pending = "/var/lib/chatmail-dict/pending"
+    pending = "/var/lib/chatmail-metadata/pending"
     relay.wait_until(lambda: account.address in relay.run(f"cat {pending}/*", check=False).stdout)
     relay.run(["touch", "-d", "91 days ago", f"{home_of(relay, account)}/password"])
 

@@ -9,7 +9,16 @@ import time
 import dkim
 import dns.resolver
 import pytest
-from relay.client import cleartext, encrypted, imap, new_account, smtp, tls_context
+from relay.client import (
+    cleartext,
+    encrypted,
+    imap,
+    new_account,
+    sent_until_refused,
+    smtp,
+    tls_context,
+)
+from support.incoming_smtp import deliver, refusal
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +35,6 @@ def bob(relay):
 def session(relay, alice):
     with smtp(relay, alice) as connection:
         yield connection
-
-
-def refusal(connection, sender, recipients, message):
-    """Return (code, text) of the refusal; a message that is accepted fails the test."""
-    try:
-        connection.sendmail(sender, recipients, message)
-    except smtplib.SMTPRecipientsRefused as error:
-        code, text = next(iter(error.recipients.values()))
-    except smtplib.SMTPResponseException as error:
-        code, text = error.smtp_code, error.smtp_error
-    else:
-        pytest.fail("accepted")
-    return code, text.decode()
-
-
-def deliver(relay, sender, recipient, message):
-    """Hand message to port 25 as another relay would, over STARTTLS."""
-    with smtplib.SMTP(relay.domain, 25, timeout=20) as connection:
-        connection.starttls(context=tls_context())
-        return refusal(connection, sender, [recipient], message)
 
 
 def test_cleartext_from_a_client_is_refused(session, alice, bob):
@@ -155,18 +144,6 @@ def test_vrfy_of_an_existing_address_tells_nothing(relay, alice, bob):
     with smtp(relay, alice) as connection:
         connection.ehlo()
         assert connection.verify(bob.address) == connection.verify(f"nobody000@{relay.domain}")
-
-
-def sent_until_refused(connection, sender, recipients, message):
-    """Send until the relay refuses; return how many messages it took and the refusal."""
-    for number in range(100):
-        try:
-            connection.sendmail(sender, recipients, message)
-        except smtplib.SMTPRecipientsRefused as error:
-            code, text = next(iter(error.recipients.values()))
-            return number, (code, text.decode())
-    pytest.fail("a hundred messages were accepted")
-    return None
 
 
 def test_sender_over_the_rate_is_asked_to_wait(relay, bob):

@@ -162,6 +162,20 @@ def test_template_calls_no_salt_function(path):
     assert not re.search(r"\bsalt[.\[]", path.read_text())
 
 
+def test_no_test_file_imports_from_another():
+    """What several need is in test/support/, so that one file can be run and moved by itself."""
+    importing = [
+        relative(path)
+        for path in (ROOT / "test").rglob("*.py")
+        if re.search(
+            r"^\s*(from|import) (relay|salt|unit|bench)\S*\.test_\w+",
+            path.read_text(),
+            re.MULTILINE,
+        )
+    ]
+    assert importing == []
+
+
 def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
     formula = yaml.safe_load((ROOT / "FORMULA").read_text())
     releases = re.findall(r"^## \[?v?([0-9][^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)

@@ -1,4 +1,4 @@
--- Managed by the chatmail formula. Tells chatmail-dict of each message that LMTP delivers. For Dovecot 2.3 and 2.4.
+-- Managed by the chatmail formula. Tells chatmail-metadata of each message that LMTP delivers. For Dovecot 2.3 and 2.4.
 -- https://doc.dovecot.org/2.4.1/core/plugins/push_notification_lua.html
 
 function dovecot_lua_notify_begin_txn(user)

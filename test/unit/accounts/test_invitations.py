@@ -23,7 +23,7 @@ def make(directory, uses=1, days=7, note=""):
 def redeem(directory, token, now=NOW):
     """Return whether an invitation makes an address."""
     try:
-        with invitations.redeemed(directory, token, now):
+        with invitations.redeem(directory, token, now):
             return True
     except invitations.NotInvited:
         return False
@@ -59,7 +59,7 @@ def test_use_that_fails_does_not_count(directory):
     token = make(directory)
     with (
         pytest.raises(OSError, match="full"),
-        invitations.redeemed(directory, token, NOW),
+        invitations.redeem(directory, token, NOW),
     ):
         raise OSError("full")
     assert redeem(directory, token)
@@ -67,10 +67,10 @@ def test_use_that_fails_does_not_count(directory):
 
 def test_list_tells_what_holds_by_ids_that_revoke_takes(directory):
     long, short = make(directory, uses=2, days=30, note="choir"), make(directory, days=1)
-    listed = invitations.listed(directory, NOW)
+    listed = invitations.list_valid(directory, NOW)
     assert listed[invitations.identifier(long)] == (2, int(NOW) + 30 * DAY, "choir")
     assert set(listed) == {invitations.identifier(long), invitations.identifier(short)}
-    assert set(invitations.listed(directory, NOW + 2 * DAY)) == {invitations.identifier(long)}
+    assert set(invitations.list_valid(directory, NOW + 2 * DAY)) == {invitations.identifier(long)}
     assert len(os.listdir(directory)) == 1  # the other one has left no trace
     assert invitations.revoke(directory, invitations.identifier(long))
     assert not invitations.revoke(directory, invitations.identifier(long))
@@ -90,7 +90,7 @@ def test_revoke_during_a_use_waits_and_is_not_undone_by_it(directory):
     revoked = threading.Thread(
         target=invitations.revoke, args=(directory, invitations.identifier(token))
     )
-    with invitations.redeemed(directory, token, NOW):
+    with invitations.redeem(directory, token, NOW):
         revoked.start()
         revoked.join(0.1)
         assert revoked.is_alive()

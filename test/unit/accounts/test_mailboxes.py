@@ -187,10 +187,10 @@ def test_description_counts_the_mail_of_all_folders_and_tells_no_hash(home):
         directory = home / folder / sub
         directory.mkdir(parents=True)
         (directory / "1.M1.relay").write_bytes(b"x" * size)
-    found = mailboxes.described(home)
+    found = mailboxes.describe(home)
     assert found == {"blocked": False, "last_login": "2024-10-04", "messages": 3, "bytes": 70}
     mailboxes.block(home)
-    assert mailboxes.described(home) == {**found, "blocked": True}
+    assert mailboxes.describe(home) == {**found, "blocked": True}
 
 
 def test_addresses_are_what_has_a_name_and_a_password(top, home):
@@ -201,4 +201,4 @@ def test_addresses_are_what_has_a_name_and_a_password(top, home):
     mailboxes.create(top, "blocked00@_chat.example.org", PASSWORD)
     mailboxes.block(top / "blocked00@_chat.example.org")
     relay = {"mailboxes_dir": str(top), "address_domain": "_chat.example.org"}
-    assert set(mailboxes.addresses(relay)) == {ADDRESS, "blocked00@_chat.example.org"}
+    assert set(mailboxes.list_addresses(relay)) == {ADDRESS, "blocked00@_chat.example.org"}

@@ -48,7 +48,7 @@ def relay(tmp_path):
 def woken(monkeypatch):
     """The directories whose idling clients were to be woken."""
     homes = []
-    monkeypatch.setattr(dictionary.wake, "soon", homes.append)
+    monkeypatch.setattr(dictionary.wake, "wake_soon", homes.append)
     return homes
 
 
@@ -188,7 +188,7 @@ def test_dovecots_own_conversation_of_2_4(relay, notifier, tmp_path):
         writer.close()
 
     over_socket(relay, notifier, tmp_path / "dict", talk)
-    assert entries.tokens(tmp_path / ALICE, time.time()) == ["tokA"]
+    assert entries.list_tokens(tmp_path / ALICE, time.time()) == ["tokA"]
 
 
 def test_client_that_speaks_something_else_is_hung_up_on(relay, notifier, tmp_path, caplog):

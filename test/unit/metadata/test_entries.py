@@ -22,32 +22,32 @@ def home(tmp_path):
 
 
 def test_each_set_adds_a_token(home):
-    assert entries.tokens(home, NOW) == []
+    assert entries.list_tokens(home, NOW) == []
     for token in ("b", "a", "c"):
         entries.add_token(home, token, NOW)
-    assert entries.tokens(home, NOW) == ["b", "a", "c"]
+    assert entries.list_tokens(home, NOW) == ["b", "a", "c"]
     entries.add_token(home, "b", NOW)
-    assert entries.tokens(home, NOW) == ["a", "c", "b"]
+    assert entries.list_tokens(home, NOW) == ["a", "c", "b"]
 
 
 def test_token_set_again_counts_once_and_from_then_on(home):
     entries.add_token(home, "token", NOW)
     entries.add_token(home, "token", NOW + 80 * DAY)
-    assert entries.tokens(home, NOW + 100 * DAY) == ["token"]
-    assert entries.tokens(home, NOW + 171 * DAY) == []
+    assert entries.list_tokens(home, NOW + 100 * DAY) == ["token"]
+    assert entries.list_tokens(home, NOW + 171 * DAY) == []
 
 
 def test_token_ends_after_90_days_and_leaves_the_file_with_the_next_set(home):
     entries.add_token(home, "old", NOW)
-    assert entries.tokens(home, NOW + 90 * DAY - 2) == ["old"]
-    assert entries.tokens(home, NOW + 90 * DAY) == []
+    assert entries.list_tokens(home, NOW + 90 * DAY - 2) == ["old"]
+    assert entries.list_tokens(home, NOW + 90 * DAY) == []
     entries.add_token(home, "new", NOW + 90 * DAY)
     assert "old" not in (home / "metadata.json").read_text()
 
 
 def test_token_from_the_future_is_not_kept_for_ever(home):
     entries.add_token(home, "token", NOW + DAY)
-    assert entries.tokens(home, NOW) == []
+    assert entries.list_tokens(home, NOW) == []
 
 
 def test_file_is_that_of_existing_relays_and_private(home):
@@ -68,13 +68,13 @@ def test_what_cannot_be_a_token_is_refused_and_not_repeated(home, token):
 
 def test_token_as_long_as_clients_send_is_kept(home):
     entries.add_token(home, "x" * 4096, NOW)
-    assert entries.tokens(home, NOW) == ["x" * 4096]
+    assert entries.list_tokens(home, NOW) == ["x" * 4096]
 
 
 def test_one_token_too_many_takes_the_place_of_the_oldest(home):
     for number in range(entries.MAX_TOKENS + 1):
         entries.add_token(home, f"token{number}", NOW + number)
-    kept = entries.tokens(home, NOW + 100)
+    kept = entries.list_tokens(home, NOW + 100)
     assert (len(kept), kept[0]) == (entries.MAX_TOKENS, "token1")
 
 
@@ -83,9 +83,9 @@ def test_removed_token_is_gone_and_the_others_stay(home):
     entries.add_token(home, "two", NOW)
     entries.remove_token(home, "one", NOW)
     entries.remove_token(home, "unknown", NOW)
-    assert entries.tokens(home, NOW) == ["two"]
+    assert entries.list_tokens(home, NOW) == ["two"]
     entries.remove_tokens(home)
-    assert entries.tokens(home, NOW) == []
+    assert entries.list_tokens(home, NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -96,17 +96,17 @@ def test_broken_file_is_told_without_its_content_and_replaced_by_the_next_set(
     home, content, caplog
 ):
     (home / "metadata.json").write_bytes(content.encode("latin-1"))
-    assert entries.tokens(home, NOW) == []
+    assert entries.list_tokens(home, NOW) == []
     assert "cannot be read" in caplog.text
     assert str(home) not in caplog.text
     entries.add_token(home, "token", NOW)
-    assert entries.tokens(home, NOW) == ["token"]
+    assert entries.list_tokens(home, NOW) == ["token"]
 
 
 def test_address_without_directory_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError):
         entries.add_token(tmp_path / "nobody", "token", NOW)
-    assert entries.tokens(tmp_path / "nobody", NOW) == []
+    assert entries.list_tokens(tmp_path / "nobody", NOW) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,21 +120,21 @@ def test_address_without_directory_is_not_made(tmp_path):
 )
 def test_iroh_relay_is_ours_somebody_elses_or_none(setting, answer):
     relay = {"mail_domain": "_chat.example.org", "iroh_relay": setting}
-    assert entries.server_entry("irohrelay", relay, NOW) == answer
+    assert entries.find_server_entry("irohrelay", relay, NOW) == answer
 
 
 def test_other_entries_are_absent():
-    assert entries.server_entry("anything", {}, NOW) is None
-    assert entries.server_entry("maxsmtprecipients", {}, NOW) == "1000"
+    assert entries.find_server_entry("anything", {}, NOW) is None
+    assert entries.find_server_entry("maxsmtprecipients", {}, NOW) == "1000"
 
 
 def test_turn_credentials_end_and_prove_themselves_by_the_secret(tmp_path, monkeypatch):
     secret = tmp_path / "turn-secret"
     monkeypatch.setattr(entries, "TURN_SECRET", secret)
     relay = {"mail_domain": "13.12.23.42"}
-    assert entries.server_entry("turn", relay, NOW) is None
+    assert entries.find_server_entry("turn", relay, NOW) is None
     secret.write_text("topsecret\n")
-    host, port, user, password = entries.server_entry("turn", relay, NOW).split(":")
+    host, port, user, password = entries.find_server_entry("turn", relay, NOW).split(":")
     assert (host, port) == ("13.12.23.42", "3478")
     # Delta Chat asks anew half a day before the end.
     assert DAY < int(user) - NOW <= 7 * DAY
@@ -145,14 +145,14 @@ def test_turn_credentials_end_and_prove_themselves_by_the_secret(tmp_path, monke
 def test_app_versions_are_the_operators_on_one_line(tmp_path, monkeypatch, caplog):
     path = tmp_path / "appversions.json"
     monkeypatch.setattr(entries, "APP_VERSIONS", path)
-    assert entries.server_entry("appversions", {}, NOW) is None
+    assert entries.find_server_entry("appversions", {}, NOW) is None
     path.write_text('{\n  "android": "2.1",\n  "ios": "ü"\n}\n')
-    answer = entries.server_entry("appversions", {}, NOW)
+    answer = entries.find_server_entry("appversions", {}, NOW)
     assert "\n" not in answer
     assert answer.isascii()
     assert json.loads(answer) == {"android": "2.1", "ios": "ü"}
     path.write_text("{")
-    assert entries.server_entry("appversions", {}, NOW) is None
+    assert entries.find_server_entry("appversions", {}, NOW) is None
     assert "make it valid JSON" in caplog.text
 
 

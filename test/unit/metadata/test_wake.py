@@ -19,7 +19,7 @@ def touched(monkeypatch):
 
 def after_delivery(home):
     async def scenario():
-        wake.soon(home)
+        wake.wake_soon(home)
         await asyncio.sleep(0.1)
 
     asyncio.run(scenario())

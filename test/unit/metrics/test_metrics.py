@@ -86,7 +86,7 @@ def counting(process, *calls):
 def relay(tmp_path):
     """The three places where the endpoint looks, empty; as a Parts and its directories."""
     counted, retention = tmp_path / "counted", tmp_path / "retention"
-    for service in ("accounts", "dict", "filter", "transport"):
+    for service in ("accounts", "filter", "metadata", "transport"):
         (counted / service).mkdir(parents=True)
     retention.mkdir()
     return Parts(counted, retention, tmp_path / "dovecot"), counted, retention, tmp_path / "dovecot"
@@ -139,7 +139,7 @@ def dovecot_answer(body=FROM_DOVECOT, status="200 OK"):
 
 
 def test_service_that_is_not_told_to_count_loads_nothing_for_it():
-    program = counting("dict", ["delivered_mail"])
+    program = counting("metadata", ["delivered_mail"])
     program += "\nimport sys; print([name for name in sys.modules if 'prometheus' in name])"
     assert python(None, program) == "[]\n"
 
@@ -148,8 +148,8 @@ def test_counters_go_on_after_a_restart_in_the_same_file(relay):
     parts, counted, *_ = relay
     for _ in range(3):
         calls = [["chatmail_pushes_total", "sent"], ["delivered_mail"], ["delivered_mail"]]
-        assert python(counted / "dict", counting("dict", *calls)) == ""
-    assert [path.name for path in (counted / "dict").iterdir()] == ["counter_dict.db"]
+        assert python(counted / "metadata", counting("metadata", *calls)) == ""
+    assert [path.name for path in (counted / "metadata").iterdir()] == ["counter_metadata.db"]
     found = collected(parts)
     assert found["delivered_mail"] == 6
     assert found["chatmail_pushes_total|result=sent"] == 3
@@ -159,11 +159,11 @@ def test_counters_go_on_after_a_restart_in_the_same_file(relay):
 
 def test_what_nobody_counts_is_not_there(relay):
     parts, counted, *_ = relay
-    python(counted / "dict", counting("dict"))
+    python(counted / "metadata", counting("metadata"))
     found = collected(parts)
     assert "delivered_mail" in found
     assert not [name for name in found if "accounts" in name and "metrics_up" not in name]
-    assert found["chatmail_metrics_up|part=dict"] == 1
+    assert found["chatmail_metrics_up|part=metadata"] == 1
     assert found["chatmail_metrics_up|part=accounts"] == 0
 
 
@@ -191,10 +191,10 @@ with ThreadPoolExecutor(8) as pool:
 
 def test_endpoint_may_read_what_a_service_with_a_strict_umask_writes(relay):
     _, counted, *_ = relay
-    (counted / "dict").chmod(0o700)
-    python(counted / "dict", "import os; os.umask(0o077)\n" + counting("dict"))
-    assert (counted / "dict").stat().st_mode & 0o777 == 0o755
-    file = counted / "dict/counter_dict.db"
+    (counted / "metadata").chmod(0o700)
+    python(counted / "metadata", "import os; os.umask(0o077)\n" + counting("metadata"))
+    assert (counted / "metadata").stat().st_mode & 0o777 == 0o755
+    file = counted / "metadata/counter_metadata.db"
     assert file.stat().st_mode & 0o777 == 0o644
     # All of it is there already: a page that could not be had later would be a SIGBUS.
     assert file.stat().st_blocks * 512 >= counters.FILE_SIZE
@@ -203,28 +203,30 @@ def test_endpoint_may_read_what_a_service_with_a_strict_umask_writes(relay):
 @pytest.mark.parametrize("content", [b"\xff" * 5000, b"\x60\0\0\0\0\0\0\0\x10\0\0\0notjson" * 9])
 def test_service_with_a_broken_file_works_uncounted_and_counts_after_a_restart(relay, content):
     parts, counted, *_ = relay
-    file = counted / "dict/counter_dict.db"
+    file = counted / "metadata/counter_metadata.db"
     file.write_bytes(content)
-    assert collected(parts)["chatmail_metrics_up|part=dict"] == 0
-    program = counting("dict", ["delivered_mail"])
-    said = python(counted / "dict", program + "\nprint('works')")
+    assert collected(parts)["chatmail_metrics_up|part=metadata"] == 0
+    program = counting("metadata", ["delivered_mail"])
+    said = python(counted / "metadata", program + "\nprint('works')")
     assert said.startswith("works\n")
     assert said == "works\n" or "nothing is counted" in said
-    python(counted / "dict", program)
+    python(counted / "metadata", program)
     assert collected(parts)["delivered_mail"] >= 1
 
 
 def test_service_without_its_directory_works_uncounted(tmp_path):
-    said = python(tmp_path / "nowhere", counting("dict", ["delivered_mail"]) + "\nprint('works')")
+    said = python(
+        tmp_path / "nowhere", counting("metadata", ["delivered_mail"]) + "\nprint('works')"
+    )
     assert said.startswith("works\n")
     assert "nothing is counted" in said
 
 
 def test_service_without_the_library_works_uncounted(relay):
     _, counted, *_ = relay
-    program = counting("dict", ["delivered_mail"]) + "\nprint('works')"
+    program = counting("metadata", ["delivered_mail"]) + "\nprint('works')"
     said = python(
-        counted / "dict", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
+        counted / "metadata", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
     )
     assert "works\n" in said
     assert "python3-prometheus-client is not installed" in said
@@ -238,7 +240,7 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs to mount a tmpfs")
     try:
-        said = python(small, counting("dict", ["delivered_mail"]) + "\nprint('works')")
+        said = python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
         assert "works\n" in said
         assert "No space left" in said
         assert list(small.iterdir()) == []
@@ -249,7 +251,7 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
 def test_unlisted_name_or_label_is_logged_and_raises_nothing(relay):
     _, counted, *_ = relay
     calls = [["chatmail_pushes_total", "alice@example.org"], ["no_such_counter"]]
-    said = python(counted / "dict", counting("dict", *calls) + "\nprint('works')")
+    said = python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
     assert "works\n" in said
     assert said.count("not counted: ") == 2
     assert "alice" not in said
@@ -356,7 +358,7 @@ def test_dovecots_metrics_keep_their_names_and_nothing_malformed(relay):
 )
 def test_dovecot_that_answers_badly_is_left_out(relay, answer):
     parts, counted, _, path = relay
-    python(counted / "dict", counting("dict", ["delivered_mail"]))
+    python(counted / "metadata", counting("metadata", ["delivered_mail"]))
     Dovecot(path, [answer])
     found = collected(parts)
     assert found["chatmail_metrics_up|part=dovecot"] == 0
@@ -401,12 +403,12 @@ def test_what_no_table_lists_does_not_get_out_of_a_file(relay):
     parts, counted, *_ = relay
     program = """
 from prometheus_client import Counter, values
-values.ValueClass = values.MultiProcessValue(lambda: "dict")
+values.ValueClass = values.MultiProcessValue(lambda: "metadata")
 for label in ("alice@example.org", "sent"):
     Counter("chatmail_pushes_total", "x", ["result"], registry=None).labels(label).inc()
 Counter("other", "x", ["address"], registry=None).labels("bob@example.org").inc()
 """
-    python(counted / "dict", program)
+    python(counted / "metadata", program)
     found = collected(parts)
     assert found["chatmail_pushes_total|result=sent"] == 1
     assert "@" not in "".join(found)

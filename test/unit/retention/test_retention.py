@@ -734,7 +734,7 @@ def test_memory_does_not_grow_with_the_number_of_mailboxes(tmp_path, monkeypatch
 
 
 def notify(directory, name, address, token="token"):
-    """Write a notification as chatmail-dict does."""
+    """Write a notification as chatmail-metadata does."""
     directory.mkdir(exist_ok=True)
     content = {"address": address, "token": token, "first_try": time.time()}
     (directory / name).write_text(json.dumps(content), encoding="ascii")

@@ -27,13 +27,13 @@ def home_of(settings: dict, address: str) -> Path:
 
 def list_(settings: dict) -> list[str]:
     """Return all addresses, sorted."""
-    return sorted(mailboxes.addresses(settings))
+    return sorted(mailboxes.list_addresses(settings))
 
 
 def count(settings: dict) -> dict[str, int]:
     """Return how many addresses there are, and how many of them are blocked."""
     total = blocked = 0
-    for address in mailboxes.addresses(settings):
+    for address in mailboxes.list_addresses(settings):
         # One that expires just now.
         with contextlib.suppress(FileNotFoundError):
             blocked += mailboxes.is_blocked(Path(settings["mailboxes_dir"]) / address)
@@ -44,8 +44,8 @@ def count(settings: dict) -> dict[str, int]:
 def info(settings: dict, address: str) -> dict:
     """Return what there is to know of an address, but for its password."""
     home = home_of(settings, address)
-    found = mailboxes.described(home)
-    return {"address": address, **found, "devices": len(entries.tokens(home, time.time()))}
+    found = mailboxes.describe(home)
+    return {"address": address, **found, "devices": len(entries.list_tokens(home, time.time()))}
 
 
 def block(settings: dict, address: str) -> bool:
@@ -65,7 +65,7 @@ def unblock(settings: dict, address: str) -> bool:
 
 def wake_up(settings: dict, address: str) -> None:
     """Have the hibernated clients of an address handed to processes of their own."""
-    for folder in mailboxes.folders(home_of(settings, address)):
+    for folder in mailboxes.list_folders(home_of(settings, address)):
         wake.touch(folder / "new")
 
 
@@ -92,7 +92,7 @@ def invite(settings: dict, uses: int, days: int, note: str) -> dict:
 
 def invites(settings: dict) -> dict[str, dict]:
     """Return the invitations that hold, by id; their tokens are not known any more."""
-    found = invitations.listed(invitations.DIRECTORY, time.time())
+    found = invitations.list_valid(invitations.DIRECTORY, time.time())
     return {
         each: {"uses": found[each].uses, "until": _day(found[each].until), "note": found[each].note}
         for each in sorted(found, key=lambda each: found[each].until)

@@ -64,7 +64,7 @@ def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
     return token
 
 
-def listed(directory: Path, now: float) -> dict[str, Invitation]:
+def list_valid(directory: Path, now: float) -> dict[str, Invitation]:
     """Return the invitations that hold, by id. Raises OSError."""
     with _locked(directory):
         _drop_expired(directory, now)
@@ -89,7 +89,7 @@ def identifier(token: str) -> str:
 
 
 @contextlib.contextmanager
-def redeemed(directory: Path, token: str, now: float) -> Iterator[None]:
+def redeem(directory: Path, token: str, now: float) -> Iterator[None]:
     """Hold an invitation while an address is made for it; it has one use less if that succeeds.
 
     Others who come with an invitation wait meanwhile, so that none makes an address too many.

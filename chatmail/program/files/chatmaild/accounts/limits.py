@@ -6,26 +6,26 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 
 
-def measured(settings: dict) -> dict[str, float]:
+def measure(settings: dict) -> dict[str, float]:
     """Return what new addresses depend on, as it is now, by the setting that limits it."""
     disk = os.statvfs(settings["mailboxes_dir"])
     return {
         "max_load_1m": round(os.getloadavg()[0], 2),
-        "min_available_memory": _available_memory(),
+        "min_available_memory": _read_available_memory(),
         "min_free_disk_space": disk.f_bavail * disk.f_frsize,
     }
 
 
-def exceeded_limit(settings: dict) -> str | None:
+def find_exceeded(settings: dict) -> str | None:
     """Return "setting, value, limit" of the first limit that forbids new addresses now, or None."""
-    for name, value in measured(settings).items():
+    for name, value in measure(settings).items():
         limit = settings[name]
         if value > limit if name.startswith("max_") else value < limit:
             return f"{name}, {value}, {limit}"
     return None
 
 
-def _available_memory():
+def _read_available_memory():
     """Return the bytes that programs can still get, as proc(5) estimates them."""
     for line in MEMINFO.read_text().splitlines():
         name, _, value = line.partition(":")

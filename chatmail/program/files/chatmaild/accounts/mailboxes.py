@@ -86,7 +86,7 @@ def is_blocked(home: Path) -> bool:
     return not (home / "password").stat().st_size
 
 
-def addresses(settings: dict) -> Iterator[str]:
+def list_addresses(settings: dict) -> Iterator[str]:
     """Yield all addresses, in no order. Raises OSError."""
     with os.scandir(settings["mailboxes_dir"]) as entries:
         for entry in entries:
@@ -96,14 +96,14 @@ def addresses(settings: dict) -> Iterator[str]:
                 yield entry.name
 
 
-def described(home: Path) -> dict:
+def describe(home: Path) -> dict:
     """Return what there is to know of an address, but for its password.
 
     `blocked`, `last_login` (the day, UTC, YYYY-MM-DD), `messages` and `bytes` (of all folders, as
     they lie on disk). Raises FileNotFoundError where there is no such address.
     """
     last_login = datetime.datetime.fromtimestamp((home / "password").stat().st_mtime, datetime.UTC)
-    sizes = [size for folder in folders(home) for size in _message_sizes(folder)]
+    sizes = [size for folder in list_folders(home) for size in _list_message_sizes(folder)]
     return {
         "blocked": is_blocked(home),
         "last_login": last_login.date().isoformat(),
@@ -112,12 +112,12 @@ def described(home: Path) -> dict:
     }
 
 
-def folders(home: Path) -> list[Path]:
+def list_folders(home: Path) -> list[Path]:
     """Return the directories of a mailbox (Maildir++) that hold `cur`, `new` and `tmp`."""
     return [home, *(path for path in home.iterdir() if path.name.startswith(".") and path.is_dir())]
 
 
-def _message_sizes(folder):
+def _list_message_sizes(folder):
     for name in MESSAGE_DIRECTORIES:
         with contextlib.suppress(OSError), os.scandir(folder / name) as entries:
             for entry in entries:

@@ -139,7 +139,7 @@ class Registration:
             raise Refused(503, self._disk_error(error)) from None
 
     def _redeem(self, token):
-        with invitations.redeemed(invitations.DIRECTORY, token, time.time()):
+        with invitations.redeem(invitations.DIRECTORY, token, time.time()):
             for _ in range(ATTEMPTS):
                 address, password = new_credentials(self._settings)
                 if self._make(address, password):
@@ -158,7 +158,7 @@ class Registration:
         """Tell this machine what new addresses depend on: {setting: value now}."""
         busiest = self._rate.busiest()
         return web.json_response(
-            {**limits.measured(self._settings), "max_registrations_per_hour": busiest}
+            {**limits.measure(self._settings), "max_registrations_per_hour": busiest}
         )
 
     def _check_limits(self):
@@ -167,7 +167,7 @@ class Registration:
             _log_rejection("nocreate, true, false")
             raise Refused(403, "This relay gives out no new addresses.")
         try:
-            limit = limits.exceeded_limit(self._settings)
+            limit = limits.find_exceeded(self._settings)
         except OSError as error:
             raise Refused(503, self._disk_error(error)) from None
         if limit:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from chatmaild.certificate.summary import read_pair
+from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
 
 # What all daemons read: two links to a pair, which changes as a whole (see `install`).
@@ -73,11 +74,7 @@ def _copy_pair(certificate, key):
         except OSError as error:
             shutil.rmtree(directory)
             raise OperatorError(f"{source} cannot be read: {error.strerror}") from None
-        handle = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        atomic_files.replace(directory / name, content, mode=mode, durable=True)
     return directory
 
 

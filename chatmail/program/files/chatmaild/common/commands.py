@@ -25,6 +25,11 @@ def answer(commands: dict[str, Callable]) -> None:
         settings = request.get("settings", SETTINGS)
         if isinstance(settings, str):
             settings = load_settings(settings)
+        if request["do"] not in commands:
+            raise OperatorError(
+                f"the program knows no command {request['do']!r}, it is of another release than "
+                "the Salt modules: run `salt-call state.apply chatmail.program`"
+            )
         told = {"result": commands[request["do"]](settings, **request.get("arguments", {}))}
     except InvalidRequest as error:
         told = {"error": str(error), "invalid": True}

@@ -116,7 +116,7 @@ def _signature_field(
     unsigned = (
         f" v=1; a={key.algorithm}; c=relaxed/relaxed; d={domain};\r\n"
         f"\ts={key.selector}; t={made_at};\r\n"
-        f"\th={_folded([name.decode() for name in signed], ':')};\r\n"
+        f"\th={_fold([name.decode() for name in signed], ':')};\r\n"
         f"\tbh={base64.b64encode(body_digest).decode()};\r\n"
         "\tb="
     ).encode()
@@ -126,7 +126,7 @@ def _signature_field(
     return unsigned + "\r\n\t".join(pieces).encode()
 
 
-def _folded(words: list[str], separator: str) -> str:
+def _fold(words: list[str], separator: str) -> str:
     """Join the words, beginning a new line before one would be longer than 76 bytes."""
     lines = [""]
     for word in words[:-1]:

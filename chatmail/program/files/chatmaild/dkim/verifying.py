@@ -91,7 +91,7 @@ def check_signatures(fields: list[Field], body: bytes, domain: str, lookup: Look
     deadline = time.monotonic() + DNS_SECONDS
     body_hashes: dict[bool, tuple[bytes, int]] = {}
     unanswered = False
-    for signature in _aligned(found, domain.lower())[:MAX_SIGNATURES]:
+    for signature in _find_aligned(found, domain.lower())[:MAX_SIGNATURES]:
         try:
             relaxed = signature.relaxed_body
             if relaxed not in body_hashes:
@@ -107,7 +107,7 @@ def check_signatures(fields: list[Field], body: bytes, domain: str, lookup: Look
     raise Refusal(*(NO_ANSWER if unanswered else NO_VALID_SIGNATURE))
 
 
-def _aligned(found: list[Field], domain: str) -> list[Signature]:
+def _find_aligned(found: list[Field], domain: str) -> list[Signature]:
     """Return the well-formed signatures of `domain`."""
     signatures = []
     for field in found:
@@ -201,12 +201,12 @@ def parse_key(record: bytes, signature: Signature) -> rsa.RSAPublicKey | ed25519
     kind = tags.get("k", b"rsa")
     if tags.get("v", b"DKIM1") != b"DKIM1" or signature.tags["a"] != kind + b"-sha256":
         raise Invalid("a record of another version or algorithm")
-    if b"sha256" not in _listed(tags.get("h", b"sha256")):
+    if b"sha256" not in _split_list(tags.get("h", b"sha256")):
         raise Invalid("the key is not for SHA-256")
-    if not {b"*", b"email"} & set(_listed(tags.get("s", b"*"))):
+    if not {b"*", b"email"} & set(_split_list(tags.get("s", b"*"))):
         raise Invalid("the key is not for mail")
     identity = signature.tags.get("i", b"@" + signature.tags["d"]).rpartition(b"@")[2]
-    if b"s" in _listed(tags.get("t", b"")) and identity.decode().lower() != signature.domain:
+    if b"s" in _split_list(tags.get("t", b"")) and identity.decode().lower() != signature.domain:
         raise Invalid("the key is not for subdomains")
     material = _base64(tags.get("p", b""))
     if not material:
@@ -227,7 +227,7 @@ def _verify(key: rsa.RSAPublicKey | ed25519.Ed25519PublicKey, value: bytes, data
         key.verify(value, hashlib.sha256(data).digest())
 
 
-def _listed(value: bytes) -> list[bytes]:
+def _split_list(value: bytes) -> list[bytes]:
     return [item.strip() for item in value.split(b":")]
 
 

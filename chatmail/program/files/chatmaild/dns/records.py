@@ -6,10 +6,10 @@ import urllib.parse
 from pathlib import Path
 
 from chatmaild.common.errors import OperatorError
+from chatmaild.dkim.key_records import TTL
 from chatmaild.dkim.key_records import list_records as list_key_records
 
 ACME_ACCOUNTS = Path("/etc/letsencrypt/accounts")
-TTL = 3600
 # The name under which a CA looks for itself in CAA records, by the host of its ACME directory.
 CAA_ISSUERS = {
     "acme-v02.api.letsencrypt.org": "letsencrypt.org",
@@ -107,7 +107,7 @@ def _find_addresses(settings):
     `own_addresses` is no setting: the asker adds it where `dns:addresses` is not set.
     """
     given = settings["dns"]["addresses"]
-    found = given or settings["own_addresses"]
+    found = given or settings.get("own_addresses", [])
     parsed = {ipaddress.ip_address(address) for address in found}
     if not given:
         parsed = {a for a in parsed if not any(a in network for network in NOT_PUBLIC)}

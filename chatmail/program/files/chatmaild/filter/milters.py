@@ -183,7 +183,7 @@ class Session(Milter.Base):
             fields, self.content, self.shared.mail_domain, self.shared.keys.current()
         )
         for signature in reversed(signatures):
-            self.addheader("DKIM-Signature", _for_postfix(signature), 0)
+            self.addheader("DKIM-Signature", _format_for_postfix(signature), 0)
         counters.count("dkim_signed")
 
 
@@ -216,9 +216,9 @@ class Submission(Session):
         """Check, clean and sign. Raises Refusal."""
         self.check_header_size()
         kind = rules.check_submission(self.sender, self.fields, self.content)
-        fields, changes = rules.cleaned(self.fields)
+        fields, changes = rules.clean_fields(self.fields)
         for name, index, value in changes:
-            self.chgheader(name.decode(), index, _for_postfix(value))
+            self.chgheader(name.decode(), index, _format_for_postfix(value))
         self.sign(fields)
         counters.count("chatmail_passed_total", self.direction, kind)
 
@@ -276,6 +276,6 @@ def _address(path: bytes) -> str:
     return path.decode("utf-8", "replace").removeprefix("<").removesuffix(">")
 
 
-def _for_postfix(value: bytes | None) -> str | None:
+def _format_for_postfix(value: bytes | None) -> str | None:
     """Return a field's value as Postfix takes it: LF between lines, None to remove the field."""
     return None if value is None else value.replace(b"\r\n", b"\n").decode()

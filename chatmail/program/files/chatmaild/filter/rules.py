@@ -201,7 +201,7 @@ def is_bounce(fields: list[Field], author: str) -> bool:
 Change = tuple[bytes, int, bytes | None]
 
 
-def cleaned(fields: list[Field]) -> tuple[list[Field], list[Change]]:
+def clean_fields(fields: list[Field]) -> tuple[list[Field], list[Change]]:
     """Take out what tells about the sender, and the subject (contract, section 4).
 
     Returns the fields as they leave, and the changes that lead there in the order to make them:

@@ -1,1 +1,1 @@
-"""chatmail-dict: Dovecot's dict protocol, METADATA, push notifications and the last login."""
+"""chatmail-metadata: Dovecot's dict protocol, METADATA, push notifications and the last login."""

@@ -14,8 +14,8 @@ from chatmaild.metadata.notifier import Notifier
 from chatmaild.metrics import counters
 
 # Both made by systemd, RuntimeDirectory= and StateDirectory=.
-SOCKET = Path("/run/chatmail-dict/dict")
-PENDING = Path("/var/lib/chatmail-dict/pending")
+SOCKET = Path("/run/chatmail-metadata/dict")
+PENDING = Path("/var/lib/chatmail-metadata/pending")
 # A restart of Dovecot brings all clients at once.
 BACKLOG = 4096
 
@@ -46,5 +46,5 @@ async def main():
 
 if __name__ == "__main__":
     start_logging()
-    counters.start("dict")
+    counters.start("metadata")
     asyncio.run(main())

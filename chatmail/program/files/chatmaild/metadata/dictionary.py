@@ -51,9 +51,9 @@ def lookup(settings: dict, address: str, key: str) -> str | None:
     home = home_of(settings, address)
     match key.split("/", 2):
         case ["priv", _, "devicetoken"]:
-            return " ".join(entries.tokens(home, time.time())) or None
+            return " ".join(entries.list_tokens(home, time.time())) or None
         case ["shared", _, name] if name.startswith(DELTACHAT):
-            return entries.server_entry(name.removeprefix(DELTACHAT), settings, time.time())
+            return entries.find_server_entry(name.removeprefix(DELTACHAT), settings, time.time())
     return None
 
 
@@ -68,9 +68,9 @@ def change(settings: dict, notifier: Notifier, address: str, key: str, value: st
                 entries.add_token(home, value, time.time())
             case ["priv", _, name] if name == MESSAGE_NEW:
                 counters.count("delivered_mail")
-                wake.soon(home)
+                wake.wake_soon(home)
                 if value != OWN_MESSAGE:
-                    for token in entries.tokens(home, time.time()):
+                    for token in entries.list_tokens(home, time.time()):
                         notifier.notify(address, token)
             case ["shared", "last-login", user] if user == address:
                 last_login.touch(home, time.time())

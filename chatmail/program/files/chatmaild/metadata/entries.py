@@ -31,7 +31,7 @@ TURN_LIFETIME = 5 * 24 * 3600
 log = logging.getLogger(__name__)
 
 
-def tokens(home: Path, now: float) -> list[str]:
+def list_tokens(home: Path, now: float) -> list[str]:
     """Return the device tokens of the address with this directory, oldest first."""
     return list(_read(home, now))
 
@@ -80,7 +80,7 @@ def _write(home, known):
     atomic_files.replace(home / "metadata.json", json.dumps({"devicetoken": known}))
 
 
-def server_entry(name: str, settings: dict, now: float) -> str | None:
+def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     """Return the value of `/shared/vendor/deltachat/<name>`, or None if there is none."""
     if name == "irohrelay":
         url = settings["iroh_relay"]
@@ -88,13 +88,13 @@ def server_entry(name: str, settings: dict, now: float) -> str | None:
     if name == "maxsmtprecipients":
         return MAX_SMTP_RECIPIENTS
     if name == "turn":
-        return _turn_credentials(settings["mail_domain"], now)
+        return _make_turn_credentials(settings["mail_domain"], now)
     if name == "appversions":
-        return _app_versions()
+        return _read_app_versions()
     return None
 
 
-def _turn_credentials(host, now):
+def _make_turn_credentials(host, now):
     """Return `host:port:user:password`; coturn's use-auth-secret checks the password.
 
     https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00#section-2.2
@@ -111,7 +111,7 @@ def _turn_credentials(host, now):
     return f"{host}:{TURN_PORT}:{user}:{base64.b64encode(digest).decode()}"
 
 
-def _app_versions():
+def _read_app_versions():
     """Return the operator's file as JSON on one line."""
     try:
         return json.dumps(json.loads(APP_VERSIONS.read_bytes()))

@@ -18,21 +18,21 @@ DELAY = 0.8
 RETRIES = (3, 15)
 
 
-def soon(home: Path) -> None:
+def wake_soon(home: Path) -> None:
     """Wake the clients of an address shortly; call it when a message was delivered there.
 
     home: the address's directory, a maildir.
     """
-    _later(Path(home) / "new", (DELAY, *RETRIES))
+    _schedule(Path(home) / "new", (DELAY, *RETRIES))
 
 
-def _later(new: Path, delays: tuple[float, ...]) -> None:
+def _schedule(new: Path, delays: tuple[float, ...]) -> None:
     asyncio.get_running_loop().call_later(delays[0], _wake, new, delays[1:])
 
 
 def _wake(new, delays):
-    if touch(new) and delays and _unseen(new):
-        _later(new, delays)
+    if touch(new) and delays and _has_unseen(new):
+        _schedule(new, delays)
 
 
 def touch(new: Path) -> bool:
@@ -48,7 +48,7 @@ def touch(new: Path) -> bool:
     return True
 
 
-def _unseen(new):
+def _has_unseen(new):
     """Return whether messages lie there that no IMAP session has taken note of."""
     try:
         with os.scandir(new) as entries:

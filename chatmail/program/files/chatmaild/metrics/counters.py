@@ -175,13 +175,13 @@ COUNTERS = (
         "delivered_mail",
         "Messages stored in mailboxes here, one for each recipient.",
         (),
-        {"dict": [()]},
+        {"metadata": [()]},
     ),
     Counter(
         "chatmail_pushes_total",
         "Requests to the notification service: taken, device gone, failed.",
         ("result",),
-        {"dict": [("failed",), ("gone",), ("sent",)]},
+        {"metadata": [("failed",), ("gone",), ("sent",)]},
     ),
 )
 

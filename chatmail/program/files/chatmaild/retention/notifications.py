@@ -4,25 +4,26 @@ import json
 import os
 import stat
 
+from chatmaild.common.atomic_files import DRAFT_PREFIX
 from chatmaild.retention.mailbox import opened
 from chatmaild.retention.plan import is_address
 
 # A notification holds an address and a token of 4096 characters, each escaped by a second at most.
 PENDING_BYTES = 16384
-PENDING_DRAFT = ".draft-"  # being written: the service drops what a crash has left of these
 
 
 def remove_pending(directory, is_gone, tally):
     """Remove the notifications whose address `is_gone` tells to be gone; return their number.
 
-    chatmail-dict gives up what it finds no file for. A file of its making keeps its address for
+    chatmail-metadata gives up what it finds no file for. A file of its making keeps its address for
     good, so what is read here is true of what is removed. Other files are counted and stay.
     """
     removed = 0
     try:
         with opened(None, (directory,)) as fd, os.scandir(fd) as entries:
             for entry in entries:
-                if entry.name.startswith(PENDING_DRAFT):
+                # Being written; the service drops what a crash has left of these.
+                if entry.name.startswith(DRAFT_PREFIX):
                     continue
                 try:
                     if is_gone(_read_address(fd, entry.name)):
@@ -33,7 +34,7 @@ def remove_pending(directory, is_gone, tally):
                 except (ValueError, KeyError, TypeError, RecursionError):
                     tally.passed_over["strange"] += 1
     except FileNotFoundError:
-        pass  # chatmail-dict has never run here
+        pass  # chatmail-metadata has never run here
     except OSError as error:
         tally.pass_over(error)
     return removed

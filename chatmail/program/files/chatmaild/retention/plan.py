@@ -8,8 +8,8 @@ import typing
 
 from chatmaild.common.errors import OperatorError
 
-# Where chatmail-dict keeps the notifications that wait for their next try (its notifier.py).
-PENDING = "/var/lib/chatmail-dict/pending"
+# Where chatmail-metadata keeps the notifications that wait for their next try (its PENDING).
+PENDING = "/var/lib/chatmail-metadata/pending"
 NEEDED_SETTINGS = (
     "address_domain",
     "delete_inactive_users_after",

@@ -1,0 +1,37 @@
+{#- Up to release 2026.11 the service behind METADATA was called chatmail-dict: it ends here, and the notifications that
+    wait in its directory go to chatmail-metadata. Needs the new unit (chatmail.services); finds nothing to do on a
+    machine that never had the old one. Can go once nobody upgrades from that release. -#}
+{% set unit = "/etc/systemd/system/chatmail-dict.service" %}
+
+chatmail-dict is stopped:
+  service.dead:
+    - name: chatmail-dict
+    - enable: False
+    - onlyif:
+      - fun: file.file_exists
+        path: {{ unit }}
+    - require:
+      - file: unit chatmail-metadata
+      - file: program
+      - sls: chatmail.dkim
+
+notifications of chatmail-dict are kept:
+  file.rename:
+    - name: /var/lib/chatmail-metadata
+    - source: /var/lib/chatmail-dict
+    - onlyif:
+      - fun: file.directory_exists
+        path: /var/lib/chatmail-dict
+    - require:
+      - service: chatmail-dict is stopped
+    - require_in:
+      - service: service chatmail-metadata
+
+unit chatmail-dict is gone:
+  file.absent:
+    - names:
+      - {{ unit }}
+      - {{ unit }}.d
+      - /run/chatmail-metrics/dict
+    - require:
+      - service: chatmail-dict is stopped

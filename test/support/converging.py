@@ -1,0 +1,49 @@
+"""Applying states on a relay, and what a run reports."""
+
+import json
+
+APPLY = "salt-call --local state.apply chatmail"
+
+
+def states(run):
+    """Return the states of a `salt-call --out=json` run, each with its result and changes."""
+    report = json.loads(run.stdout)["local"]
+    assert isinstance(report, dict), report  # a list holds the errors of the rendering
+    return report
+
+
+def not_as_expected(report):
+    """Return what is neither right nor unchanged, for the assertion's message."""
+    return {
+        name: (state["result"], state["comment"], state["changes"])
+        for name, state in report.items()
+        if state["result"] is not True or state["changes"]
+    }
+
+
+def changing(run):
+    """Return the states that a run changed or, with test=True, that it would."""
+    report = states(run)
+    failed = [each["comment"] for each in report.values() if each["result"] is False]
+    assert failed == []
+    return {name for name, each in report.items() if each["changes"] or each["result"] is None}
+
+
+def apply(relay, sls, **chatmail):
+    """Apply states, the pillar `chatmail` changed by the arguments; return the states' report.
+
+    `test=True` is a dry run, as on the command line.
+    """
+    test = f"test={chatmail.pop('test', False)}"
+    pillar = json.dumps({"chatmail": chatmail})
+    command = ["salt-call", "--local", "--out=json", "state.apply", sls, test, f"pillar={pillar}"]
+    return states(relay.run(command, check=False))
+
+
+def ids(report, wanted):
+    """Return the ids of the states of a report for which `wanted(state)` is true."""
+    return {state["__id__"] for state in report.values() if wanted(state)}
+
+
+def failed(report):
+    return ids(report, lambda state: state["result"] is False)
