@@ -1,9 +1,10 @@
-"""A box: one system container under real systemd, on an overlay over the shared images.
+"""A box: one machine under real systemd, made of an overlay over the shared images.
 
-What belongs to a box lies in its directory under /var/lib/chatmail-lab; a keeper process holds its
+It is a system container, or a virtual machine where it was asked for: container.py and vm.py. What
+belongs to a box lies in its directory under /var/lib/chatmail-lab; a keeper process holds its
 mounts in a namespace of its own and boots it again when it reboots. When the keeper dies, by
-whatever hand, the container and its mounts die with it; what then remains on disk and in the
-cgroup tree is cleared by the next `up` or `down` of that name.
+whatever hand, the machine and its mounts die with it; what then remains on disk and in the cgroup
+tree is cleared by the next `up` or `down` of that name.
 """
 
 import contextlib
@@ -18,18 +19,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import authority
+import container
 import images
 import nameserver
 import network
+import vm
 from host import (
     CHECKOUT,
-    CLEAN_ENVIRONMENT,
     STATE,
     LabError,
     available_memory,
     await_condition,
     cgroup_roots,
-    children,
     daemon_pid,
     lock,
     run,
@@ -39,7 +40,6 @@ from host import (
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ENOUGH_MEMORY = 8 << 30  # bytes that must be available for a box to live in memory
-BOOT_TIME = 90  # seconds, of which 5 are usual on an idle machine
 REBOOT = 133  # exit code of systemd-nspawn --keep-unit when the container wants to be started anew
 FORMULA = "/srv/formulas/chatmail"
 FORMULA_FOLDERS = ("chatmail", "_modules", "_states", "_runners")
@@ -107,6 +107,11 @@ class Box:
     number: int  # last byte of its addresses
     layers: list[str]
     bare: bool = False
+
+    @property
+    def machine(self):
+        """The module that boots and enters it: an image with a kernel is a virtual machine's."""
+        return vm if vm.kernels(self) else container
 
     @property
     def directory(self):
@@ -203,6 +208,7 @@ def free_number(domain):
 
 def furnish(box, pillar):
     """Write the files that make the image this box: name, addresses, DNS, Salt, pillar."""
+    box.machine.furnish(box)
     ipv6 = network.address6(box.number)
     files = {
         "etc/hostname": f"{box.name}\n",
@@ -257,21 +263,26 @@ def start_keeper(box):
 
 
 def await_boot(box, but_not=None):
-    """Wait until the box has booted; `but_not` is the leader of the boot before."""
+    """Wait until the box has booted; `but_not` is what told the boot before from others."""
 
     def booted():
         if not is_running(box.name):
             raise LabError(f"box {box.name} did not boot: {last_words(box)}")
-        pid = leader(box)
-        if pid in (None, but_not):
+        if box.machine.running(box) in (None, but_not):
             return False
         state = inside(box, "systemctl", "is-system-running", check=False).stdout.strip()
         return state in ("running", "degraded") and has_addresses(box)
 
     try:
-        await_condition(booted, BOOT_TIME, f"the boot of {box.name}")
+        await_condition(booted, box.machine.BOOT_TIME, f"the boot of {box.name}")
     except LabError as error:
         raise LabError(f"{error}; {last_words(box)}") from None
+    bring(box)
+
+
+def bring(box):
+    """Have the box see this host's directories as they are now."""
+    box.machine.bring(box, binds(box))
 
 
 def has_addresses(box):
@@ -299,12 +310,13 @@ def keep(name):
     options = f"lowerdir={lower},upperdir={disk}/upper,workdir={disk}/work"
     run("mount", "-t", "overlay", "overlay", box.directory / "root", "-o", options)
     join_cgroup(f"{name}/keeper")
+    box.machine.prepare(box)
     boot = 0
     while True:
         boot += 1
         with open(box.console, "ab") as console:
             code = subprocess.run(
-                nspawn_command(box),
+                box.machine.command(box, binds(box)),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -329,73 +341,22 @@ def move_into_memory(disk):
     run("cp", "--archive", laid_out / "upper", laid_out / "work", disk)
 
 
-def nspawn_command(box):
-    """The command line that boots the box."""
-    command = ["setpriv", "--pdeathsig", "KILL", "nsenter"]
-    command += [f"--net={network.namespace(network.LAB)}"]
-    command += ["systemd-nspawn", "--quiet", "--boot", f"--directory={box.directory}/root"]
-    command += [f"--machine={box.name}", "--register=no", "--keep-unit", "--console=pipe"]
-    command += ["--network-bridge=br0", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]
-    return command + [f"--bind-ro={here}:{there}" for here, there in binds(box)]
-
-
-def leader(box):
-    """The pid, on this host, of the box's own process 1; None while there is none."""
-    keeper = daemon_pid(box.keeper)
-    for nspawn in children(keeper) if keeper else []:
-        for child in children(nspawn):
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{child}/status").read_text()
-                # Its name too: before it executes systemd it is still nspawn.
-                if re.search(r"^Name:\tsystemd$", status, re.M) and re.search(
-                    r"^NSpid:.*\t1$", status, re.M
-                ):
-                    return child
-    return None
-
-
-def enter_command(box, argv):
-    """The command line that runs `argv` in the box with a clean environment."""
-    pid = leader(box)
-    if pid is None:
-        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it anew")
-    environment = [f"{key}={value}" for key, value in CLEAN_ENVIRONMENT.items()]
-    enter = ["nsenter", "--all", f"--target={pid}", "env", "--chdir=/root", "--ignore-environment"]
-    return [*enter, *environment, *argv]
-
-
-def enter_cgroup(box):
-    """Move this process to where the box's process 1 is.
-
-    From elsewhere `systemd-run --scope`, which Salt starts apt with, is refused on a host whose
-    cgroup2 is mounted with nsdelegate.
-    """
-    pid = leader(box)
-    groups = {}
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if pid else []:
-        _, controller, path = line.split(":", 2)
-        groups[controller] = path.lstrip("/")
-    for root in cgroup_roots():
-        kind = "name=systemd" if root.name == "systemd" else ""
-        with contextlib.suppress(OSError, KeyError):
-            (root / groups[kind] / "cgroup.procs").write_text(str(os.getpid()))
-
-
 def inside(box, *argv, **kwargs):
     """Run a command in the box to its end, and return its CompletedProcess, output as text."""
-    return run(*enter_command(box, argv), preexec_fn=lambda: enter_cgroup(box), **kwargs)
+    command = box.machine.enter_command(box, argv)
+    return run(*command, preexec_fn=lambda: box.machine.enter_cgroup(box), **kwargs)
 
 
 def become(box, argv):
     """Turn this process into a command in the box; its input, output and exit code are ours."""
-    command = enter_command(box, argv)
-    enter_cgroup(box)
+    command = box.machine.enter_command(box, argv)
+    box.machine.enter_cgroup(box)
     os.execvp(command[0], command)
 
 
 def reboot(box):
     """Reboot the box from within and wait until it is back."""
-    before = leader(box)
+    before = box.machine.running(box)
     inside(box, "systemctl", "reboot", check=False)
     await_boot(box, but_not=before)
 

@@ -15,6 +15,8 @@ import host
 import images
 import nameserver
 import network
+import vm
+import vmimages
 from host import LabError, lock, say
 
 
@@ -73,7 +75,7 @@ def up(arguments):
     if not boxes.NAME.fullmatch(name):
         raise LabError(f"{name} is no name for a box: use a-z, 0-9 and -, a letter first")
     setup()
-    layers = images.ensure(arguments.os, aptproxy.url(), with_salt=not arguments.bare)
+    layers = layers_for(arguments)
     domain = (arguments.domain or f"_{name}.example.org").rstrip(".").lower()
     started = time.monotonic()
     box = boxes.create(name, arguments.os, domain, layers, bare=arguments.bare, pillar=pillar)
@@ -82,6 +84,18 @@ def up(arguments):
     if arguments.bare or arguments.no_converge:
         return 0
     return converging.converge(box)
+
+
+def layers_for(arguments):
+    """The image's layers for what `up` was asked for, built where they are missing."""
+    with_salt = not arguments.bare
+    if arguments.vm:
+        architecture = arguments.arch or "amd64"
+        vm.install(architecture)
+        return vmimages.ensure(arguments.os, architecture, aptproxy.url(), with_salt)
+    if arguments.arch:
+        raise LabError("a container has this machine's architecture; --arch is for --vm")
+    return images.ensure(arguments.os, aptproxy.url(), with_salt)
 
 
 def read(path):
@@ -184,6 +198,8 @@ def parser():
     starting.add_argument("--pillar", type=Path, metavar="FILE", help="further pillar, an SLS file")
     starting.add_argument("--no-converge", action="store_true", help="boot only")
     starting.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")
+    starting.add_argument("--vm", action="store_true", help="a virtual machine, no container")
+    starting.add_argument("--arch", choices=vmimages.ARCHITECTURES, help="of it; default amd64")
     applying = verb("converge", converge)
     applying.add_argument("name")
     applying.add_argument("--test", action="store_true", help="change nothing, say what would")

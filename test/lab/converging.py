@@ -21,19 +21,25 @@ def converge(box, test=False):
 
     Returns an exit code: 0 when every state succeeded.
     """
-    if box.bare:
-        raise LabError(f"box {box.name} is bare: it has no Salt")
-    started = time.monotonic()
-    output, errors, code = watch(box, [*COMMAND, *(["test=True"] if test else [])], started)
-    try:
-        result = json.loads(output)["local"]
-    except (ValueError, KeyError):
-        say(errors[-3000:] + output[-3000:])
-        raise LabError(f"salt-call in {box.name} failed with exit code {code}") from None
-    succeeded = report(result, time.monotonic() - started, test)
+    result, seconds = apply(box, test)
+    succeeded = report(result, seconds, test)
     if succeeded and not test:
         publish_keys(box)
     return 0 if succeeded else 1
+
+
+def apply(box, test=False):
+    """Apply `chatmail` to a box. Returns what Salt says of it, and how many seconds it took."""
+    if box.bare:
+        raise LabError(f"box {box.name} is bare: it has no Salt")
+    boxes.bring(box)
+    started = time.monotonic()
+    output, errors, code = watch(box, [*COMMAND, *(["test=True"] if test else [])], started)
+    try:
+        return json.loads(output)["local"], time.monotonic() - started
+    except (ValueError, KeyError):
+        say(errors[-3000:] + output[-3000:])
+        raise LabError(f"salt-call in {box.name} failed with exit code {code}") from None
 
 
 def watch(box, argv, started):
@@ -45,13 +51,13 @@ def watch(box, argv, started):
     # Its result goes to a file: a pipe that nobody reads yet would fill up and stop it.
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            boxes.enter_command(box, argv),
+            box.machine.enter_command(box, argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            preexec_fn=lambda: boxes.enter_cgroup(box),
+            preexec_fn=lambda: box.machine.enter_cgroup(box),
         )
         for line in process.stderr:
             log.append(line)

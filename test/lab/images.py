@@ -114,9 +114,10 @@ def fresh_directory(path):
     return unfinished
 
 
-def build_base(release, path, proxy):
+def build_base(release, path, proxy, architecture=None):
     """Make a minimal Debian from the machine's default package source."""
-    say(f"building the {release} image (once; about half a minute)")
+    patience = "a quarter of an hour, for it is emulated" if architecture else "half a minute"
+    say(f"building {path.name} (once; about {patience})")
     started = time.monotonic()
     unfinished = fresh_directory(path)
     run(
@@ -126,6 +127,7 @@ def build_base(release, path, proxy):
         f'--aptopt=Acquire::http::Proxy "{proxy}"',
         # A box is thrown away: nobody needs its packages flushed to the disk one by one.
         "--dpkgopt=force-unsafe-io",
+        *([f"--architectures={architecture}"] if architecture else []),
         SUITES[release],
         unfinished,
         cwd="/",
