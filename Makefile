@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
 OS ?= debian-13
+ARCH ?= amd64
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 LAB := test/lab/lab
 VENV := .venv/bin
@@ -14,7 +15,7 @@ PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovid
 RELAY_OPTIONS ?=
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab bench webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab vm bench webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -48,6 +49,9 @@ salt: .venv/ready ## tests of modules and states with Salt's loader
 
 lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
 	$(PYTEST) test/relay $(RELAY_OPTIONS)
+
+vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
+	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)
 
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py

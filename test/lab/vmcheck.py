@@ -1,0 +1,209 @@
+#!/usr/bin/python3
+"""`make vm`: check a relay on a virtual machine, with what a container takes from its host.
+
+Boots one, converges it, sees that a second run changes nothing, that the kernel's limits and
+AppArmor are in force and a message gets through, and all of that again after a reboot. Prints a
+line for each, with figures. The first expectation that fails ends it with exit code 1 and leaves
+the machine to look at; one that met them all is removed.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import boxes
+import commands
+import converging
+import demo
+import images
+import vmimages
+from host import LabError, lock, say
+
+LAB = Path(__file__).with_name("lab")
+SYSCTLS = "/etc/sysctl.d/90-chatmail.conf"
+SELFTEST_TIMEOUT = 300  # seconds; on a busy machine an emulated one took 15 for the message
+
+# What is left of the memory, every five seconds: a unit of the machine's own, which ends with it.
+WATCH_MEMORY = """
+systemd-run --quiet --unit=memory-watch \
+sh -c 'while sleep 5; do sed -n "s/MemAvailable: *\\([0-9]*\\) kB/\\1/p" /proc/meminfo; done \
+>>/root/memory-available'
+"""
+
+
+def main():
+    """Do it all; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
+    parser.add_argument("--arch", choices=vmimages.ARCHITECTURES, default="amd64")
+    arguments = parser.parse_args()
+    name = f"vm-{arguments.os}-{arguments.arch}"
+    started = time.monotonic()
+    try:
+        box = boot(name, arguments)
+        converge(box)
+        converge_again(box)
+        in_force(box)
+        reboot(box)
+        in_force(box)
+        with lock("boxes"):
+            boxes.remove(name)
+    except LabError as error:
+        say(f"make vm: {error}")
+        if name in boxes.names():
+            say(f"look inside with: {LAB} run {name}; end it with: {LAB} down {name}")
+        return 1
+    shown("all of it", time.monotonic() - started, f"{arguments.os} on {arguments.arch}")
+    return 0
+
+
+def shown(what, seconds, found):
+    """Print a line of the table: an expectation that was met, its time and what was found."""
+    print(f"ok  {what:30} {f'{seconds:.1f} s' if seconds is not None else '':>9}  {found}")
+    sys.stdout.flush()
+
+
+def ask(box, *argv):
+    """What a command in the box prints."""
+    return boxes.inside(box, *argv).stdout.strip()
+
+
+def boot(name, arguments):
+    """Boot the machine in place of one from last time; returns it."""
+    commands.setup()
+    with lock("boxes"):
+        boxes.remove(name)
+    up = ["up", name, "--os", arguments.os, "--vm", "--arch", arguments.arch, "--no-converge"]
+    parsed = commands.parser().parse_args(up)
+    commands.layers_for(parsed)
+    started = time.monotonic()
+    commands.up(parsed)
+    seconds = time.monotonic() - started
+    box = boxes.load(name)
+    kernel, megabytes = ask(box, "uname", "-rm"), memory_figures(box)["MemTotal"]
+    shown("boots", seconds, f"Linux {kernel}, {ask(box, 'nproc')} cores, {megabytes} MB")
+    ask(box, "sh", "-c", WATCH_MEMORY)
+    return box
+
+
+def memory_figures(box):
+    """The box's /proc/meminfo in MB."""
+    lines = ask(box, "cat", "/proc/meminfo").splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines}
+
+
+def applied(box):
+    """Apply the formula. Returns its states, those of them that changed something, and seconds."""
+    result, seconds = converging.apply(box)
+    if not converging.report(result, seconds, False):
+        raise LabError("the relay did not converge")
+    states = list(result.values())
+    return states, [state for state in states if state.get("changes")], seconds
+
+
+def converge(box):
+    """See that every state succeeds."""
+    say("salt-call --local state.apply chatmail")
+    states, changed, seconds = applied(box)
+    converging.publish_keys(box)
+    shown("converges", seconds, f"{len(states)} states succeeded, {len(changed)} changed something")
+
+
+def converge_again(box):
+    """See that a second run changes nothing."""
+    say("salt-call --local state.apply chatmail, a second time")
+    states, changed, seconds = applied(box)
+    if changed:
+        names = ", ".join(state.get("__id__", state.get("name")) for state in changed)
+        raise LabError(f"the second converge changed something: {names}")
+    shown("converges again", seconds, f"{len(states)} states succeeded, changed=0")
+
+
+def in_force(box):
+    """See that the machine is healthy, its kernel and AppArmor as they shall be, and mail works."""
+    failed = ask(box, "systemctl", "list-units", "--failed", "--plain", "--no-legend")
+    if failed:
+        raise LabError(f"units of {box.name} failed: {failed}")
+    shown("no unit failed", None, f"systemd is {state_of_systemd(box)}")
+    limits(box)
+    apparmor(box)
+    started = time.monotonic()
+    took = demo.selftest(box.domain, SELFTEST_TIMEOUT)["seconds"]
+    shown("a message gets through", time.monotonic() - started, f"in {took} s, seen in IDLE")
+    memory(box)
+
+
+def state_of_systemd(box):
+    """What systemd says of the whole machine."""
+    return boxes.inside(box, "systemctl", "is-system-running", check=False).stdout.strip()
+
+
+def limits(box):
+    """See that each kernel limit of the formula is at least what its file says."""
+    lines = [line for line in ask(box, "cat", SYSCTLS).splitlines() if " = " in line]
+    if not lines:
+        raise LabError(f"{SYSCTLS} sets nothing")
+    found = []
+    for line in lines:
+        key, _, wanted = line.partition(" = ")
+        value = ask(box, "cat", f"/proc/sys/{key.replace('.', '/')}")
+        if int(value) < int(wanted):
+            raise LabError(f"{key} is {value}, and {SYSCTLS} says {wanted}")
+        found.append(f"{key.rpartition('.')[2]} {value}")
+    shown("kernel limits are in force", None, ", ".join(found))
+
+
+def apparmor(box):
+    """See that AppArmor confines unbound, which answers all the same."""
+    if boxes.inside(box, "aa-enabled", "--quiet", check=False).returncode != 0:
+        raise LabError("AppArmor is not enabled in this kernel")
+    pid = ask(box, "systemctl", "show", "--property=MainPID", "--value", "unbound")
+    confined = ask(box, "cat", f"/proc/{pid}/attr/current")
+    if not confined.endswith("(enforce)"):
+        raise LabError(f"AppArmor does not confine unbound: it is {confined}")
+    # resolv.conf names unbound, and nothing else knows this name.
+    addresses = ask(box, "getent", "ahostsv4", box.domain)
+    if box.ip not in addresses:
+        raise LabError(f"unbound does not find {box.domain}: {addresses or 'no answer'}")
+    refused = denials(box)
+    shown("AppArmor confines unbound", None, f"{confined}, which answers; {refused}")
+
+
+def denials(box):
+    """What AppArmor refused since the boot, in words."""
+    found = set()
+    for line in kernel_log(box).splitlines():
+        if 'apparmor="DENIED"' in line:
+            fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            what = fields.get("capname") or fields.get("name", "")
+            found.add(f"{fields.get('profile')} {fields.get('operation')} {what}".replace('"', ""))
+    return f"refused: {'; '.join(sorted(found))}" if found else "nothing refused"
+
+
+def reboot(box):
+    """See that the machine comes back."""
+    say("reboot")
+    started = time.monotonic()
+    boxes.reboot(box)
+    ask(box, "sh", "-c", WATCH_MEMORY)
+    shown("reboots", time.monotonic() - started, f"systemd is {state_of_systemd(box)}")
+
+
+def memory(box):
+    """See that memory did not run out in this boot, and tell how much was left at the worst."""
+    log = kernel_log(box)
+    if "Out of memory" in log or "oom-kill" in log:
+        raise LabError("the kernel ended processes for want of memory")
+    least = min(int(line) for line in ask(box, "cat", "/root/memory-available").split()) // 1024
+    now = memory_figures(box)["MemAvailable"]
+    shown("memory suffices", None, f"{least} MB available at the worst moment, {now} MB now")
+
+
+def kernel_log(box):
+    """What the kernel said since the boot."""
+    return ask(box, "journalctl", "--quiet", "--dmesg", "--output=cat")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
