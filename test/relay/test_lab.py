@@ -174,6 +174,7 @@ def test_one_of_two_that_want_the_same_name_gets_it(lab, release):
         (["up", "Bad_Name"], "Bad_Name is no name for a box"),
         (["up", "x", "--domain", "192.0.2.1"], "192.0.2.1 is no address for a box"),
         (["up", "x", "--pillar", "/nowhere"], "/nowhere"),
+        (["up", "x", "--arch", "arm64"], "--arch is for --vm"),
     ],
 )
 def test_mistake_is_answered_with_one_sentence(lab, arguments, sentence):
