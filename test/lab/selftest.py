@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Use a relay as two clients would: `selftest.py DOMAIN`, run by `lab client`.
+"""Use a relay as two clients would: `selftest.py DOMAIN [TIMEOUT]`, run by `lab client`.
 
 Makes two accounts through /new, logs them in, sends one encrypted message from the first to the
 second and waits for it in IDLE. Prints the first account as JSON: what /new answered, and under
@@ -17,7 +17,8 @@ import sys
 import time
 import urllib.request
 
-TIMEOUT = 30  # seconds, for each connection and for the message
+# Seconds, for each connection and for the message.
+TIMEOUT = int(sys.argv[2]) if len(sys.argv) > 2 else 30
 
 MESSAGE = """\
 From: <{sender}>
