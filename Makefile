@@ -52,7 +52,7 @@ lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k c
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py
 	$(VENV)/python test/bench/bench_transport.py
-	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_retention.py -k large_hostile
+	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_whole_trees.py -k large_hostile
 	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
 
 webdev: .venv/ready ## the website on this machine, rebuilt on change (PILLAR=file)
