@@ -56,7 +56,7 @@ vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (O
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py
 	$(VENV)/python test/bench/bench_transport.py
-	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_retention.py -k large_hostile
+	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_whole_trees.py -k large_hostile
 	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
 
 documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py

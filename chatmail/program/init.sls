@@ -25,3 +25,12 @@ program:
     - file_mode: "0644"
     - require:
       - pkg: libraries of the program
+
+# Each full mailbox and each question of Salt's starts Python anew, and no service may write there.
+program is compiled:
+  cmd.run:
+    - name: |
+        find /usr/local/lib/chatmail/chatmaild -name __pycache__ -prune -exec rm -r {} +
+        /usr/bin/python3 -m compileall -q /usr/local/lib/chatmail/chatmaild
+    - onchanges:
+      - file: program

@@ -1,0 +1,73 @@
+"""Records are compared by meaning, not by text."""
+
+import pytest
+from chatmaild.dns import comparison
+
+KEY = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA1arFHsuWB9"
+
+# Each row: type, wanted, found.
+
+GOOD = [
+    ("TXT", f"v=DKIM1;k=rsa;s=email;t=s;p={KEY}", f"v=DKIM1; k=rsa; p={KEY}"),
+    ("TXT", f"v=DKIM1;k=rsa;s=email;t=s;p={KEY}", f"p={KEY}"),  # v and k have defaults
+    ("TXT", f"v=DKIM1;k=rsa;s=email;t=s;p={KEY}", f"K=RSA ;P = {KEY[:9]} {KEY[9:]} ; n=note;"),
+    ("TXT", f"v=DKIM1;k=rsa;s=email;t=s;p={KEY}", f"v=DKIM1;h=sha1:sha256;s=*;t=s;p={KEY}"),
+    ("TXT", "v=DMARC1;p=reject;adkim=s;aspf=s", "v=DMARC1; p=Reject; aspf=s; adkim=s"),
+    (
+        "TXT",
+        "v=DMARC1;p=reject;adkim=s;aspf=s",
+        "v=DMARC1;p=reject;adkim=s;aspf=s;pct=100;rua=mailto:a@example.org",
+    ),
+    ("TXT", "v=STSv1; id=abc", "v=STSv1;id=abc;"),
+    ("TXT", "v=spf1 a ~all", "V=SPF1 +A -ALL"),
+    ("TXT", "v=spf1 a ~all", "v=spf1 ip4:192.0.2.1 mx ?all"),
+    ("TXT", "dkim=discardable", "DKIM = discardable"),
+    ("MX", "10 chat.example.org.", "5 CHAT.Example.Org."),
+    ("SRV", "0 1 587 chat.example.org.", "10 0 587 Chat.example.org."),
+    ("CAA", '0 issue "ca.example;accounturi=x"', '128 issue "CA.example; accounturi = x"'),
+    ("CAA", '0 issue "c.example;a=1;b=2"', '0 ISSUE "c.example; b=2; a=1"'),
+]
+WRONG = [
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", "v=DKIM1;k=rsa;p="),  # revoked
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM1;k=rsa;p={KEY.lower()}"),
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM1;k=ed25519;p={KEY}"),
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM2;k=rsa;p={KEY}"),
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM1;t=y;k=rsa;p={KEY}"),  # only a test
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM1;s=tlsrpt;k=rsa;p={KEY}"),  # not for mail
+    ("TXT", f"v=DKIM1;k=rsa;p={KEY}", f"v=DKIM1;h=sha1;k=rsa;p={KEY}"),
+    ("TXT", "v=DMARC1;p=reject;adkim=s;aspf=s", "v=DMARC1;p=none;adkim=s;aspf=s"),
+    ("TXT", "v=DMARC1;p=reject;adkim=s;aspf=s", "v=DMARC1;p=reject;aspf=s"),
+    ("TXT", "v=DMARC1;p=reject;adkim=s;aspf=s", "v=DMARC1;p=reject;adkim=s;aspf=s;pct=5"),
+    ("TXT", "v=STSv1; id=abc", "v=STSv1; id=ABC"),
+    ("TXT", "v=spf1 a ~all", "v=spf1 -all"),
+    ("TXT", "v=spf1 a ~all", "v=spf1 -all a"),  # nothing after `all` counts
+    ("TXT", "v=spf1 a ~all", "v=spf1 -a ~all"),
+    ("TXT", "dkim=discardable", "dkim=unknown"),
+    ("MX", "10 chat.example.org.", "10 chat.example.org.example.org."),
+    ("SRV", "0 1 587 chat.example.org.", "0 1 588 chat.example.org."),
+    ("SRV", "0 1 587 chat.example.org.", "0 1 587 ."),
+    ("CAA", '0 issue "ca.example;accounturi=x"', '0 issue "ca.example"'),
+    ("CAA", '0 issue "ca.example;accounturi=x"', '0 issue ";"'),
+    ("A", "192.0.2.1", "192.0.2.2"),
+]
+
+
+@pytest.mark.parametrize(("rdtype", "wanted", "found"), GOOD)
+def test_value_of_the_same_meaning_is_right(rdtype, wanted, found):
+    assert comparison.judge(rdtype, [wanted], [found]) == "ok"
+
+
+@pytest.mark.parametrize(("rdtype", "wanted", "found"), WRONG)
+def test_value_of_another_meaning_is_wrong(rdtype, wanted, found):
+    assert comparison.judge(rdtype, [wanted], [found]) == "wrong"
+
+
+def test_second_value_of_one_kind_is_wrong():
+    """Two policies of a kind count as none; a second MX or address takes mail elsewhere."""
+    for rdtype, wanted, other in (
+        ("TXT", "v=spf1 a ~all", "v=spf1 mx ~all"),
+        ("MX", "10 chat.example.org.", "20 mx.example.net."),
+        ("A", "192.0.2.1", "192.0.2.2"),
+        ("CAA", '0 issue "ca.example;accounturi=x"', '0 issue "ca.example"'),
+    ):
+        assert comparison.judge(rdtype, [wanted], [wanted, other]) == "wrong"

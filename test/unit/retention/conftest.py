@@ -1,0 +1,47 @@
+"""What the tests of retention share: a relay without mailboxes, and where notifications wait."""
+
+import json
+import os
+
+import pytest
+from chatmaild.retention import plan as plan_module
+from support.mailbox_tree import (
+    settings_for,
+)
+
+
+@pytest.fixture(autouse=True)
+def pending(tmp_path, monkeypatch):
+    """Return where notifications wait in these tests; there is no such directory at first."""
+    monkeypatch.setattr(plan_module, "PENDING", str(tmp_path / "pending"))
+    return tmp_path / "pending"
+
+
+@pytest.fixture
+def mail(tmp_path):
+    """Return the settings of a relay without mailboxes."""
+    (tmp_path / "mail").mkdir()
+    return settings_for(tmp_path / "mail")
+
+
+@pytest.fixture
+def relay_json(mail, tmp_path):
+    path = tmp_path / "relay.json"
+    path.write_text(json.dumps(mail), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def before_rename(monkeypatch):
+    """Return a function that sets what happens right before a mailbox is set aside."""
+    rename = os.rename
+
+    def install(happens):
+        def renamed(*names, **directories):
+            monkeypatch.setattr(os, "rename", rename)
+            happens()
+            rename(*names, **directories)
+
+        monkeypatch.setattr(os, "rename", renamed)
+
+    return install
