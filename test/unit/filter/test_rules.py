@@ -332,6 +332,12 @@ def join(text=SECURE_JOIN, kind="text/plain", after="", **header):
     return fields(**(values | header)), body.encode()
 
 
+def single(text=SECURE_JOIN, **header):
+    """Return header and body of something like a Secure-Join request without parts."""
+    values = {"Secure_Join": "vc-request", "Content_Type": 'text/plain; charset="utf-8"'}
+    return fields(**(values | header)), f"{text}\r\n".encode()
+
+
 JOINS = {
     "the other step in the text": join("secure-join: vg-request"),
     "in capitals and with space": join("\r\n SECURE-JOIN: VC-REQUEST \r\n"),
@@ -339,6 +345,21 @@ JOINS = {
     "base64": join(
         f"{base64.b64encode(SECURE_JOIN.encode()).decode()}",
         "text/plain\r\nContent-Transfer-Encoding: base64",
+    ),
+}
+
+# What Delta Chat writes since 2.59.
+SINGLE_JOINS = {
+    "as Delta Chat writes it": single(),
+    "the group's": single("Secure-Join: vg-request", Secure_Join="vg-request"),
+    "7bit": single(Content_Transfer_Encoding="7bit"),
+    "without a charset": single(Content_Type="text/plain"),
+    "flowed": single(
+        Content_Type='text/plain; charset="utf-8"; format=flowed; delsp=no',
+        Content_Transfer_Encoding="quoted-printable",
+    ),
+    "base64": single(
+        base64.b64encode(SECURE_JOIN.encode()).decode(), Content_Transfer_Encoding="base64"
     ),
 }
 
@@ -350,10 +371,23 @@ NO_JOINS = {
     "another step in the text": join("secure-join: vc-auth-required"),
     "another type": join(kind="text/html"),
     "a second part": join(after="--=_edge\r\nContent-Type: text/plain\r\n\r\nHello\r\n"),
-    "not a multipart": (
-        fields(Secure_Join="vc-request", Content_Type="text/plain"),
-        SECURE_JOIN.encode(),
+    "a single text and more": single(SECURE_JOIN + "\r\nHello"),
+    "a single text and text before": single("Hello\r\n" + SECURE_JOIN),
+    "a single other text": single("Hello"),
+    "a single other step": single("secure-join: vc-auth-required"),
+    "a single text without the header": single(Secure_Join=None),
+    "a single text with another step in the header": single(Secure_Join="vg-auth-required"),
+    "a single text/html": single(Content_Type="text/html"),
+    "a single message/rfc822": single(Content_Type="message/rfc822"),
+    "a single text/plain in two types": single(Content_Type="text/plain, text/html"),
+    "a single text with two encodings": (
+        [*single(Content_Transfer_Encoding="7bit")[0], (b"content-transfer-encoding", b" base64")],
+        single()[1],
     ),
+    "a single text in an unknown encoding": single(Content_Transfer_Encoding="x-uuencode"),
+    "a single text that is no base64": single(Content_Transfer_Encoding="base64"),
+    "a single text of many blank lines": single(SECURE_JOIN + "\r\n" * 1000),
+    "no text at all": single(""),
     "two headers": ([*join()[0], (b"secure-join", b" vc-request")], join()[1]),
     "a nested multipart": join(kind='multipart/mixed; boundary="inner"'),
     "no closing boundary": (join()[0], join()[1].replace(b"--=_edge--", b"")),
@@ -362,6 +396,13 @@ NO_JOINS = {
 
 @pytest.mark.parametrize("message", JOINS.values(), ids=JOINS)
 def test_is_securejoin_reads(message):
+    assert submit(*message) == ""
+    assert receive(*message) == ""
+
+
+@pytest.mark.parametrize("message", SINGLE_JOINS.values(), ids=SINGLE_JOINS)
+def test_is_securejoin_reads_a_single_text(message):
+    """Delta Chat 2.59 sends no multipart any more: nobody could be verified through us."""
     assert submit(*message) == ""
     assert receive(*message) == ""
 

@@ -1,5 +1,7 @@
 """What counts as an armored OpenPGP message: contract, section 6."""
 
+import time
+
 import pysequoia
 import pytest
 from chatmaild.message import openpgp
@@ -80,7 +82,7 @@ NOT_ENCRYPTED = {
 
 @pytest.mark.parametrize("packets", ENCRYPTED.values(), ids=ENCRYPTED)
 def test_is_encrypted_message_accepts(packets):
-    assert openpgp.is_encrypted_message(packets)
+    assert openpgp.is_encrypted_message(packets, outgoing=True)
     assert openpgp.is_encrypted_armor(messages.armor(packets), outgoing=True)
 
 
@@ -90,11 +92,30 @@ def test_is_encrypted_armor_refuses_packets(packets):
     assert not openpgp.is_encrypted_armor(messages.armor(packets), outgoing=False)
 
 
+OCB = b"\x01\x09\x02\x10" + b"n" * 15 + b"e" * 200
+
+GNUPG = {
+    "a five-octet length": PKESK + packet(20, OCB),
+    "partial lengths": old_packet(1, b"k" * 93) + partial(20, b"e" * 512, b"e" * 512, last=b"end"),
+    "a password": SKESK + packet(20, OCB),
+}
+
+
+@pytest.mark.parametrize("packets", GNUPG.values(), ids=GNUPG)
+def test_is_encrypted_armor_of_gnupg_is_for_others_only(packets):
+    """GnuPG since 2.3 writes its own data packet, and its mail to a relay came back."""
+    assert openpgp.is_encrypted_armor(messages.armor(packets), outgoing=False)
+    assert not openpgp.is_encrypted_armor(messages.armor(packets), outgoing=True)
+    for rest in (b"\0", SEIPD, packet(11, b"Hello")):
+        assert not openpgp.is_encrypted_armor(messages.armor(packets + rest), outgoing=False)
+    assert not openpgp.is_encrypted_armor(messages.armor(packets[:-1]), outgoing=False)
+
+
 def test_is_encrypted_message_with_millions_of_chunks_gives_up():
     """One-byte chunks cost seconds of CPU before their number was limited."""
     chunks = b"\xd2" + b"\xe0e" * (openpgp.MAX_LENGTHS + 1) + b"\x00"
     with pytest.raises(openpgp.NotOpenPGP, match="more than"):
-        openpgp.is_encrypted_message(chunks)
+        openpgp.is_encrypted_message(chunks, outgoing=True)
 
 
 def sequoia(profile=None, **options) -> bytes:
@@ -140,7 +161,41 @@ ARMORS = {
     "a Version line": (messages.armor(GOOD, b"Version: GnuPG v2\r\n"), False, True),
     "a Version line and no empty line": (BEGIN + b"Version: 1\r\n" + TEXT + END, False, True),
     "a Comment line": (messages.armor(GOOD, b"Comment: Hello\r\n"), False, True),
-    "two lines of header": (messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n"), False, False),
+    "two lines of header": (messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n"), False, True),
+    "many lines of header": (
+        messages.armor(
+            GOOD,
+            b"Charset: utf-8\r\nVersion: GnuPG v2.0.22 (MingW32)\r\nComment: One\r\n"
+            b"Comment: https://example.org/?a=b\r\nMessageID: njUN\r\nComment:\r\n",
+        ),
+        False,
+        True,
+    ),
+    "a Charset line": (messages.armor(GOOD, b"Charset: windows-1252\r\n"), False, True),
+    "header lines and LF": (
+        messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n").replace(b"\r", b""),
+        False,
+        True,
+    ),
+    "blanks on the empty line": (
+        messages.armor(GOOD, b"Version: 1\r\n \t\r\n").replace(b"\r\n\r\n", b"\r\n"),
+        False,
+        True,
+    ),
+    "blank lines before": (b"\r\n \t\r\n\n" + BEGIN + b"\r\n" + TEXT + END, False, True),
+    "an empty line before": (b"\r\n" + BEGIN + b"\r\n" + TEXT + END, False, True),
+    "a blank before": (b" " + BEGIN + b"\r\n" + TEXT + END, False, False),
+    "text between header lines": (
+        messages.armor(GOOD, b"Version: 1\r\nHello\r\nComment: 2\r\n"),
+        False,
+        False,
+    ),
+    "a header line after the empty line": (
+        BEGIN + b"Version: 1\r\n\r\nComment: 2\r\n" + TEXT + END,
+        False,
+        False,
+    ),
+    "header lines in place of the text": (BEGIN + b"Comment: Hello\r\n" * 9 + END, False, False),
     "another header": (messages.armor(GOOD, b"Hash: SHA256\r\n"), False, False),
     "text before": (b"Hello\r\n" + BEGIN + b"\r\n" + TEXT + END, False, False),
     "text after": (BEGIN + b"\r\n" + TEXT + END + b"\r\nHello", False, False),
@@ -179,6 +234,16 @@ def test_is_encrypted_armor_decodes_alike_at_every_step(monkeypatch, step, paddi
     packets = PKESK + packet(18, b"e" * (200 + padding))
     assert openpgp.is_encrypted_armor(messages.armor(packets, checksum=b"=njUN"), outgoing=True)
     assert not openpgp.is_encrypted_armor(messages.armor(packets + b"\0"), outgoing=True)
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b" ", b"\t\r\n", b"Comment: \r\n", b"Version: "])
+def test_is_encrypted_armor_with_30_mb_around_the_text_takes_no_time(lines):
+    """Repetitions within repetitions may try every way to divide 30 MB among them."""
+    long = lines * (30_000_000 // len(lines))
+    start = time.monotonic()
+    openpgp.is_encrypted_armor(long + BEGIN + b"\r\n" + TEXT + END, outgoing=False)
+    openpgp.is_encrypted_armor(BEGIN + long + b"\r\n" + TEXT + END, outgoing=False)
+    assert time.monotonic() - start < 5
 
 
 def test_is_encrypted_armor_with_30_mb_of_zeros_refuses():

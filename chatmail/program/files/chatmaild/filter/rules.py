@@ -13,6 +13,8 @@ from chatmaild.message.mime import Field
 
 UNENCRYPTED = "Encryption Needed: Invalid Unencrypted Mail"
 SECURE_JOIN_STEPS = (b"vc-request", b"vg-request")
+# The one line of text, with room for an encoding and blank lines.
+MAX_SECURE_JOIN = 1000
 
 REMOVED_FIELDS = (b"received", b"x-originating-ip", b"x-mailer", b"user-agent")
 SUBJECT = b" [...]"
@@ -159,15 +161,19 @@ def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
 
 
 def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
-    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet."""
+    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet.
+
+    Delta Chat writes it as one text/plain; older ones put that text alone into a multipart.
+    """
     steps = mime.values(fields, "Secure-Join")
     if len(steps) != 1 or steps[0] not in SECURE_JOIN_STEPS:
         return False
     try:
         media_type, parameters = mime.content_type(fields)
-        if not media_type.startswith("multipart/"):
-            return False
-        leaves = _leaves(body, parameters, 1, outgoing)
+        if media_type.startswith("multipart/"):
+            leaves = _leaves(body, parameters, 1, outgoing)
+        else:
+            leaves = [mime.single(fields, body)] if len(body) <= MAX_SECURE_JOIN else []
     except mime.Malformed:
         return False
     if [media_type for media_type, _ in leaves] != ["text/plain"]:

@@ -146,8 +146,15 @@ def leaf(part: memoryview) -> tuple[str, bytes]:
     end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
     if end < 0:
         raise Malformed("the header of a part does not end")
-    fields = parse_fields(head[:end])
-    content = bytes(part[end + (4 if end else 2) :])
+    return single(parse_fields(head[:end]), bytes(part[end + (4 if end else 2) :]))
+
+
+def single(fields: list[Field], content: bytes) -> tuple[str, bytes]:
+    """Return the media type of what has no parts, and its content with the encoding undone.
+
+    fields: the header of the message or of the part. content: what follows it.
+    Raises Malformed, also for a multipart or a message.
+    """
     media_type, _ = content_type(fields)
     if media_type.startswith(("multipart/", "message/")):
         raise Malformed("a part is no leaf")
