@@ -26,10 +26,10 @@ def submit(header, body, sender=SENDER) -> str:
     return ""
 
 
-def receive(header, body, cleartext=False) -> str:
+def receive(header, body, cleartext=False, sender="", recipient=RECIPIENT) -> str:
     """Return the SMTP reply to a message from elsewhere, "" when it is taken."""
     try:
-        rules.check_incoming(header, body, lambda: cleartext)
+        rules.check_incoming(sender, [recipient], header, body, lambda: cleartext)
     except Refusal as refusal:
         return " ".join(filter(None, (refusal.code, refusal.xcode, refusal.text)))
     return ""
@@ -437,15 +437,68 @@ def test_check_incoming_takes_bounce():
         {"Auto_Submitted": ""},
         {"Content_Type": "text/plain"},
         {"Content_Type": "multipart/mixed; boundary=x"},
+        {"Content_Type": "multipart/report; boundary=x"},
+        {"Content_Type": "multipart/report; report-type=disposition-notification; boundary=x"},
+        {"Content_Type": "multipart/report; report-type=feedback-report; boundary=x"},
+        {"Content_Type": 'multipart/report; report-type="delivery-status x"; boundary=x'},
+        {"Content_Type": "multipart/mixed; report-type=delivery-status; boundary=x"},
     ],
 )
 def test_check_incoming_of_half_a_bounce_refuses(header):
     assert receive(*bounce(**header)) == NEEDED
 
 
+def test_check_incoming_of_a_bounce_with_an_envelope_sender_refuses():
+    """Anybody could send cleartext from mailer-daemon@[1.2.3.4]; a bounce is never answered."""
+    forged = bounce(From="mailer-daemon@[192.0.2.7]")
+    assert receive(*forged) == ""
+    assert receive(*forged, sender="mailer-daemon@[192.0.2.7]") == NEEDED
+    assert receive(*forged, sender="eve@example.net") == NEEDED
+
+
+def report(returned: bytes, kind: bytes = b"message/rfc822") -> tuple[list, bytes]:
+    """Return header and body of a bounce that has something in its last part."""
+    body = (
+        b"--x\r\n\r\nYour message came not through.\r\n"
+        b"--x\r\nContent-Type: message/delivery-status\r\n\r\nAction: failed\r\n"
+        b"--x\r\nContent-Type: %b\r\n\r\n%b\r\n--x--\r\n"
+    ) % (kind, returned)
+    return bounce()[0], body
+
+
+BOBS = f"Received: by relay\r\nFrom: <{RECIPIENT.title()}>\r\nSubject: [...]\r\n".encode()
+EVES = b"Received: by relay\r\nFrom: <eve@example.net>\r\nSubject: [...]\r\n"
+HEADERS = b"text/rfc822-headers; charset=us-ascii"
+
+# What a bounce returns, and whether it may be one of a message of ours.
+RETURNED = {
+    "our message": (report(BOBS + b"\r\nHello"), True),
+    "our message's header": (report(BOBS, HEADERS), True),
+    "an internationalized message": (report(BOBS + b"\r\nHello", b"message/global"), True),
+    "a header that is cut off": (report(b"Received: by relay\r\nSubj", HEADERS), True),
+    "a header without a From": (report(b"Received: by relay\r\n", HEADERS), True),
+    "nothing that can be read": (report(b"\xff\xfe\r\n"), True),
+    "a body that is not closed": (report(b"--x--\r\nmore"), True),
+    "our message with an attachment": (report(BOBS + b"\r\n" + b"x" * 100_000), True),
+    "another's message": (report(EVES + b"\r\nHello"), False),
+    "another's header": (report(EVES, HEADERS), False),
+    "another's header of another kind": (report(EVES, b"Message/Global-Headers"), False),
+    "another's message after ours": (
+        report(BOBS + b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n" + EVES),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "taken"), RETURNED.values(), ids=RETURNED)
+def test_check_incoming_takes_bounces_of_our_messages(message, taken):
+    """Cleartext came in as the bounce of a message that nobody here had written."""
+    assert receive(*message) == ("" if taken else NEEDED)
+
+
 def test_check_incoming_asks_about_cleartext_only_when_it_matters():
     """The answer costs a look at the disk for each recipient."""
-    rules.check_incoming(fields(), encrypted_body(), pytest.fail)
+    rules.check_incoming("", [RECIPIENT], fields(), encrypted_body(), pytest.fail)
     assert receive(fields(Content_Type="text/plain"), b"Hello", cleartext=True) == ""
 
 

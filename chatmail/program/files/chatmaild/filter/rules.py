@@ -22,6 +22,17 @@ SUBJECT = b" [...]"
 # A name and an address; the names that mail programs write end far below.
 MAX_FROM = 4096
 
+# What a report returns of a message (RFC 6522 section 3, RFC 6533 section 6), and how many parts
+# and octets of that header are looked at: a report has three parts, Autocrypt's key 10 KB.
+RETURNED = (
+    "message/rfc822",
+    "text/rfc822-headers",
+    "message/global",
+    "message/global-headers",
+)
+MAX_REPORT_PARTS = 10
+MAX_RETURNED_HEADER = 1 << 16
+
 # Bytes looked at in one go for line ends, to stay within the processor's cache.
 LINE_END_STEP = 1 << 16
 
@@ -63,10 +74,15 @@ def check_submission(sender: str, fields: list[Field], body: bytes) -> str:
 
 
 def check_incoming(
-    fields: list[Field], body: bytes, takes_cleartext: Callable[[], bool]
+    sender: str,
+    recipients: list[str],
+    fields: list[Field],
+    body: bytes,
+    takes_cleartext: Callable[[], bool],
 ) -> tuple[str, str]:
     """Check a message from elsewhere (section 5) but for its DKIM signature. Raises Refusal.
 
+    sender: MAIL FROM, "" for <>.
     takes_cleartext: asked for a cleartext message only: do all its recipients take that?
     Returns the address in From, and what the message is: "encrypted", "secure-join", "bounce" or
     "cleartext".
@@ -77,7 +93,7 @@ def check_incoming(
         return author, "encrypted"
     if is_securejoin(fields, body, False):
         return author, "secure-join"
-    if is_bounce(fields, author):
+    if not sender and is_bounce(author, recipients, fields, body):
         return author, "bounce"
     if takes_cleartext():
         return author, "cleartext"
@@ -192,15 +208,48 @@ def _leaves(
     return [mime.leaf(part) for part in found]
 
 
-def is_bounce(fields: list[Field], author: str) -> bool:
-    """Return whether the message is another server's report, which is never encrypted."""
+def is_bounce(author: str, recipients: list[str], fields: list[Field], body: bytes) -> bool:
+    """Return whether the message is another server's report, which is never encrypted.
+
+    It tells of a delivery (RFC 3464 section 2); of read receipts and of filters there are reports,
+    too. What it returns must be from whom it is sent to: our users' From is their envelope sender.
+    """
     if not any(mime.values(fields, "Auto-Submitted")):
         return False
+    if not author.lower().startswith("mailer-daemon@"):
+        return False
     try:
-        media_type, _ = mime.content_type(fields)
+        media_type, parameters = mime.content_type(fields)
     except mime.Malformed:
         return False
-    return author.lower().startswith("mailer-daemon@") and media_type == "multipart/report"
+    kind = parameters.get("report-type", b"").lower()
+    if media_type != "multipart/report" or kind != b"delivery-status":
+        return False
+    own = {recipient.lower() for recipient in recipients}
+    return own.issuperset(_returned_authors(body, parameters))
+
+
+def _returned_authors(body: bytes, parameters: dict[str, bytes]) -> list[str]:
+    """Return the From of each message that a report returns, in lower case.
+
+    A report may return none (RFC 6522 section 3), and a part may be cut off: what cannot be read
+    is left out.
+    """
+    try:
+        found, _ = mime.parts(body, parameters, MAX_REPORT_PARTS)
+    except mime.Malformed:
+        return []
+    authors = []
+    for part in found:
+        try:
+            fields, content = mime.divided(part)
+            if mime.content_type(fields)[0] in RETURNED:
+                header = bytes(content[:MAX_RETURNED_HEADER]).partition(b"\r\n\r\n")[0]
+                returned = mime.parse_fields(header.removesuffix(b"\r\n"))
+                authors.append(from_address(returned).lower())
+        except (mime.Malformed, Refusal):
+            continue
+    return authors
 
 
 # A change of one field: its name, which of that name (from 1), its new value or None to remove it.

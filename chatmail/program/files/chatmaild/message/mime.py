@@ -137,16 +137,22 @@ def _next(body: bytes, delimiter: bytes, position: int) -> int:
     return found + 2
 
 
+def divided(part: memoryview) -> tuple[list[Field], memoryview]:
+    """Return a part's header and what follows it. Raises Malformed."""
+    head = bytes(part[:MAX_PART_HEADER])
+    end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
+    if end < 0:
+        raise Malformed("the header of a part does not end")
+    return parse_fields(head[:end]), part[end + (4 if end else 2) :]
+
+
 def leaf(part: memoryview) -> tuple[str, bytes]:
     """Return a part's media type and its content with the transfer encoding undone.
 
     Raises Malformed, also for a part that is itself a multipart or a message.
     """
-    head = bytes(part[:MAX_PART_HEADER])
-    end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
-    if end < 0:
-        raise Malformed("the header of a part does not end")
-    return single(parse_fields(head[:end]), bytes(part[end + (4 if end else 2) :]))
+    fields, content = divided(part)
+    return single(fields, bytes(content))
 
 
 def single(fields: list[Field], content: bytes) -> tuple[str, bytes]:
