@@ -1,7 +1,7 @@
 """What METADATA answers (RFC 5464): device tokens of an address, and entries of the server.
 
 The tokens are `metadata.json` in the address's directory, in the form of existing relays:
-{"devicetoken": {token: time of the last set}}.
+{"devicetoken": {token: time of the last set}}. Older ones wrote a list of tokens without times.
 """
 
 import base64
@@ -63,17 +63,46 @@ def remove_tokens(home: Path) -> None:
 
 
 def _read(home, now):
-    """Return {token: time} of the tokens in force, in the order in which they were set."""
+    """Return {token: time} of the tokens in force, in the order in which they were set.
+
+    What is not as we write it is written anew, so that it is told once: a list's tokens count from
+    now on, and an entry that is none costs no other one.
+    """
     try:
         stored = json.loads((home / "metadata.json").read_text())["devicetoken"]
-        # One minute: a clock that was set back must not keep a token for ever.
-        return {t: time for t, time in stored.items() if now - TOKEN_AGE < time < now + 60}
+        if not isinstance(stored, dict | list):
+            raise TypeError
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         # Neither the path, which is the address, nor the content.
         log.error("a metadata.json cannot be read, its tokens are lost: %s", type(error).__name__)
         return {}
+    pairs = stored.items() if isinstance(stored, dict) else [(token, int(now)) for token in stored]
+    good = [(token, time) for token, time in pairs if _is_token(token) and _is_time(time)]
+    # One minute: a clock that was set back must not keep a token for ever.
+    current = [pair for pair in good if now - TOKEN_AGE < pair[1] < now + 60]
+    known = dict(sorted(current, key=lambda pair: pair[1])[-MAX_TOKENS:])
+    if len(good) < len(stored):
+        log.error("%d entries of a metadata.json are no tokens", len(stored) - len(good))
+    if len(good) < len(stored) or isinstance(stored, list):
+        _mend(home, known)
+    return known
+
+
+def _is_token(token):
+    return isinstance(token, str) and TOKEN.fullmatch(token) is not None
+
+
+def _is_time(time):
+    return isinstance(time, int | float) and not isinstance(time, bool)
+
+
+def _mend(home, known):
+    try:
+        _write(home, known)
+    except OSError as error:
+        log.error("a metadata.json stays as it is: %s", error.strerror)
 
 
 def _write(home, known):
