@@ -393,7 +393,7 @@ KEYS = (
     Key("federation:block", [], domains),
     Key("federation:allow", [], domains),
     Key("mail", True, boolean),
-    Key("fsync", False, boolean),
+    Key("fsync", True, boolean),
     Key("clean:purge", False, boolean),
     Key("resolver:forwarders", [], ip_addresses),
     Key("resolver:trust_anchors", [], trust_anchors),
