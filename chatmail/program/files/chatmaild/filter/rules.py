@@ -39,9 +39,11 @@ LINE_END_STEP = 1 << 16
 _ATOM = rb"[!#-'*+/-9=?A-Z^-~-]+"  # RFC 5322 section 3.2.3
 _ADDRESS = rb"(?P<address%b>%b(?:\.%b)*@(?:%b(?:\.%b)*|\[[!-Z^-~]+\]))"
 _COMMENT = rb"\((?:[^()\\]|\\.)*+\)"
-_SPACE = rb"(?:[ \t]|%b)*+" % _COMMENT
+# Not possessive: where a turn of such a repetition fails half-way, Python 3.11 goes on from there,
+# and a comment that never ends would be none.
+_SPACE = rb"(?:[ \t]|%b)*" % _COMMENT
 # What may stand before <address>; mail programs leave 8-bit text and dots unquoted.
-_PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*+' % _COMMENT
+_PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*' % _COMMENT
 _FROM = re.compile(
     rb"%b%b%b|%b<%b>%b"
     % (
