@@ -146,6 +146,47 @@ def test_from_address_reads_address_literals(address):
     assert rules.from_address(fields(From=f"<{address}>")) == address
 
 
+# What stands after the @, and whether it is an address literal.
+LITERALS = {
+    "[192.0.2.1]": True,
+    "[IPv6:2001:db8::1]": True,
+    "[IPV6:::1]": True,
+    "[ipv6:::ffff:192.0.2.1]": True,
+    "[192.0.2.15": False,
+    "x192.0.2.1]": False,
+    "192.0.2.1": False,
+    "[192.0.2]": False,
+    "[192.0.2.256]": False,
+    "[IPv6:12001:db8::1]": False,
+    "[IPv6:192.0.2.1]": False,
+    "[IPv62001:db8::1]": False,
+    "[2001:db8::1]": False,
+    "[]": False,
+    "[IPv6:]": False,
+    "[": False,
+    "]": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize(("domain", "expected"), LITERALS.items())
+def test_is_address_literal_takes_both_brackets_and_a_whole_address(domain, expected):
+    """Mail of an address literal needs no signature."""
+    assert rules.is_address_literal(domain) is expected
+
+
+def test_two_from_at_address_literals_refuse():
+    one, two = "carol@[192.0.2.1]", "carol@[IPv6:2001:db8::1]"
+    for header in (
+        [*fields(From=f"<{one}>"), (b"From", f" <{two}>".encode())],
+        [*fields(From=f"<{one}>"), (b"FROM", f" <{one}>".encode())],
+        fields(From=f"<{one}>, <{two}>"),
+        fields(From=f"{one}, {one}"),
+        fields(From=f"<{one}>\r\n <{one}>"),
+    ):
+        assert receive(header, encrypted_body()).startswith("500 Invalid FROM")
+
+
 def test_check_form_with_repeated_fields_refuses():
     twice = [*fields(), (b"from", f" <{SENDER}>".encode())]
     assert submit(twice, encrypted_body()).startswith("500 Invalid FROM")
@@ -220,6 +261,11 @@ BAD_BODIES = {
     "a boundary that never closes": encrypted_body().removesuffix(b"--=_edge--\r\n"),
     "a boundary that nearly closes": encrypted_body().replace(b"--=_edge--", b"--=_edge-"),
     "another boundary": encrypted_body(boundary=b"other"),
+    "a delimiter that goes on": encrypted_body().replace(b"--=_edge\r\n", b"--=_edge x\r\n"),
+    "a multipart in place of the first part": encrypted_body().replace(
+        b"Content-Type: application/pgp-encrypted",
+        b"Content-Type: multipart/mixed; boundary=in",
+    ),
     "a line that begins with the boundary": encrypted_body().replace(
         b"--=_edge--", b"--=_edgewise\r\n--=_edge--"
     ),
@@ -343,6 +389,10 @@ def single(text=SECURE_JOIN, **header):
 
 
 JOINS = {
+    "no header of the part": (
+        join()[0],
+        f"--=_edge\r\n\r\n{SECURE_JOIN}\r\n--=_edge--\r\n".encode(),
+    ),
     "the other step in the text": join("secure-join: vg-request"),
     "in capitals and with space": join("\r\n SECURE-JOIN: VC-REQUEST \r\n"),
     "multipart/alternative": join(Content_Type='multipart/alternative; boundary="=_edge"'),

@@ -42,6 +42,10 @@ ENCRYPTED = {
     "shortest two-octet length": bytes([0xC0 | 18, 192, 0]) + b"e" * 192,
     "longest two-octet length": bytes([0xC0 | 18, 223, 255]) + b"e" * 8383,
     "partial lengths": PKESK + partial(18, b"e" * 512, b"e" * 1024, b"e", last=b"end"),
+    "an empty packet of a five-octet length": bytes([0xC0 | 18, 255]) + bytes(4),
+    "an empty packet of a one-octet length": bytes([0xC0 | 18, 0]),
+    "longest one-octet length of a key": bytes([0xC0 | 1, 191]) + b"k" * 191 + SEIPD,
+    "an empty old-format session key": old_packet(1, b"", 1) + SEIPD,
     "partial lengths and an empty last one": PKESK + partial(18, b"e" * 512),
     "partial lengths and a long last one": partial(18, b"e" * 512)[:-1] + b"\xc0\x00" + b"e" * 192,
 }
@@ -76,6 +80,11 @@ NOT_ENCRYPTED = {
     "an old-format literal of indeterminate length": old_packet(11, b"Hello", 3),
     "old-format compressed data": old_packet(8, b"\x01zip"),
     "no packet between the packets": PKESK + b"\x00" + SEIPD,
+    "an indeterminate length before a number of eight octets": (
+        bytes([0x80 | 1 << 2 | 3]) + (5).to_bytes(8, "big") + b"kkkkk" + SEIPD
+    ),
+    "an old-format session key cut off by one": old_packet(1, b"k" * 93, 1)[:-1],
+    "an old-format session key whose length takes the data": old_packet(1, b"k" + SEIPD, 1),
     "a length beyond everything": b"\xd2\xff\xff\xff\xff\xff" + b"e" * 100,
 }
 
@@ -157,6 +166,21 @@ ARMORS = {
     "no empty line": (BEGIN + TEXT + END, True, True),
     "LF as in a decoded part": ((BEGIN + b"\r\n" + TEXT + END).replace(b"\r", b""), True, True),
     "a CRC24": (messages.armor(GOOD, checksum=b"=njUN"), True, True),
+    "a CRC24 and LF": (messages.armor(GOOD, checksum=b"=njUN").replace(b"\r", b""), True, True),
+    "a CRC24 after and before empty lines": (
+        BEGIN + b"\r\n" + TEXT + b"\r\n\r\n=njUN\r\n\r\n\r\n" + END,
+        True,
+        True,
+    ),
+    "a CRC24 alone": (BEGIN + b"\r\n=njUN\r\n" + END, False, False),
+    "a CRC24 before the text": (BEGIN + b"\r\n=njUN\r\n" + TEXT + END, False, False),
+    "a CRC24 amid the text": (
+        BEGIN + b"\r\n" + TEXT[:66] + b"=njUN\r\n" + TEXT[66:] + END,
+        False,
+        False,
+    ),
+    "a CRC24 of five letters": (messages.armor(GOOD, checksum=b"=njUNa"), False, False),
+    "a CRC24 and text": (messages.armor(GOOD, checksum=b"=njUN\r\nAAAA"), False, False),
     "one long line": (BEGIN + b"\r\n" + TEXT.replace(b"\r\n", b"") + b"\r\n" + END, True, True),
     "a Version line": (messages.armor(GOOD, b"Version: GnuPG v2\r\n"), False, True),
     "a Version line and no empty line": (BEGIN + b"Version: 1\r\n" + TEXT + END, False, True),
@@ -225,6 +249,18 @@ ARMORS = {
 def test_is_encrypted_armor_reads_the_armor(armor, sent, taken):
     assert openpgp.is_encrypted_armor(armor, outgoing=True) is sent
     assert openpgp.is_encrypted_armor(armor, outgoing=False) is taken
+
+
+@pytest.mark.parametrize("rest", [b"A", b"AA", b"AAA", b"=", b"A=", b"A==", b"===="])
+def test_is_encrypted_armor_with_letters_after_the_last_four_refuses(rest):
+    """Another reader might pad them, and find further octets behind the message."""
+    whole = packet(18, b"e" * 99)
+    assert len(whole) % 3 == 0
+    armor = messages.armor(whole)
+    assert openpgp.is_encrypted_armor(armor, outgoing=True)
+    longer = armor.replace(b"\r\n" + END, rest + b"\r\n" + END)
+    assert not openpgp.is_encrypted_armor(longer, outgoing=True)
+    assert not openpgp.is_encrypted_armor(longer, outgoing=False)
 
 
 @pytest.mark.parametrize("step", [4, 5, 7, 64, 1000])
