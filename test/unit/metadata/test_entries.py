@@ -179,20 +179,6 @@ def test_turn_credentials_end_and_prove_themselves_by_the_secret(tmp_path, monke
     assert base64.b64decode(password) == expected
 
 
-def test_app_versions_are_the_operators_on_one_line(tmp_path, monkeypatch, caplog):
-    path = tmp_path / "appversions.json"
-    monkeypatch.setattr(entries, "APP_VERSIONS", path)
-    assert entries.find_server_entry("appversions", {}, NOW) is None
-    path.write_text('{\n  "android": "2.1",\n  "ios": "ü"\n}\n')
-    answer = entries.find_server_entry("appversions", {}, NOW)
-    assert "\n" not in answer
-    assert answer.isascii()
-    assert json.loads(answer) == {"android": "2.1", "ios": "ü"}
-    path.write_text("{")
-    assert entries.find_server_entry("appversions", {}, NOW) is None
-    assert "make it valid JSON" in caplog.text
-
-
 def test_last_login_is_the_day_and_nothing_finer(home):
     today = int(NOW) // DAY * DAY
     for made in (NOW, NOW - 5 * DAY, today + DAY):

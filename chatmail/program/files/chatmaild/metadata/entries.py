@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from chatmaild.common import atomic_files
+from chatmaild.metadata import app_versions
 
 TOKEN_AGE = 90 * 24 * 3600
 # What Delta Chat itself limits a token to. It is one word, since tokens are answered in one line.
@@ -22,7 +23,6 @@ MAX_TOKENS = 32
 
 # Postfix's own limit, smtpd_recipient_limit, which this relay keeps.
 MAX_SMTP_RECIPIENTS = "1000"
-APP_VERSIONS = Path("/etc/chatmail/appversions.json")
 TURN_SECRET = Path("/etc/chatmail/turn-secret")
 TURN_PORT = 3478
 # Delta Chat asks again 12 hours before the end; days spare a laptop that slept the question.
@@ -119,7 +119,7 @@ def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     if name == "turn":
         return _make_turn_credentials(settings["mail_domain"], now)
     if name == "appversions":
-        return _read_app_versions()
+        return app_versions.read_versions()
     return None
 
 
@@ -138,14 +138,3 @@ def _make_turn_credentials(host, now):
     user = str(int(now) + TURN_LIFETIME)
     digest = hmac.new(secret, user.encode(), hashlib.sha1).digest()
     return f"{host}:{TURN_PORT}:{user}:{base64.b64encode(digest).decode()}"
-
-
-def _read_app_versions():
-    """Return the operator's file as JSON on one line."""
-    try:
-        return json.dumps(json.loads(APP_VERSIONS.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.error("no app versions, %s: %s; make it valid JSON", APP_VERSIONS, error)
-        return None
