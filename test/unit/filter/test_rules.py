@@ -402,7 +402,7 @@ JOINS = {
     ),
 }
 
-# What Delta Chat writes since 2.59.
+# What Delta Chat 2.59 writes.
 SINGLE_JOINS = {
     "as Delta Chat writes it": single(),
     "the group's": single("Secure-Join: vg-request", Secure_Join="vg-request"),
@@ -456,7 +456,7 @@ def test_is_securejoin_reads(message):
 
 @pytest.mark.parametrize("message", SINGLE_JOINS.values(), ids=SINGLE_JOINS)
 def test_is_securejoin_reads_a_single_text(message):
-    """Delta Chat 2.59 sends no multipart any more: nobody could be verified through us."""
+    """Delta Chat 2.59 sends no multipart there: its users could verify nobody through us."""
     assert submit(*message) == ""
     assert receive(*message) == ""
 

@@ -75,6 +75,9 @@ NOT_ENCRYPTED = {
     "an old-format length cut off": b"\x85\x01",
     "partial lengths cut off": PKESK + partial(18, b"e" * 512)[:-1],
     "partial lengths that go on after the end": b"\xd2\xfe" + b"e" * 100,
+    "the longest partial length before a number of four octets": (
+        b"\xd2\xfe" + (5).to_bytes(4, "big") + b"eeeee"
+    ),
     "a session key in partial lengths": partial(1, b"k" * 512) + SEIPD,
     "an old-format indeterminate length": old_packet(1, b"k" * 93, 3) + SEIPD,
     "an old-format literal of indeterminate length": old_packet(11, b"Hello", 3),

@@ -181,7 +181,7 @@ def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
 def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
     """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet.
 
-    Delta Chat writes it as one text/plain; older ones put that text alone into a multipart.
+    Delta Chat puts its one text alone into a multipart; 2.59 sent a text/plain and nothing more.
     """
     steps = mime.values(fields, "Secure-Join")
     if len(steps) != 1 or steps[0] not in SECURE_JOIN_STEPS:
