@@ -88,6 +88,9 @@ NOT_ENCRYPTED = {
     ),
     "an old-format session key cut off by one": old_packet(1, b"k" * 93, 1)[:-1],
     "an old-format session key whose length takes the data": old_packet(1, b"k" + SEIPD, 1),
+    "an old-format session key without the first bit": bytes([1 << 2, 5]) + b"kkkkk" + SEIPD,
+    "a new-format session key without the first bit": bytes([0x41, 5]) + b"kkkkk" + SEIPD,
+    "a data packet without the first bit": PKESK + bytes([0x40 | 18, 5]) + b"eeeee",
     "a length beyond everything": b"\xd2\xff\xff\xff\xff\xff" + b"e" * 100,
 }
 
