@@ -51,6 +51,7 @@ BROKEN = {
     "a last delimiter that goes on": TWO.replace(b"--=_edge--", b"--=_edge--x"),
     "a last delimiter with one dash": TWO.replace(b"--=_edge--", b"--=_edge-"),
     "a last delimiter that is cut off": TWO.removesuffix(b"--\r\n"),
+    "an open body after what looks like its end": b"123456789--\r\n--=_edge\r\none\r\n",
     "bare LF around the delimiters": TWO.replace(b"\r\n", b"\n"),
 }
 
