@@ -467,6 +467,30 @@ def test_is_securejoin_of_anything_else_refuses(message):
     assert receive(*message) == NEEDED
 
 
+def test_is_securejoin_with_text_around_the_part_is_for_others_only():
+    """Ours send no clear text anywhere."""
+    header, body = join()
+    for around in (b"Hello\r\n" + body, body + b"Hello\r\n"):
+        assert submit(header, around) == NEEDED
+        assert receive(header, around) == ""
+
+
+def test_checks_tell_what_a_message_is():
+    """Metrics count it, and the author is whose signature is asked for."""
+
+    def kind(message, cleartext=False):
+        return rules.check_incoming("", [RECIPIENT], *message, lambda: cleartext)
+
+    author = "MAILER-DAEMON@classic.example.net"
+    assert kind((fields(), encrypted_body())) == (SENDER, "encrypted")
+    assert kind(secure_join()) == kind(single()) == (SENDER, "secure-join")
+    assert kind(bounce()) == (author, "bounce")
+    plain = fields(Content_Type="text/plain"), b"Hello\r\n"
+    assert kind(plain, cleartext=True) == (SENDER, "cleartext")
+    assert rules.check_submission(SENDER, fields(), encrypted_body()) == "encrypted"
+    assert rules.check_submission(SENDER, *secure_join()) == "secure-join"
+
+
 def bounce(**header):
     values = {
         "From": "MAILER-DAEMON@classic.example.net (Mail Delivery System)",
