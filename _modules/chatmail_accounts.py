@@ -234,7 +234,7 @@ def _disconnect(address):
 def _sessions(address):
     """Return the process id of each IMAP session of an address."""
     done = __salt__["cmd.run_all"](
-        ["doveadm", "who", "-1", address], python_shell=False, ignore_retcode=True
+        ["doveadm", "who", "-1", "--", address], python_shell=False, ignore_retcode=True
     )
     if done["retcode"] == NOT_RUNNING:
         return []

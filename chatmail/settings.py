@@ -71,8 +71,8 @@ KEYS = (
         "max_registrations_per_hour",
         100,
         lambda value: integer(value, 1, 1_000_000),
-        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets from `/new`: this "
-        "number at once, and this number per hour after that.",
+        "How many new addresses one client network (IPv4 /24, IPv6 /48) gets: this number at once, "
+        "and this number per hour after that. `/new` and logins count separately.",
         unit="addresses per hour",
     ),
     Key(
@@ -155,10 +155,11 @@ KEYS = (
     ),
     Key(
         "fsync",
-        False,
+        True,
         lambda value: boolean(value),
-        "true writes each message to the disk before it counts as delivered, which costs speed. "
-        "With false, a power failure can lose the mail of the last seconds.",
+        "true writes each message to the disk before it counts as delivered. false is for slow "
+        "cards: a power failure then loses the mail of the last half minute, and nobody sends it "
+        "again.",
     ),
     Key(
         "delete_mails_after",

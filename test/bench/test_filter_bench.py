@@ -53,7 +53,7 @@ def test_checks_stay_within_their_cpu_time(bodies, size, times, limit):
     body = bytearray(bodies[size])
     sent = cpu(lambda: rules.check_submission(SENDER, fields(), body), times)
     show(f"checks of a message sent, {size}", sent)
-    taken = cpu(lambda: rules.check_incoming(fields(), body, lambda: False), times)
+    taken = cpu(lambda: rules.check_incoming("", [], fields(), body, lambda: False), times)
     show(f"checks of a message taken in, {size}", taken)
     assert max(sent, taken) < limit
 
@@ -99,7 +99,7 @@ def test_checks_of_hostile_messages_stay_within_bounds(kind):
 
     def check():
         with pytest.raises(Refusal, match="unencrypted"):
-            rules.check_incoming(fields(), body, lambda: False)
+            rules.check_incoming("", [], fields(), body, lambda: False)
 
     seconds = cpu(check, 1)
     show(f"checks of 30 MB of {kind}", seconds)

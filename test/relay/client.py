@@ -3,6 +3,7 @@
 import email.utils
 import imaplib
 import json
+import secrets
 import smtplib
 import ssl
 import urllib.request
@@ -76,6 +77,13 @@ def smtp(relay, account=None, port=465):
 def new_account(relay):
     """Return an Account whose address exists, because it has logged in."""
     account = new_credentials(relay)
+    imap(relay, account).logout()
+    return account
+
+
+def dashed_account(relay):
+    """Return an Account whose address begins with `-`, as an option of a command does."""
+    account = Account(f"-{secrets.token_hex(4)}@{relay.domain}", secrets.token_hex(8))
     imap(relay, account).logout()
     return account
 

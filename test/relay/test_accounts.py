@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from relay.client import encrypted, imap, new_account, new_credentials, smtp
+from relay.client import dashed_account, encrypted, imap, new_account, new_credentials, smtp
 from support.idle_client import IdleClient, live_imap_processes
 from support.logins import mailboxes, mailboxes_dir, try_imap, try_smtp
 
@@ -94,6 +94,24 @@ def test_blocked_address_gets_no_mail_and_comes_back_as_it_was(relay):
     assert relay.salt("chatmail_accounts.info", account.address)["blocked"] is True
     assert relay.salt("chatmail_accounts.unblock", account.address) == {"changed": True}
     assert count(relay, account) == 1
+
+
+def test_address_that_begins_with_a_dash_is_like_any_other(relay):
+    """Postfix took it for an option of a command and refused all its mail, both ways."""
+    account, other = dashed_account(relay), new_account(relay)
+    with smtp(relay, account) as connection:
+        send(connection, account, account)
+        send(connection, account, other)
+    with smtp(relay, other) as connection:
+        send(connection, other, account)
+    relay.wait_until(lambda: count(relay, account) == 2)
+    relay.wait_until(lambda: count(relay, other) == 1)
+    client = IdleClient(relay, account)
+    told = relay.salt("chatmail_accounts.block", f"address={account.address}")
+    assert told == {"changed": True, "disconnected": 1}
+    client.close()
+    relay.salt("chatmail_accounts.unblock", f"address={account.address}")
+    assert count(relay, account) == 2
 
 
 def count(relay, account):

@@ -1,9 +1,10 @@
 """While a limit is exceeded there are no new addresses; those that exist work on."""
 
 import json
+import secrets
 
 import pytest
-from relay.client import new_account, new_credentials
+from relay.client import Account, new_account, new_credentials
 from support.logins import ask, try_imap, try_smtp
 
 EXCEEDED = {
@@ -48,3 +49,20 @@ def test_network_that_asks_for_too_many_addresses_has_to_wait(short):
     limit = relay.salt("chatmail_relay.limits")["max_registrations_per_hour"]
     assert limit == {"value": 3, "limit": 3}
     assert try_imap(relay, *new)  # nothing is short any more
+
+
+def test_network_that_makes_too_many_addresses_by_login_has_to_wait(short):
+    """Dovecot tells whose login it is, of IMAP and of SMTP; others are not held up."""
+    relay, old, _ = short
+    apply(relay, max_registrations_per_hour=4)
+    fresh = [Account(f"{secrets.token_hex(5)[:9]}@{relay.domain}", "x" * 12) for _ in range(6)]
+    made = [login(relay, *a) for login, a in zip([try_imap, try_smtp] * 3, fresh, strict=True)]
+    assert made == [True] * 4 + [False] * 2
+    assert try_imap(relay, *old)
+    assert try_smtp(relay, *fresh[0])
+    limit = relay.salt("chatmail_relay.limits")["max_registrations_per_hour"]
+    assert limit == {"value": 4, "limit": 4}
+    # Somebody from elsewhere: the machine itself.
+    relay.run(["doveadm", "auth", "test", *fresh[4]])
+    log = relay.run("journalctl -u chatmail-accounts -o cat --since=-1min").stdout
+    assert log.count("registration rejected: max_registrations_per_hour, >4, 4") == 2

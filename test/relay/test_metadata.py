@@ -98,12 +98,19 @@ def test_client_is_told_the_operators_app_versions(relay, alice):
     path = "/etc/chatmail/appversions.json"
     before = relay.run(f"test ! -e {path}", check=False).returncode == 0
     assert before, f"{path} is somebody's: this test would change it"
-    assert server_entry(relay, alice, "appversions") is None
+    shipped = json.loads(server_entry(relay, alice, "appversions"))
+    assert shipped["clients"][0]["clientId"] == "deltachat"
+    source = {"sourceId": "web", "versionInteger": 7, "versionString": "1", "downloadUrl": ""}
+    own = {"clients": [{"clientId": "ours", "sources": [source]}]}
     try:
-        relay.run(f"cat > {path}", input='{\n "android": "2.1"\n}\n')
-        assert json.loads(server_entry(relay, alice, "appversions")) == {"android": "2.1"}
+        relay.run(f"cat > {path}", input=json.dumps(own, indent=1))
+        assert json.loads(server_entry(relay, alice, "appversions")) == own
+        relay.run(f"cat > {path}", input='{"android": "2.1"}')
+        relay.run("systemctl restart chatmail-metadata")
+        assert json.loads(server_entry(relay, alice, "appversions")) == own
     finally:
         relay.run(f"rm {path}")
+    assert json.loads(server_entry(relay, alice, "appversions")) == shipped
 
 
 @pytest.fixture

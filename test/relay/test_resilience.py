@@ -54,6 +54,11 @@ def message_ids(relay, account):
         ]
 
 
+def test_delivered_message_is_on_the_disk(relay):
+    """Postfix has let go of its copy by then: a power cut took what nobody would send again."""
+    assert relay.run("doveconf -h mail_fsync").stdout.strip() == "optimized"
+
+
 OURS = ("chatmail-accounts", "chatmail-metadata", "chatmail-filter", "chatmail-transport")
 
 

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from relay.client import encrypted, imap, new_account, smtp
+from relay.client import dashed_account, encrypted, imap, new_account, smtp
 from support.devices import new_device, send
 from support.idle_client import IdleClient
 
@@ -58,7 +58,7 @@ def quota(relay, account):
 
 
 def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, small_mailboxes):
-    sender, recipient = new_account(relay), new_account(relay)
+    sender, recipient = new_account(relay), dashed_account(relay)
     size = seed(relay, recipient, 28, 2 * DAY)
     assert 0.65 * QUOTA < 28 * size < 0.7 * QUOTA
     client = IdleClient(relay, recipient)

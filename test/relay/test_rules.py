@@ -206,6 +206,18 @@ def arrived(relay, account, message_id):
     pytest.fail(f"{message_id} did not arrive")
 
 
+def test_message_in_one_long_line_is_stored_as_it_was_sent(relay, session, alice, bob):
+    """Postfix cut lines over 998 octets on the way to Dovecot, and put a blank before the rest."""
+    message = encrypted(alice.address, bob.address, 5000, Message_ID="<long@localhost>")
+    begin, _, rest = message.partition(b"MESSAGE-----\r\n\r\n")
+    text, _, end = rest.partition(b"-----END")
+    message = begin + b"MESSAGE-----\r\n\r\n" + text.replace(b"\r\n", b"") + b"\r\n-----END" + end
+    assert max(map(len, message.splitlines())) > 4000
+    session.sendmail(alice.address, [bob.address], message)
+    stored = arrived(relay, bob, "<long@localhost>")
+    assert stored.partition(b"\r\n\r\n")[2] == message.partition(b"\r\n\r\n")[2]
+
+
 def test_held_message_is_anonymous_and_signed(relay, session, alice):
     relay.dns_set("silent.example", "A", "198.51.100.250")
     session.sendmail(

@@ -65,7 +65,7 @@ def test_block_ends_sessions_in_processes_of_their_own(salt_modules, machine):
     machine.sessions, machine.live = [10, 11, 12], {10}
     assert salt_modules["chatmail_accounts.block"](ADDRESS) == {"changed": True, "disconnected": 3}
     assert machine.asked[0] == "block"
-    assert machine.asked[1] == ["doveadm", "who", "-1", ADDRESS]
+    assert machine.asked[1] == ["doveadm", "who", "-1", "--", ADDRESS]
     assert machine.ended == [10, 11, 12]
     assert machine.asked.count("wake") == 1
 

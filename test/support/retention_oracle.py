@@ -28,8 +28,8 @@ def everything(top):
     }
 
 
-def messages_of(mailbox):
-    """Return what counts as a message: plain files with a time, in the folders' directories."""
+def files_of(mailbox):
+    """Return what the day limits are for: plain files of any name, in the folders' directories."""
     folders = [mailbox, *(p for p in mailbox.iterdir() if p.is_dir() and not p.is_symlink())]
     return [
         file
@@ -38,8 +38,13 @@ def messages_of(mailbox):
         for sub in ("cur", "new", "tmp")
         if (folder / sub).is_dir() and not (folder / sub).is_symlink()
         for file in (folder / sub).iterdir()
-        if re.match(r"\d+\.", file.name) and stat.S_ISREG(file.lstat().st_mode)
+        if stat.S_ISREG(file.lstat().st_mode)
     ]
+
+
+def messages_of(mailbox):
+    """Return what counts as a message: the files whose name begins with a time."""
+    return [file for file in files_of(mailbox) if re.match(r"\d+\.", file.name)]
 
 
 def counted(file):
@@ -93,9 +98,9 @@ def oracle(config, now):
         if age > config["delete_inactive_users_after"] or is_empty:
             gone |= {mailbox.name} | {f"{mailbox.name}/{path}" for path in everything(mailbox)}
             continue
-        messages = messages_of(mailbox)
-        old = [file for file in messages if due(file, config, now)]
-        kept = [file for file in messages if file not in old]
+        files = files_of(mailbox)
+        old = [file for file in files if due(file, config, now)]
+        kept = [file for file in messages_of(mailbox) if file not in old]
         full = cut(kept, config["max_mailbox_size"] * 70 // 100, now)
         gone |= {os.path.relpath(file, top) for file in old + full}
         if (old or full) and (mailbox / "maildirsize").exists():

@@ -65,7 +65,7 @@ def test_defaults_are_those_of_existing_relays():
         "max_registrations_per_hour": 100,
         "federation": {"block": [], "allow": []},
         "mail": True,
-        "fsync": False,
+        "fsync": True,
         "clean": {"purge": False},
         "acme_directory": "https://acme-v02.api.letsencrypt.org/directory",
         "acme_challenge": "http-01",

@@ -6,11 +6,12 @@ import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from chatmaild.accounts import invitations, registration
+from chatmaild.accounts import invitations, limits, registration
 from passlib.hash import sha512_crypt
 
 ADDRESS, PASSWORD = "abcdefghi@_chat.example.org", "pässwort %&+/\"'"
@@ -241,6 +242,51 @@ def test_new_counts_what_a_network_asks_for(relay, caplog, neighbours, strangers
     statuses = [status for status, _, _ in ask(relay, *map(new_from, clients))]
     assert statuses == [200] * 4 + [429] * 2 + [200] * 2
     assert logged(caplog) == ["registration rejected: max_registrations_per_hour, >4, 4"] * 2
+
+
+def login_from(client, number):
+    """Return the request that Dovecot's Lua makes for a client's first login."""
+    method, path, headers = creation(f"address{number:02}@_chat.example.org")
+    return method, path, headers | {"X-Real-IP": client}
+
+
+def test_logins_make_no_more_addresses_than_their_network_may(relay, caplog):
+    """492 a second were made by login, three inodes each; only /new had a limit."""
+    relay["max_registrations_per_hour"] = 4
+    clients = ["192.0.2.1", "192.0.2.254"] * 3 + ["192.0.3.1", "", "2001:db8::1"]
+    requests = [login_from(client, number) for number, client in enumerate(clients)]
+    # What /new hands out is made by a login from the same network.
+    answers = ask(relay, *[new_from("192.0.2.1")] * 4, *requests, ("GET", "/limits"))
+    assert [status for status, _, _ in answers[4:-1]] == [201] * 4 + [429] * 2 + [201] * 3
+    assert len(os.listdir(relay["mailboxes_dir"])) == 7
+    assert json.loads(answers[-1][2])["max_registrations_per_hour"] == 4
+    assert logged(caplog) == ["registration rejected: max_registrations_per_hour, >4, 4"] * 2
+
+
+def test_logins_at_once_do_not_pass_the_limit_together(relay):
+    relay["max_registrations_per_hour"] = 4
+
+    async def exchange():
+        async with TestClient(TestServer(registration.application(relay))) as client:
+            requests = [login_from("192.0.2.1", number) for number in range(20)]
+            return await asyncio.gather(*(client.request(m, p, headers=h) for m, p, h in requests))
+
+    statuses = sorted(answer.status for answer in asyncio.run(exchange()))
+    assert statuses == [201] * 4 + [429] * 16
+
+
+@pytest.mark.parametrize(
+    ("files", "free", "status"),
+    [(10**6, 9_999, 503), (10**6, 10_000, 201), (0, 0, 201)],
+    ids=["too few", "enough", "a file system without a number"],
+)
+def test_few_free_inodes_refuse_new_addresses(relay, caplog, monkeypatch, files, free, status):
+    """Space was left, but no file could be made any more, of mail neither."""
+    disk = SimpleNamespace(f_bavail=1 << 30, f_frsize=4096, f_files=files, f_favail=free)
+    monkeypatch.setattr(limits.os, "statvfs", lambda _path: disk)
+    assert ask(relay, creation())[0][0] == status
+    refusals = ["registration rejected: min_free_inodes, 9999, 10000"]
+    assert logged(caplog) == (refusals if status == 503 else [])
 
 
 def test_limits_tell_what_new_addresses_depend_on(relay):

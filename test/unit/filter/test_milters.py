@@ -211,6 +211,21 @@ def test_incoming_from_address_literal_needs_no_signature(incoming):
     assert incoming.message("relay@[192.0.2.99]", [RECIPIENT], header, encrypted_body()).reply == ""
 
 
+def test_incoming_bounce_has_an_empty_envelope_sender_and_a_message_of_ours(incoming):
+    """`From: mailer-daemon@[…]` with a report of any kind let anybody send cleartext."""
+    author = "mailer-daemon@[192.0.2.99]"
+    kind = "multipart/report; report-type=delivery-status; boundary=x"
+    header = fields(author, Auto_Submitted="auto-replied", Content_Type=kind)
+
+    def reply(returned, sender=""):
+        part = f"--x\r\nContent-Type: message/rfc822\r\n\r\nFrom: <{returned}>\r\n--x--\r\n"
+        return incoming.message(sender, [RECIPIENT], header, part.encode()).reply
+
+    assert reply(RECIPIENT) == ""
+    assert reply(RECIPIENT, author) == "523 Encryption Needed: Invalid Unencrypted Mail"
+    assert reply(STRANGER) == "523 Encryption Needed: Invalid Unencrypted Mail"
+
+
 def test_incoming_cleartext_is_for_those_who_want_it(filter_, incoming):
     header = fields("relay@[192.0.2.99]", **PLAIN)
     clear = "clear0000@chat.example.org"

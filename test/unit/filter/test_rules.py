@@ -26,10 +26,10 @@ def submit(header, body, sender=SENDER) -> str:
     return ""
 
 
-def receive(header, body, cleartext=False) -> str:
+def receive(header, body, cleartext=False, sender="", recipient=RECIPIENT) -> str:
     """Return the SMTP reply to a message from elsewhere, "" when it is taken."""
     try:
-        rules.check_incoming(header, body, lambda: cleartext)
+        rules.check_incoming(sender, [recipient], header, body, lambda: cleartext)
     except Refusal as refusal:
         return " ".join(filter(None, (refusal.code, refusal.xcode, refusal.text)))
     return ""
@@ -114,6 +114,10 @@ NO_AUTHORS = {
     "two @": "<alice@example.net@chat.example.org>",
     "an open quote": f'"Alice <{SENDER}>',
     "an open comment": f"(Alice {SENDER}",
+    "an open comment after": f"{SENDER} (Alice",
+    "an open comment without text": f"{SENDER} (",
+    "an open comment after angles": f"<{SENDER}> (Alice \\)",
+    "an open comment in an open comment": f"({SENDER} (Alice",
     "a nested comment": f"(a (b) c) {SENDER}",
     "a comment within the address": "alice0000@(evil)chat.example.org",
     "an open angle": f"<{SENDER}",
@@ -140,6 +144,47 @@ def test_from_address_of_anything_else_refuses(author):
 @pytest.mark.parametrize("address", ["alice@[192.0.2.1]", "alice@[IPv6:2001:db8::1]"])
 def test_from_address_reads_address_literals(address):
     assert rules.from_address(fields(From=f"<{address}>")) == address
+
+
+# What stands after the @, and whether it is an address literal.
+LITERALS = {
+    "[192.0.2.1]": True,
+    "[IPv6:2001:db8::1]": True,
+    "[IPV6:::1]": True,
+    "[ipv6:::ffff:192.0.2.1]": True,
+    "[192.0.2.15": False,
+    "x192.0.2.1]": False,
+    "192.0.2.1": False,
+    "[192.0.2]": False,
+    "[192.0.2.256]": False,
+    "[IPv6:12001:db8::1]": False,
+    "[IPv6:192.0.2.1]": False,
+    "[IPv62001:db8::1]": False,
+    "[2001:db8::1]": False,
+    "[]": False,
+    "[IPv6:]": False,
+    "[": False,
+    "]": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize(("domain", "expected"), LITERALS.items())
+def test_is_address_literal_takes_both_brackets_and_a_whole_address(domain, expected):
+    """Mail of an address literal needs no signature."""
+    assert rules.is_address_literal(domain) is expected
+
+
+def test_two_from_at_address_literals_refuse():
+    one, two = "carol@[192.0.2.1]", "carol@[IPv6:2001:db8::1]"
+    for header in (
+        [*fields(From=f"<{one}>"), (b"From", f" <{two}>".encode())],
+        [*fields(From=f"<{one}>"), (b"FROM", f" <{one}>".encode())],
+        fields(From=f"<{one}>, <{two}>"),
+        fields(From=f"{one}, {one}"),
+        fields(From=f"<{one}>\r\n <{one}>"),
+    ):
+        assert receive(header, encrypted_body()).startswith("500 Invalid FROM")
 
 
 def test_check_form_with_repeated_fields_refuses():
@@ -216,6 +261,11 @@ BAD_BODIES = {
     "a boundary that never closes": encrypted_body().removesuffix(b"--=_edge--\r\n"),
     "a boundary that nearly closes": encrypted_body().replace(b"--=_edge--", b"--=_edge-"),
     "another boundary": encrypted_body(boundary=b"other"),
+    "a delimiter that goes on": encrypted_body().replace(b"--=_edge\r\n", b"--=_edge x\r\n"),
+    "a multipart in place of the first part": encrypted_body().replace(
+        b"Content-Type: application/pgp-encrypted",
+        b"Content-Type: multipart/mixed; boundary=in",
+    ),
     "a line that begins with the boundary": encrypted_body().replace(
         b"--=_edge--", b"--=_edgewise\r\n--=_edge--"
     ),
@@ -332,13 +382,38 @@ def join(text=SECURE_JOIN, kind="text/plain", after="", **header):
     return fields(**(values | header)), body.encode()
 
 
+def single(text=SECURE_JOIN, **header):
+    """Return header and body of something like a Secure-Join request without parts."""
+    values = {"Secure_Join": "vc-request", "Content_Type": 'text/plain; charset="utf-8"'}
+    return fields(**(values | header)), f"{text}\r\n".encode()
+
+
 JOINS = {
+    "no header of the part": (
+        join()[0],
+        f"--=_edge\r\n\r\n{SECURE_JOIN}\r\n--=_edge--\r\n".encode(),
+    ),
     "the other step in the text": join("secure-join: vg-request"),
     "in capitals and with space": join("\r\n SECURE-JOIN: VC-REQUEST \r\n"),
     "multipart/alternative": join(Content_Type='multipart/alternative; boundary="=_edge"'),
     "base64": join(
         f"{base64.b64encode(SECURE_JOIN.encode()).decode()}",
         "text/plain\r\nContent-Transfer-Encoding: base64",
+    ),
+}
+
+# What Delta Chat 2.59 writes.
+SINGLE_JOINS = {
+    "as Delta Chat writes it": single(),
+    "the group's": single("Secure-Join: vg-request", Secure_Join="vg-request"),
+    "7bit": single(Content_Transfer_Encoding="7bit"),
+    "without a charset": single(Content_Type="text/plain"),
+    "flowed": single(
+        Content_Type='text/plain; charset="utf-8"; format=flowed; delsp=no',
+        Content_Transfer_Encoding="quoted-printable",
+    ),
+    "base64": single(
+        base64.b64encode(SECURE_JOIN.encode()).decode(), Content_Transfer_Encoding="base64"
     ),
 }
 
@@ -350,10 +425,23 @@ NO_JOINS = {
     "another step in the text": join("secure-join: vc-auth-required"),
     "another type": join(kind="text/html"),
     "a second part": join(after="--=_edge\r\nContent-Type: text/plain\r\n\r\nHello\r\n"),
-    "not a multipart": (
-        fields(Secure_Join="vc-request", Content_Type="text/plain"),
-        SECURE_JOIN.encode(),
+    "a single text and more": single(SECURE_JOIN + "\r\nHello"),
+    "a single text and text before": single("Hello\r\n" + SECURE_JOIN),
+    "a single other text": single("Hello"),
+    "a single other step": single("secure-join: vc-auth-required"),
+    "a single text without the header": single(Secure_Join=None),
+    "a single text with another step in the header": single(Secure_Join="vg-auth-required"),
+    "a single text/html": single(Content_Type="text/html"),
+    "a single message/rfc822": single(Content_Type="message/rfc822"),
+    "a single text/plain in two types": single(Content_Type="text/plain, text/html"),
+    "a single text with two encodings": (
+        [*single(Content_Transfer_Encoding="7bit")[0], (b"content-transfer-encoding", b" base64")],
+        single()[1],
     ),
+    "a single text in an unknown encoding": single(Content_Transfer_Encoding="x-uuencode"),
+    "a single text that is no base64": single(Content_Transfer_Encoding="base64"),
+    "a single text of many blank lines": single(SECURE_JOIN + "\r\n" * 1000),
+    "no text at all": single(""),
     "two headers": ([*join()[0], (b"secure-join", b" vc-request")], join()[1]),
     "a nested multipart": join(kind='multipart/mixed; boundary="inner"'),
     "no closing boundary": (join()[0], join()[1].replace(b"--=_edge--", b"")),
@@ -366,10 +454,41 @@ def test_is_securejoin_reads(message):
     assert receive(*message) == ""
 
 
+@pytest.mark.parametrize("message", SINGLE_JOINS.values(), ids=SINGLE_JOINS)
+def test_is_securejoin_reads_a_single_text(message):
+    """Delta Chat 2.59 sends no multipart there: its users could verify nobody through us."""
+    assert submit(*message) == ""
+    assert receive(*message) == ""
+
+
 @pytest.mark.parametrize("message", NO_JOINS.values(), ids=NO_JOINS)
 def test_is_securejoin_of_anything_else_refuses(message):
     assert submit(*message) == NEEDED
     assert receive(*message) == NEEDED
+
+
+def test_is_securejoin_with_text_around_the_part_is_for_others_only():
+    """Ours send no clear text anywhere."""
+    header, body = join()
+    for around in (b"Hello\r\n" + body, body + b"Hello\r\n"):
+        assert submit(header, around) == NEEDED
+        assert receive(header, around) == ""
+
+
+def test_checks_tell_what_a_message_is():
+    """Metrics count it, and the author is whose signature is asked for."""
+
+    def kind(message, cleartext=False):
+        return rules.check_incoming("", [RECIPIENT], *message, lambda: cleartext)
+
+    author = "MAILER-DAEMON@classic.example.net"
+    assert kind((fields(), encrypted_body())) == (SENDER, "encrypted")
+    assert kind(secure_join()) == kind(single()) == (SENDER, "secure-join")
+    assert kind(bounce()) == (author, "bounce")
+    plain = fields(Content_Type="text/plain"), b"Hello\r\n"
+    assert kind(plain, cleartext=True) == (SENDER, "cleartext")
+    assert rules.check_submission(SENDER, fields(), encrypted_body()) == "encrypted"
+    assert rules.check_submission(SENDER, *secure_join()) == "secure-join"
 
 
 def bounce(**header):
@@ -396,15 +515,68 @@ def test_check_incoming_takes_bounce():
         {"Auto_Submitted": ""},
         {"Content_Type": "text/plain"},
         {"Content_Type": "multipart/mixed; boundary=x"},
+        {"Content_Type": "multipart/report; boundary=x"},
+        {"Content_Type": "multipart/report; report-type=disposition-notification; boundary=x"},
+        {"Content_Type": "multipart/report; report-type=feedback-report; boundary=x"},
+        {"Content_Type": 'multipart/report; report-type="delivery-status x"; boundary=x'},
+        {"Content_Type": "multipart/mixed; report-type=delivery-status; boundary=x"},
     ],
 )
 def test_check_incoming_of_half_a_bounce_refuses(header):
     assert receive(*bounce(**header)) == NEEDED
 
 
+def test_check_incoming_of_a_bounce_with_an_envelope_sender_refuses():
+    """Anybody could send cleartext from mailer-daemon@[1.2.3.4]; a bounce is never answered."""
+    forged = bounce(From="mailer-daemon@[192.0.2.7]")
+    assert receive(*forged) == ""
+    assert receive(*forged, sender="mailer-daemon@[192.0.2.7]") == NEEDED
+    assert receive(*forged, sender="eve@example.net") == NEEDED
+
+
+def report(returned: bytes, kind: bytes = b"message/rfc822") -> tuple[list, bytes]:
+    """Return header and body of a bounce that has something in its last part."""
+    body = (
+        b"--x\r\n\r\nYour message came not through.\r\n"
+        b"--x\r\nContent-Type: message/delivery-status\r\n\r\nAction: failed\r\n"
+        b"--x\r\nContent-Type: %b\r\n\r\n%b\r\n--x--\r\n"
+    ) % (kind, returned)
+    return bounce()[0], body
+
+
+BOBS = f"Received: by relay\r\nFrom: <{RECIPIENT.title()}>\r\nSubject: [...]\r\n".encode()
+EVES = b"Received: by relay\r\nFrom: <eve@example.net>\r\nSubject: [...]\r\n"
+HEADERS = b"text/rfc822-headers; charset=us-ascii"
+
+# What a bounce returns, and whether it may be one of a message of ours.
+RETURNED = {
+    "our message": (report(BOBS + b"\r\nHello"), True),
+    "our message's header": (report(BOBS, HEADERS), True),
+    "an internationalized message": (report(BOBS + b"\r\nHello", b"message/global"), True),
+    "a header that is cut off": (report(b"Received: by relay\r\nSubj", HEADERS), True),
+    "a header without a From": (report(b"Received: by relay\r\n", HEADERS), True),
+    "nothing that can be read": (report(b"\xff\xfe\r\n"), True),
+    "a body that is not closed": (report(b"--x--\r\nmore"), True),
+    "our message with an attachment": (report(BOBS + b"\r\n" + b"x" * 100_000), True),
+    "another's message": (report(EVES + b"\r\nHello"), False),
+    "another's header": (report(EVES, HEADERS), False),
+    "another's header of another kind": (report(EVES, b"Message/Global-Headers"), False),
+    "another's message after ours": (
+        report(BOBS + b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n" + EVES),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "taken"), RETURNED.values(), ids=RETURNED)
+def test_check_incoming_takes_bounces_of_our_messages(message, taken):
+    """Cleartext came in as the bounce of a message that nobody here had written."""
+    assert receive(*message) == ("" if taken else NEEDED)
+
+
 def test_check_incoming_asks_about_cleartext_only_when_it_matters():
     """The answer costs a look at the disk for each recipient."""
-    rules.check_incoming(fields(), encrypted_body(), pytest.fail)
+    rules.check_incoming("", [RECIPIENT], fields(), encrypted_body(), pytest.fail)
     assert receive(fields(Content_Type="text/plain"), b"Hello", cleartext=True) == ""
 
 

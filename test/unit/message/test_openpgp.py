@@ -1,5 +1,7 @@
 """What counts as an armored OpenPGP message: contract, section 6."""
 
+import time
+
 import pysequoia
 import pytest
 from chatmaild.message import openpgp
@@ -40,6 +42,10 @@ ENCRYPTED = {
     "shortest two-octet length": bytes([0xC0 | 18, 192, 0]) + b"e" * 192,
     "longest two-octet length": bytes([0xC0 | 18, 223, 255]) + b"e" * 8383,
     "partial lengths": PKESK + partial(18, b"e" * 512, b"e" * 1024, b"e", last=b"end"),
+    "an empty packet of a five-octet length": bytes([0xC0 | 18, 255]) + bytes(4),
+    "an empty packet of a one-octet length": bytes([0xC0 | 18, 0]),
+    "longest one-octet length of a key": bytes([0xC0 | 1, 191]) + b"k" * 191 + SEIPD,
+    "an empty old-format session key": old_packet(1, b"", 1) + SEIPD,
     "partial lengths and an empty last one": PKESK + partial(18, b"e" * 512),
     "partial lengths and a long last one": partial(18, b"e" * 512)[:-1] + b"\xc0\x00" + b"e" * 192,
 }
@@ -69,18 +75,29 @@ NOT_ENCRYPTED = {
     "an old-format length cut off": b"\x85\x01",
     "partial lengths cut off": PKESK + partial(18, b"e" * 512)[:-1],
     "partial lengths that go on after the end": b"\xd2\xfe" + b"e" * 100,
+    "the longest partial length before a number of four octets": (
+        b"\xd2\xfe" + (5).to_bytes(4, "big") + b"eeeee"
+    ),
     "a session key in partial lengths": partial(1, b"k" * 512) + SEIPD,
     "an old-format indeterminate length": old_packet(1, b"k" * 93, 3) + SEIPD,
     "an old-format literal of indeterminate length": old_packet(11, b"Hello", 3),
     "old-format compressed data": old_packet(8, b"\x01zip"),
     "no packet between the packets": PKESK + b"\x00" + SEIPD,
+    "an indeterminate length before a number of eight octets": (
+        bytes([0x80 | 1 << 2 | 3]) + (5).to_bytes(8, "big") + b"kkkkk" + SEIPD
+    ),
+    "an old-format session key cut off by one": old_packet(1, b"k" * 93, 1)[:-1],
+    "an old-format session key whose length takes the data": old_packet(1, b"k" + SEIPD, 1),
+    "an old-format session key without the first bit": bytes([1 << 2, 5]) + b"kkkkk" + SEIPD,
+    "a new-format session key without the first bit": bytes([0x41, 5]) + b"kkkkk" + SEIPD,
+    "a data packet without the first bit": PKESK + bytes([0x40 | 18, 5]) + b"eeeee",
     "a length beyond everything": b"\xd2\xff\xff\xff\xff\xff" + b"e" * 100,
 }
 
 
 @pytest.mark.parametrize("packets", ENCRYPTED.values(), ids=ENCRYPTED)
 def test_is_encrypted_message_accepts(packets):
-    assert openpgp.is_encrypted_message(packets)
+    assert openpgp.is_encrypted_message(packets, outgoing=True)
     assert openpgp.is_encrypted_armor(messages.armor(packets), outgoing=True)
 
 
@@ -90,11 +107,30 @@ def test_is_encrypted_armor_refuses_packets(packets):
     assert not openpgp.is_encrypted_armor(messages.armor(packets), outgoing=False)
 
 
+OCB = b"\x01\x09\x02\x10" + b"n" * 15 + b"e" * 200
+
+GNUPG = {
+    "a five-octet length": PKESK + packet(20, OCB),
+    "partial lengths": old_packet(1, b"k" * 93) + partial(20, b"e" * 512, b"e" * 512, last=b"end"),
+    "a password": SKESK + packet(20, OCB),
+}
+
+
+@pytest.mark.parametrize("packets", GNUPG.values(), ids=GNUPG)
+def test_is_encrypted_armor_of_gnupg_is_for_others_only(packets):
+    """GnuPG since 2.3 writes its own data packet, and its mail to a relay came back."""
+    assert openpgp.is_encrypted_armor(messages.armor(packets), outgoing=False)
+    assert not openpgp.is_encrypted_armor(messages.armor(packets), outgoing=True)
+    for rest in (b"\0", SEIPD, packet(11, b"Hello")):
+        assert not openpgp.is_encrypted_armor(messages.armor(packets + rest), outgoing=False)
+    assert not openpgp.is_encrypted_armor(messages.armor(packets[:-1]), outgoing=False)
+
+
 def test_is_encrypted_message_with_millions_of_chunks_gives_up():
     """One-byte chunks cost seconds of CPU before their number was limited."""
     chunks = b"\xd2" + b"\xe0e" * (openpgp.MAX_LENGTHS + 1) + b"\x00"
     with pytest.raises(openpgp.NotOpenPGP, match="more than"):
-        openpgp.is_encrypted_message(chunks)
+        openpgp.is_encrypted_message(chunks, outgoing=True)
 
 
 def sequoia(profile=None, **options) -> bytes:
@@ -136,11 +172,60 @@ ARMORS = {
     "no empty line": (BEGIN + TEXT + END, True, True),
     "LF as in a decoded part": ((BEGIN + b"\r\n" + TEXT + END).replace(b"\r", b""), True, True),
     "a CRC24": (messages.armor(GOOD, checksum=b"=njUN"), True, True),
+    "a CRC24 and LF": (messages.armor(GOOD, checksum=b"=njUN").replace(b"\r", b""), True, True),
+    "a CRC24 after and before empty lines": (
+        BEGIN + b"\r\n" + TEXT + b"\r\n\r\n=njUN\r\n\r\n\r\n" + END,
+        True,
+        True,
+    ),
+    "a CRC24 alone": (BEGIN + b"\r\n=njUN\r\n" + END, False, False),
+    "a CRC24 before the text": (BEGIN + b"\r\n=njUN\r\n" + TEXT + END, False, False),
+    "a CRC24 amid the text": (
+        BEGIN + b"\r\n" + TEXT[:66] + b"=njUN\r\n" + TEXT[66:] + END,
+        False,
+        False,
+    ),
+    "a CRC24 of five letters": (messages.armor(GOOD, checksum=b"=njUNa"), False, False),
+    "a CRC24 and text": (messages.armor(GOOD, checksum=b"=njUN\r\nAAAA"), False, False),
     "one long line": (BEGIN + b"\r\n" + TEXT.replace(b"\r\n", b"") + b"\r\n" + END, True, True),
     "a Version line": (messages.armor(GOOD, b"Version: GnuPG v2\r\n"), False, True),
     "a Version line and no empty line": (BEGIN + b"Version: 1\r\n" + TEXT + END, False, True),
     "a Comment line": (messages.armor(GOOD, b"Comment: Hello\r\n"), False, True),
-    "two lines of header": (messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n"), False, False),
+    "two lines of header": (messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n"), False, True),
+    "many lines of header": (
+        messages.armor(
+            GOOD,
+            b"Charset: utf-8\r\nVersion: GnuPG v2.0.22 (MingW32)\r\nComment: One\r\n"
+            b"Comment: https://example.org/?a=b\r\nMessageID: njUN\r\nComment:\r\n",
+        ),
+        False,
+        True,
+    ),
+    "a Charset line": (messages.armor(GOOD, b"Charset: windows-1252\r\n"), False, True),
+    "header lines and LF": (
+        messages.armor(GOOD, b"Version: 1\r\nComment: 2\r\n").replace(b"\r", b""),
+        False,
+        True,
+    ),
+    "blanks on the empty line": (
+        messages.armor(GOOD, b"Version: 1\r\n \t\r\n").replace(b"\r\n\r\n", b"\r\n"),
+        False,
+        True,
+    ),
+    "blank lines before": (b"\r\n \t\r\n\n" + BEGIN + b"\r\n" + TEXT + END, False, True),
+    "an empty line before": (b"\r\n" + BEGIN + b"\r\n" + TEXT + END, False, True),
+    "a blank before": (b" " + BEGIN + b"\r\n" + TEXT + END, False, False),
+    "text between header lines": (
+        messages.armor(GOOD, b"Version: 1\r\nHello\r\nComment: 2\r\n"),
+        False,
+        False,
+    ),
+    "a header line after the empty line": (
+        BEGIN + b"Version: 1\r\n\r\nComment: 2\r\n" + TEXT + END,
+        False,
+        False,
+    ),
+    "header lines in place of the text": (BEGIN + b"Comment: Hello\r\n" * 9 + END, False, False),
     "another header": (messages.armor(GOOD, b"Hash: SHA256\r\n"), False, False),
     "text before": (b"Hello\r\n" + BEGIN + b"\r\n" + TEXT + END, False, False),
     "text after": (BEGIN + b"\r\n" + TEXT + END + b"\r\nHello", False, False),
@@ -172,6 +257,18 @@ def test_is_encrypted_armor_reads_the_armor(armor, sent, taken):
     assert openpgp.is_encrypted_armor(armor, outgoing=False) is taken
 
 
+@pytest.mark.parametrize("rest", [b"A", b"AA", b"AAA", b"=", b"A=", b"A==", b"===="])
+def test_is_encrypted_armor_with_letters_after_the_last_four_refuses(rest):
+    """Another reader might pad them, and find further octets behind the message."""
+    whole = packet(18, b"e" * 99)
+    assert len(whole) % 3 == 0
+    armor = messages.armor(whole)
+    assert openpgp.is_encrypted_armor(armor, outgoing=True)
+    longer = armor.replace(b"\r\n" + END, rest + b"\r\n" + END)
+    assert not openpgp.is_encrypted_armor(longer, outgoing=True)
+    assert not openpgp.is_encrypted_armor(longer, outgoing=False)
+
+
 @pytest.mark.parametrize("step", [4, 5, 7, 64, 1000])
 @pytest.mark.parametrize("padding", range(3))
 def test_is_encrypted_armor_decodes_alike_at_every_step(monkeypatch, step, padding):
@@ -179,6 +276,16 @@ def test_is_encrypted_armor_decodes_alike_at_every_step(monkeypatch, step, paddi
     packets = PKESK + packet(18, b"e" * (200 + padding))
     assert openpgp.is_encrypted_armor(messages.armor(packets, checksum=b"=njUN"), outgoing=True)
     assert not openpgp.is_encrypted_armor(messages.armor(packets + b"\0"), outgoing=True)
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b" ", b"\t\r\n", b"Comment: \r\n", b"Version: "])
+def test_is_encrypted_armor_with_30_mb_around_the_text_takes_no_time(lines):
+    """Repetitions within repetitions may try every way to divide 30 MB among them."""
+    long = lines * (30_000_000 // len(lines))
+    start = time.monotonic()
+    openpgp.is_encrypted_armor(long + BEGIN + b"\r\n" + TEXT + END, outgoing=False)
+    openpgp.is_encrypted_armor(BEGIN + long + b"\r\n" + TEXT + END, outgoing=False)
+    assert time.monotonic() - start < 5
 
 
 def test_is_encrypted_armor_with_30_mb_of_zeros_refuses():

@@ -90,7 +90,7 @@ def test_removed_token_is_gone_and_the_others_stay(home):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "null", '{"devicetoken": ["t"]}', '{"devicetoken": {"t": "x"}}', "\xff"],
+    ["", "{", "[]", "null", '{"devicetoken": "t"}', '{"devicetoken": null}', "{}", "\xff"],
 )
 def test_broken_file_is_told_without_its_content_and_replaced_by_the_next_set(
     home, content, caplog
@@ -101,6 +101,43 @@ def test_broken_file_is_told_without_its_content_and_replaced_by_the_next_set(
     assert str(home) not in caplog.text
     entries.add_token(home, "token", NOW)
     assert entries.list_tokens(home, NOW) == ["token"]
+
+
+def test_list_of_older_relays_counts_from_now_on(home):
+    """Their tokens had no times; the file could not be read, and no device was woken any more."""
+    (home / "metadata.json").write_text('{"devicetoken": ["old", "two words", 7, "older"]}')
+    assert entries.list_tokens(home, NOW) == ["old", "older"]
+    stored = json.loads((home / "metadata.json").read_text())
+    assert stored == {"devicetoken": {"old": int(NOW), "older": int(NOW)}}
+    assert entries.list_tokens(home, NOW + 91 * DAY) == []
+
+
+def test_bad_entry_costs_no_other_one_and_is_told_once(home, caplog):
+    """One entry without a proper time cost all tokens of the address."""
+    bad = {"text": "x", "null": None, "true": True, "list": [1], "two words": NOW, "": NOW}
+    content = {"devicetoken": bad | {"b": NOW - 5, "c": NOW - 9.5, "past": 0} | {"a": int(NOW)}}
+    (home / "metadata.json").write_text(json.dumps(content))
+    assert entries.list_tokens(home, NOW) == ["c", "b", "a"]
+    assert "6 entries" in caplog.text
+    assert "two words" not in caplog.text
+    caplog.clear()
+    assert entries.list_tokens(home, NOW) == ["c", "b", "a"]
+    assert caplog.text == ""
+
+
+def test_more_tokens_than_an_address_may_have_are_not_all_told(home):
+    """A relay without our limit has left them; each would be asked for at every message."""
+    many = {f"token{number}": NOW - number for number in range(1000)}
+    (home / "metadata.json").write_text(json.dumps({"devicetoken": many}))
+    assert entries.list_tokens(home, NOW) == [f"token{number}" for number in range(31, -1, -1)]
+
+
+def test_file_that_cannot_be_mended_is_read_all_the_same(home, monkeypatch, caplog):
+    (home / "metadata.json").write_text('{"devicetoken": ["old"]}')
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(entries.atomic_files, "replace", lambda *_: (_ for _ in ()).throw(full))
+    assert entries.list_tokens(home, NOW) == ["old"]
+    assert "No space left" in caplog.text
 
 
 def test_address_without_directory_is_not_made(tmp_path):
@@ -140,20 +177,6 @@ def test_turn_credentials_end_and_prove_themselves_by_the_secret(tmp_path, monke
     assert DAY < int(user) - NOW <= 7 * DAY
     expected = hmac.digest(b"topsecret", user.encode(), hashlib.sha1)
     assert base64.b64decode(password) == expected
-
-
-def test_app_versions_are_the_operators_on_one_line(tmp_path, monkeypatch, caplog):
-    path = tmp_path / "appversions.json"
-    monkeypatch.setattr(entries, "APP_VERSIONS", path)
-    assert entries.find_server_entry("appversions", {}, NOW) is None
-    path.write_text('{\n  "android": "2.1",\n  "ios": "ü"\n}\n')
-    answer = entries.find_server_entry("appversions", {}, NOW)
-    assert "\n" not in answer
-    assert answer.isascii()
-    assert json.loads(answer) == {"android": "2.1", "ios": "ü"}
-    path.write_text("{")
-    assert entries.find_server_entry("appversions", {}, NOW) is None
-    assert "make it valid JSON" in caplog.text
 
 
 def test_last_login_is_the_day_and_nothing_finer(home):

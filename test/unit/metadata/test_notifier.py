@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import logging
@@ -309,7 +310,7 @@ def test_queue_and_requests_are_bounded(directory, monkeypatch, caplog):
         service.handle = slow
         async with service.running() as url, Notifier(directory, url, no_forgetting) as many:
             for number in range(150):
-                many.notify(ADDRESS, f"token{number}")
+                many.notify(f"user{number}@_chat.example.org", f"token{number}")
             assert len(list(directory.iterdir())) == 100
             await emptied(directory)
         assert len(set(await service.seen(100))) == 100
@@ -318,3 +319,103 @@ def test_queue_and_requests_are_bounded(directory, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         run(main())
     assert "100 devices wait already" in caplog.text
+
+
+async def failed(queue, count):
+    """Return when this many notifications have failed, and wait for their next try."""
+    async with asyncio.timeout(10):
+        while sum(map(len, queue._failed.values())) < count:
+            await asyncio.sleep(0.01)
+
+
+def test_full_queue_gives_up_what_failed_most(directory, monkeypatch):
+    """313 addresses with 32 junk tokens each filled the queue, and nobody was told anything."""
+    monkeypatch.setattr(notifier, "MAX_PENDING", 64)
+    monkeypatch.setattr(notifier, "RETRY_AFTER", (0.05, HOUR))
+
+    async def main():
+        service = Service(*[400] * 96)
+        async with service.running() as url, Notifier(directory, url, no_forgetting) as queue:
+            for number in range(32):
+                queue.notify("first@_chat.example.org", f"twice{number}")
+            await service.seen(64)
+            await failed(queue, 32)
+            for number in range(32):
+                queue.notify("second@_chat.example.org", f"once{number}")
+            await failed(queue, 64)
+            for number in range(33):
+                queue.notify(ADDRESS if number < 32 else "last@_chat.example.org", f"good{number}")
+            tries = await service.seen(96 + 33)
+            assert {f"good{number}" for number in range(33)} <= set(tries)
+            # Those that failed twice went first, and then one of the others.
+            left = {json.loads(path.read_text())["token"] for path in directory.iterdir()}
+            assert not any(token.startswith("twice") for token in left)
+            assert sum(token.startswith("once") for token in left) >= 31
+
+    run(main())
+
+
+def test_an_address_takes_no_more_than_its_place(directory, monkeypatch, caplog):
+    """It may set other tokens all the time, and each one waited for five hours."""
+    monkeypatch.setattr(notifier, "RETRY_AFTER", (HOUR,))
+
+    async def main():
+        service = Service(*[400] * 1000)
+        async with service.running() as url, Notifier(directory, url, no_forgetting) as queue:
+            for number in range(100):
+                queue.notify(ADDRESS, f"junk{number}")
+            assert len(list(directory.iterdir())) == notifier.MAX_PENDING_OF_ADDRESS
+            await failed(queue, notifier.MAX_PENDING_OF_ADDRESS)
+            queue.notify(ADDRESS, "after")
+            assert "after" in await service.seen(notifier.MAX_PENDING_OF_ADDRESS + 1)
+            assert len(list(directory.iterdir())) == notifier.MAX_PENDING_OF_ADDRESS
+            queue.notify("other@_chat.example.org", "other")
+            await service.seen(notifier.MAX_PENDING_OF_ADDRESS + 2)
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    assert ADDRESS not in caplog.text
+
+
+def test_what_was_given_up_is_not_sent_any_more(directory, monkeypatch):
+    monkeypatch.setattr(notifier, "MAX_PENDING", 1)
+    monkeypatch.setattr(notifier, "RETRY_AFTER", (0.1,) * 4)
+
+    async def main():
+        service = Service(400)
+        async with service.running() as url, Notifier(directory, url, no_forgetting) as queue:
+            queue.notify(ADDRESS, "junk")
+            await failed(queue, 1)
+            queue.notify("other@_chat.example.org", "good")
+            await emptied(directory)
+            await asyncio.sleep(0.2)
+            assert await service.seen(2) == ["junk", "good"]
+            assert queue._pending == queue._of_address == queue._failed == {}
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_what_is_given_up_while_it_is_renewed_ends_quietly(directory, monkeypatch, steps):
+    """asyncio.wait_for of Python 3.11 loses a cancellation that comes with the end of its wait."""
+    monkeypatch.setattr(notifier, "MAX_PENDING", 1)
+    monkeypatch.setattr(notifier, "RETRY_AFTER", (HOUR,))
+    problems = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: problems.append(told))
+        service = Service(400)
+        async with service.running() as url, Notifier(directory, url, no_forgetting) as queue:
+            queue.notify(ADDRESS, "junk")
+            await failed(queue, 1)
+            queue.notify(ADDRESS, "junk")
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            queue.notify("other@_chat.example.org", "good")
+            await emptied(directory)
+            gc.collect()
+            await asyncio.sleep(0)
+        assert queue._pending == queue._of_address == queue._failed == {}
+
+    run(main())
+    assert problems == []

@@ -46,6 +46,23 @@ def test_day_limits_go_by_mtime_and_size_on_disk(mail, place, days, disk, goes):
     assert (box / "maildirsize").exists() is not goes
 
 
+@pytest.mark.parametrize("place", ["cur", "new", "tmp", ".Sent/cur", ".Sent/tmp"])
+@pytest.mark.parametrize("name", ["no time", ".hidden", "note.txt", "-rf", "1700000000"])
+def test_day_limits_take_files_of_any_name(mail, place, name):
+    """What was not named like a message stayed for ever, with its bytes and what it says."""
+    box, now = a_mailbox(mail, folders=("", ".Sent")), time.time()
+    kept = [box / "dovecot-uidlist", box / "dovecot.index.log", box / ".Sent" / "maildirfolder"]
+    for path in (*kept, box / place / name, box / place / f"{name} of yesterday"):
+        path.write_text("Hello", encoding="ascii")
+        os.utime(path, (now - 21 * DAY,) * 2)
+    os.utime(box / place / f"{name} of yesterday", (now - DAY,) * 2)
+    done, _ = sweep(mail)
+    assert done["removed"]["old"] == done["passed_over"]["strange"] == 1
+    assert done["report"]["messages_count"]["0"] == 0
+    assert os.listdir(box / place) == [f"{name} of yesterday"]
+    assert all(path.exists() for path in kept)
+
+
 @pytest.mark.parametrize(("days", "goes"), [(90.01, True), (89.99, False)])
 def test_login_limit_takes_the_whole_mailbox(mail, days, goes):
     box = a_mailbox(mail, login_days=days)

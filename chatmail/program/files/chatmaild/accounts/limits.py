@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
+# An address takes three, a message one, and Postfix's queue is often on the same disk. A disk of
+# 1 GB has 65000 by default (mke2fs.conf(5), one for 16 KB).
+MIN_FREE_INODES = 10_000
 
 
 def measure(settings: dict) -> dict[str, float]:
@@ -22,6 +25,10 @@ def find_exceeded(settings: dict) -> str | None:
         limit = settings[name]
         if value > limit if name.startswith("max_") else value < limit:
             return f"{name}, {value}, {limit}"
+    disk = os.statvfs(settings["mailboxes_dir"])
+    # Btrfs has no fixed number and says 0.
+    if disk.f_files and disk.f_favail < MIN_FREE_INODES:
+        return f"min_free_inodes, {disk.f_favail}, {MIN_FREE_INODES}"
     return None
 
 

@@ -4,8 +4,10 @@ Over HTTP on the loopback interface:
 
 `POST /create`, asked by Dovecot's Lua (`auth.lua`) for an address that has no password file.
     `X-Address` and `X-Password` hold address and password, the latter percent-encoded UTF-8; in
-    headers, because URLs are logged and Dovecot 2.3 waits 2 s before it sends a body.
-    201 created, 200 exists already, 403 refused (the reason is the body), 503 try again later.
+    headers, because URLs are logged and Dovecot 2.3 waits 2 s before it sends a body. `X-Real-IP`
+    is the client's address.
+    201 created, 200 exists already, 403 refused (the reason is the body), 429 too many for one
+    network, 503 try again later.
 
 `POST /new`, `GET /new` and the old path `/cgi-bin/newemail.py`, reached through nginx.
     They invent an address and a password. Where registration is open they create nothing: that is
@@ -61,6 +63,8 @@ class Registration:
         per_hour = settings["max_registrations_per_hour"]
         self._settings = settings
         self._rate = RateLimit(per_hour / 60, per_hour)
+        # Of its own: what /new hands out is made by a login afterwards.
+        self._logins = RateLimit(per_hour / 60, per_hour)
         self._guesses = RateLimit(GUESSES, GUESSES)
         # Many requests at once must not pass a limit that has room for one.
         self._one_at_a_time = asyncio.Lock()
@@ -72,6 +76,8 @@ class Registration:
             password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
             self._check_admissible(address, password)
             self._check_limits()
+            if not self._logins.take(network_of(request)):
+                raise self._too_many()
             created = await asyncio.to_thread(self._make, address, password)
         except UnicodeDecodeError:
             return web.Response(status=403, text="a password is UTF-8 text")
@@ -116,15 +122,19 @@ class Registration:
         """Return an address and its password. Raises Refused."""
         self._check_limits()
         if not self._rate.allows(network):
-            limit = self._settings["max_registrations_per_hour"]
-            _log_rejection(f"max_registrations_per_hour, >{limit}, {limit}")
-            raise Refused(429, "Too many new addresses for your network. Please try again later.")
+            raise self._too_many()
         if self._settings["registration"] == "invite":
             credentials = await self._invited(token, network)
         else:
             credentials = new_credentials(self._settings)
         self._rate.take(network)
         return credentials
+
+    def _too_many(self):
+        """Log that a network wants too much, and return what it is told."""
+        limit = self._settings["max_registrations_per_hour"]
+        _log_rejection(f"max_registrations_per_hour, >{limit}, {limit}")
+        return Refused(429, "Too many new addresses for your network. Please try again later.")
 
     async def _invited(self, token, network):
         """Make an address for an invitation. Raises Refused."""
@@ -156,7 +166,7 @@ class Registration:
 
     async def limits(self, _request: web.Request) -> web.Response:
         """Tell this machine what new addresses depend on: {setting: value now}."""
-        busiest = self._rate.busiest()
+        busiest = max(self._rate.busiest(), self._logins.busiest())
         return web.json_response(
             {**limits.measure(self._settings), "max_registrations_per_hour": busiest}
         )
@@ -188,7 +198,7 @@ def _log_rejection(limit):
 
 
 def network_of(request: web.Request) -> str:
-    """Return the network of the client, as nginx saw it."""
+    """Return the network of the client, as nginx or Dovecot saw it."""
     try:
         address = ipaddress.ip_address(request.headers.get("X-Real-IP", ""))
     except ValueError:

@@ -238,7 +238,9 @@ class Incoming(Session):
         """Check, verify the signature, take away a foreign envelope sender. Raises Refusal."""
         self.check_header_size()
         self._check_federation()
-        author, kind = rules.check_incoming(self.fields, self.content, self._takes_cleartext)
+        author, kind = rules.check_incoming(
+            self.sender, self.recipients, self.fields, self.content, self._takes_cleartext
+        )
         domain = author.rpartition("@")[2].lower()
         if self.shared.keys is not None and not rules.is_address_literal(domain):
             verifying.check_signatures(self.fields, self.content, domain, self.shared.lookup)

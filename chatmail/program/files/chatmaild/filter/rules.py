@@ -13,6 +13,8 @@ from chatmaild.message.mime import Field
 
 UNENCRYPTED = "Encryption Needed: Invalid Unencrypted Mail"
 SECURE_JOIN_STEPS = (b"vc-request", b"vg-request")
+# The one line of text, with room for an encoding and blank lines.
+MAX_SECURE_JOIN = 1000
 
 REMOVED_FIELDS = (b"received", b"x-originating-ip", b"x-mailer", b"user-agent")
 SUBJECT = b" [...]"
@@ -20,15 +22,28 @@ SUBJECT = b" [...]"
 # A name and an address; the names that mail programs write end far below.
 MAX_FROM = 4096
 
+# What a report returns of a message (RFC 6522 section 3, RFC 6533 section 6), and how many parts
+# and octets of that header are looked at: a report has three parts, Autocrypt's key 10 KB.
+RETURNED = (
+    "message/rfc822",
+    "text/rfc822-headers",
+    "message/global",
+    "message/global-headers",
+)
+MAX_REPORT_PARTS = 10
+MAX_RETURNED_HEADER = 1 << 16
+
 # Bytes looked at in one go for line ends, to stay within the processor's cache.
 LINE_END_STEP = 1 << 16
 
 _ATOM = rb"[!#-'*+/-9=?A-Z^-~-]+"  # RFC 5322 section 3.2.3
 _ADDRESS = rb"(?P<address%b>%b(?:\.%b)*@(?:%b(?:\.%b)*|\[[!-Z^-~]+\]))"
 _COMMENT = rb"\((?:[^()\\]|\\.)*+\)"
-_SPACE = rb"(?:[ \t]|%b)*+" % _COMMENT
+# Not possessive: where a turn of such a repetition fails half-way, Python 3.11 goes on from there,
+# and a comment that never ends would be none.
+_SPACE = rb"(?:[ \t]|%b)*" % _COMMENT
 # What may stand before <address>; mail programs leave 8-bit text and dots unquoted.
-_PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*+' % _COMMENT
+_PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*' % _COMMENT
 _FROM = re.compile(
     rb"%b%b%b|%b<%b>%b"
     % (
@@ -61,10 +76,15 @@ def check_submission(sender: str, fields: list[Field], body: bytes) -> str:
 
 
 def check_incoming(
-    fields: list[Field], body: bytes, takes_cleartext: Callable[[], bool]
+    sender: str,
+    recipients: list[str],
+    fields: list[Field],
+    body: bytes,
+    takes_cleartext: Callable[[], bool],
 ) -> tuple[str, str]:
     """Check a message from elsewhere (section 5) but for its DKIM signature. Raises Refusal.
 
+    sender: MAIL FROM, "" for <>.
     takes_cleartext: asked for a cleartext message only: do all its recipients take that?
     Returns the address in From, and what the message is: "encrypted", "secure-join", "bounce" or
     "cleartext".
@@ -75,7 +95,7 @@ def check_incoming(
         return author, "encrypted"
     if is_securejoin(fields, body, False):
         return author, "secure-join"
-    if is_bounce(fields, author):
+    if not sender and is_bounce(author, recipients, fields, body):
         return author, "bounce"
     if takes_cleartext():
         return author, "cleartext"
@@ -159,15 +179,19 @@ def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
 
 
 def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
-    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet."""
+    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet.
+
+    Delta Chat puts its one text alone into a multipart; 2.59 sent a text/plain and nothing more.
+    """
     steps = mime.values(fields, "Secure-Join")
     if len(steps) != 1 or steps[0] not in SECURE_JOIN_STEPS:
         return False
     try:
         media_type, parameters = mime.content_type(fields)
-        if not media_type.startswith("multipart/"):
-            return False
-        leaves = _leaves(body, parameters, 1, outgoing)
+        if media_type.startswith("multipart/"):
+            leaves = _leaves(body, parameters, 1, outgoing)
+        else:
+            leaves = [mime.single(fields, body)] if len(body) <= MAX_SECURE_JOIN else []
     except mime.Malformed:
         return False
     if [media_type for media_type, _ in leaves] != ["text/plain"]:
@@ -186,15 +210,48 @@ def _leaves(
     return [mime.leaf(part) for part in found]
 
 
-def is_bounce(fields: list[Field], author: str) -> bool:
-    """Return whether the message is another server's report, which is never encrypted."""
+def is_bounce(author: str, recipients: list[str], fields: list[Field], body: bytes) -> bool:
+    """Return whether the message is another server's report, which is never encrypted.
+
+    It tells of a delivery (RFC 3464 section 2); of read receipts and of filters there are reports,
+    too. What it returns must be from whom it is sent to: our users' From is their envelope sender.
+    """
     if not any(mime.values(fields, "Auto-Submitted")):
         return False
+    if not author.lower().startswith("mailer-daemon@"):
+        return False
     try:
-        media_type, _ = mime.content_type(fields)
+        media_type, parameters = mime.content_type(fields)
     except mime.Malformed:
         return False
-    return author.lower().startswith("mailer-daemon@") and media_type == "multipart/report"
+    kind = parameters.get("report-type", b"").lower()
+    if media_type != "multipart/report" or kind != b"delivery-status":
+        return False
+    own = {recipient.lower() for recipient in recipients}
+    return own.issuperset(_returned_authors(body, parameters))
+
+
+def _returned_authors(body: bytes, parameters: dict[str, bytes]) -> list[str]:
+    """Return the From of each message that a report returns, in lower case.
+
+    A report may return none (RFC 6522 section 3), and a part may be cut off: what cannot be read
+    is left out.
+    """
+    try:
+        found, _ = mime.parts(body, parameters, MAX_REPORT_PARTS)
+    except mime.Malformed:
+        return []
+    authors = []
+    for part in found:
+        try:
+            fields, content = mime.divided(part)
+            if mime.content_type(fields)[0] in RETURNED:
+                header = bytes(content[:MAX_RETURNED_HEADER]).partition(b"\r\n\r\n")[0]
+                returned = mime.parse_fields(header.removesuffix(b"\r\n"))
+                authors.append(from_address(returned).lower())
+        except (mime.Malformed, Refusal):
+            continue
+    return authors
 
 
 # A change of one field: its name, which of that name (from 1), its new value or None to remove it.

@@ -137,17 +137,30 @@ def _next(body: bytes, delimiter: bytes, position: int) -> int:
     return found + 2
 
 
+def divided(part: memoryview) -> tuple[list[Field], memoryview]:
+    """Return a part's header and what follows it. Raises Malformed."""
+    head = bytes(part[:MAX_PART_HEADER])
+    end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
+    if end < 0:
+        raise Malformed("the header of a part does not end")
+    return parse_fields(head[:end]), part[end + (4 if end else 2) :]
+
+
 def leaf(part: memoryview) -> tuple[str, bytes]:
     """Return a part's media type and its content with the transfer encoding undone.
 
     Raises Malformed, also for a part that is itself a multipart or a message.
     """
-    head = bytes(part[:MAX_PART_HEADER])
-    end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
-    if end < 0:
-        raise Malformed("the header of a part does not end")
-    fields = parse_fields(head[:end])
-    content = bytes(part[end + (4 if end else 2) :])
+    fields, content = divided(part)
+    return single(fields, bytes(content))
+
+
+def single(fields: list[Field], content: bytes) -> tuple[str, bytes]:
+    """Return the media type of what has no parts, and its content with the encoding undone.
+
+    fields: the header of the message or of the part. content: what follows it.
+    Raises Malformed, also for a multipart or a message.
+    """
     media_type, _ = content_type(fields)
     if media_type.startswith(("multipart/", "message/")):
         raise Malformed("a part is no leaf")

@@ -11,17 +11,25 @@ END = b"-----END PGP MESSAGE-----"
 
 SESSION_KEY_PACKETS = (1, 3)  # PKESK and SKESK, RFC 9580 sections 5.1 and 5.3
 ENCRYPTED_DATA_PACKET = 18  # SEIPD, section 5.13
+# GnuPG's OCB packet (draft-koch-librepgp): what it writes to keys that it made, unless told not to.
+GNUPG_DATA_PACKET = 20
+DATA_PACKETS = (ENCRYPTED_DATA_PACKET, GNUPG_DATA_PACKET)
 
 # Partial lengths may be one byte long each: without a limit, reading the lengths alone of a 30 MB
 # message takes seconds. Old Go libraries write about 1.6 KB a chunk: 20000 chunks in 30 MB.
 MAX_LENGTHS = 100_000
 
+# Bytes of armor headers: far more than any program writes.
+MAX_ARMOR_HEADER = 10_000
+
 # Bytes decoded at a time: large enough for C speed, small enough for the processor's cache.
 DECODE_STEP = 1 << 18
 
 _BEGIN_LINE = re.compile(BEGIN + rb"\r?\n")
-_ARMOR_HEADER = re.compile(rb"(?:Version|Comment): ?[^\r\n]*\r?\n")
+# RFC 4880 section 6.2, without Hash, which belongs to what is only signed.
+_ARMOR_HEADER = re.compile(rb"(?:Version|Comment|MessageID|Charset): ?[^\r\n]*\r?\n")
 _EMPTY_LINES = re.compile(rb"[\r\n]*+")
+_BLANK_LINES = re.compile(rb"(?:[ \t\r\n]*\n)?")
 _CHECKSUM = re.compile(rb"\n=[A-Za-z0-9+/]{4}\Z")
 _PADDING = re.compile(rb"=[\r\n]*+=?")
 
@@ -34,21 +42,22 @@ def is_encrypted_armor(armor: bytes, outgoing: bool) -> bool:
     """Return whether `armor` is one armored block that holds one encrypted message.
 
     armor: a whole MIME leaf, its transfer encoding undone.
-    outgoing: ours are written without armor headers; others may carry one line of them.
+    outgoing: ours are written without armor headers, blank lines before the armor, and GnuPG's
+    packet; what other programs write may have them.
     """
-    begin = _BEGIN_LINE.match(armor)
+    begin = _BEGIN_LINE.match(armor, 0 if outgoing else _BLANK_LINES.match(armor).end())
     end = armor.rfind(END)
     if not begin or end < begin.end() or armor[end + len(END) :].strip(b"\r\n"):
         return False
     start = begin.end()
-    header = _ARMOR_HEADER.match(armor, start)
-    if header:
-        if outgoing:
-            return False
-        start = header.end()
+    if not outgoing:
+        limit = start + MAX_ARMOR_HEADER
+        while header := _ARMOR_HEADER.match(armor, start, limit):
+            start = header.end()
+        start = _BLANK_LINES.match(armor, start).end()
     start = _EMPTY_LINES.match(armor, start).end()
     try:
-        return is_encrypted_message(_decode(armor, start, end))
+        return is_encrypted_message(_decode(armor, start, end), outgoing)
     except NotOpenPGP:
         return False
 
@@ -92,17 +101,17 @@ def _without_line_ends(data: bytes, start: int, end: int) -> int:
     return start
 
 
-def is_encrypted_message(packets: bytes) -> bool:
+def is_encrypted_message(packets: bytes, outgoing: bool) -> bool:
     """Return whether the packets are session keys and then one encrypted data packet, no more.
 
-    packets: OpenPGP packets in binary.
+    packets: OpenPGP packets in binary. outgoing: GnuPG's own data packet is for others only.
     Raises NotOpenPGP where a packet's framing is broken.
     """
     position = 0
     budget = MAX_LENGTHS
     while position < len(packets):
         tag, position, budget = _skip_packet(packets, position, budget)
-        if tag == ENCRYPTED_DATA_PACKET:
+        if tag == ENCRYPTED_DATA_PACKET or (tag == GNUPG_DATA_PACKET and not outgoing):
             return position == len(packets)
         if tag not in SESSION_KEY_PACKETS:
             return False
@@ -130,7 +139,7 @@ def _skip_packet(packets: bytes, position: int, budget: int) -> tuple[int, int, 
                 length, position, partial = _new_length(packets, position)
             else:
                 length, position, partial = *_old_length(packets, position, first & 3), False
-            if partial and tag != ENCRYPTED_DATA_PACKET:
+            if partial and tag not in DATA_PACKETS:
                 raise NotOpenPGP("a session key of partial lengths")  # RFC 9580 section 4.2.1.4
             position += length
     except IndexError:

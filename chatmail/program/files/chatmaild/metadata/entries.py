@@ -1,7 +1,7 @@
 """What METADATA answers (RFC 5464): device tokens of an address, and entries of the server.
 
 The tokens are `metadata.json` in the address's directory, in the form of existing relays:
-{"devicetoken": {token: time of the last set}}.
+{"devicetoken": {token: time of the last set}}. Older ones wrote a list of tokens without times.
 """
 
 import base64
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from chatmaild.common import atomic_files
+from chatmaild.metadata import app_versions
 
 TOKEN_AGE = 90 * 24 * 3600
 # What Delta Chat itself limits a token to. It is one word, since tokens are answered in one line.
@@ -22,7 +23,6 @@ MAX_TOKENS = 32
 
 # Postfix's own limit, smtpd_recipient_limit, which this relay keeps.
 MAX_SMTP_RECIPIENTS = "1000"
-APP_VERSIONS = Path("/etc/chatmail/appversions.json")
 TURN_SECRET = Path("/etc/chatmail/turn-secret")
 TURN_PORT = 3478
 # Delta Chat asks again 12 hours before the end; days spare a laptop that slept the question.
@@ -63,17 +63,46 @@ def remove_tokens(home: Path) -> None:
 
 
 def _read(home, now):
-    """Return {token: time} of the tokens in force, in the order in which they were set."""
+    """Return {token: time} of the tokens in force, in the order in which they were set.
+
+    What is not as we write it is written anew, so that it is told once: a list's tokens count from
+    now on, and an entry that is none costs no other one.
+    """
     try:
         stored = json.loads((home / "metadata.json").read_text())["devicetoken"]
-        # One minute: a clock that was set back must not keep a token for ever.
-        return {t: time for t, time in stored.items() if now - TOKEN_AGE < time < now + 60}
+        if not isinstance(stored, dict | list):
+            raise TypeError
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         # Neither the path, which is the address, nor the content.
         log.error("a metadata.json cannot be read, its tokens are lost: %s", type(error).__name__)
         return {}
+    pairs = stored.items() if isinstance(stored, dict) else [(token, int(now)) for token in stored]
+    good = [(token, time) for token, time in pairs if _is_token(token) and _is_time(time)]
+    # One minute: a clock that was set back must not keep a token for ever.
+    current = [pair for pair in good if now - TOKEN_AGE < pair[1] < now + 60]
+    known = dict(sorted(current, key=lambda pair: pair[1])[-MAX_TOKENS:])
+    if len(good) < len(stored):
+        log.error("%d entries of a metadata.json are no tokens", len(stored) - len(good))
+    if len(good) < len(stored) or isinstance(stored, list):
+        _mend(home, known)
+    return known
+
+
+def _is_token(token):
+    return isinstance(token, str) and TOKEN.fullmatch(token) is not None
+
+
+def _is_time(time):
+    return isinstance(time, int | float) and not isinstance(time, bool)
+
+
+def _mend(home, known):
+    try:
+        _write(home, known)
+    except OSError as error:
+        log.error("a metadata.json stays as it is: %s", error.strerror)
 
 
 def _write(home, known):
@@ -90,7 +119,7 @@ def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     if name == "turn":
         return _make_turn_credentials(settings["mail_domain"], now)
     if name == "appversions":
-        return _read_app_versions()
+        return app_versions.read_versions()
     return None
 
 
@@ -109,14 +138,3 @@ def _make_turn_credentials(host, now):
     user = str(int(now) + TURN_LIFETIME)
     digest = hmac.new(secret, user.encode(), hashlib.sha1).digest()
     return f"{host}:{TURN_PORT}:{user}:{base64.b64encode(digest).decode()}"
-
-
-def _read_app_versions():
-    """Return the operator's file as JSON on one line."""
-    try:
-        return json.dumps(json.loads(APP_VERSIONS.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.error("no app versions, %s: %s; make it valid JSON", APP_VERSIONS, error)
-        return None

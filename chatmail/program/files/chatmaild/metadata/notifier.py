@@ -6,6 +6,7 @@ that one new, since the service gets the token and nothing about the message.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -25,8 +26,11 @@ MAX_AGE = 5 * 3600
 # Requests at once.
 MAX_REQUESTS = 64
 REQUEST_TIMEOUT = 10
-# Devices waiting; beyond it a message wakes nobody. 10000 tokens of 4 KB are 40 MB.
+# Devices waiting. Beyond it the one that failed most makes room, and if none has failed, a message
+# wakes nobody. 10000 tokens of 4 KB are 40 MB.
 MAX_PENDING = 10000
+# Of one address, which may set other tokens all the time. It has 32 at once (entries.MAX_TOKENS).
+MAX_PENDING_OF_ADDRESS = 32
 # A failing service is told of once in this time, not once for every device.
 REPORT_EVERY = 60
 # What the service's answers are counted as.
@@ -40,6 +44,8 @@ class Notification:
 
     def __init__(self, address: str, token: str, path: Path, first_try: float):
         self.address, self.token, self.path, self.first_try = address, token, path, first_try
+        self.failures = 0
+        self.task = None
         # A message came since the last try began.
         self.renewed = asyncio.Event()
 
@@ -61,6 +67,9 @@ class Notifier:
     def __init__(self, directory: Path, url: str, forget: Callable, family: int = 0):
         self._directory, self._url, self._forget, self._family = directory, url, forget, family
         self._pending = {}
+        # The same by address and by number of failures, each a dict for its order.
+        self._of_address = {}
+        self._failed = {}
         self._tasks = set()
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._next_report = 0
@@ -93,13 +102,33 @@ class Notifier:
             known.first_try = now
             known.save()
             known.renewed.set()
-        elif len(self._pending) >= MAX_PENDING:
-            self._report(f"{MAX_PENDING} devices wait already, a further one is not told")
-        else:
+        elif self._make_room(address):
             path = self._directory / secrets.token_hex(16)
             fresh = Notification(address, token, path, now)
             fresh.save()
             self._start(fresh)
+
+    def _make_room(self, address):
+        """Tell whether one more may wait; where too many do, give up the one that failed most.
+
+        Tokens that nobody has a device for fail again and again: they must not keep out others.
+        """
+        own = self._of_address.get(address, ())
+        if len(own) >= MAX_PENDING_OF_ADDRESS:
+            most, whose = MAX_PENDING_OF_ADDRESS, " of an address"
+            worst = max(own, key=lambda notification: notification.failures)
+        elif len(self._pending) >= MAX_PENDING:
+            most, whose = MAX_PENDING, ""
+            worst = next(iter(self._failed[max(self._failed)])) if self._failed else None
+        else:
+            return True
+        if worst is None or not worst.failures:
+            self._report(f"{most} devices{whose} wait already, a further one is not told")
+            return False
+        self._report(f"{most} devices{whose} wait already, what failed most is given up")
+        worst.task.cancel()
+        self._end(worst)
+        return True
 
     def _resume(self, path):
         try:
@@ -117,13 +146,13 @@ class Notifier:
 
     def _start(self, notification):
         self._pending[notification.address, notification.token] = notification
-        task = asyncio.create_task(self._deliver(notification))
+        self._of_address.setdefault(notification.address, {})[notification] = None
+        task = notification.task = asyncio.create_task(self._deliver(notification))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, notification):
         """Try until the service has it or has no use for it, or it is too late."""
-        failures = 0
         # Whoever deletes an address deletes the file, and nothing is sent for it any more.
         while notification.path.exists() and time.time() < notification.first_try + MAX_AGE:
             notification.renewed.clear()
@@ -132,17 +161,32 @@ class Notifier:
                 self._forget(notification.address, notification.token)
                 break
             if notification.renewed.is_set():
-                failures = 0
+                self._count_failures(notification, 0)
                 continue
-            if status == 200 or failures == len(RETRY_AFTER):
+            if status == 200 or notification.failures == len(RETRY_AFTER):
                 break
-            try:
-                await asyncio.wait_for(notification.renewed.wait(), RETRY_AFTER[failures])
-                failures = 0
-            except TimeoutError:
-                failures += 1
-        del self._pending[notification.address, notification.token]
+            self._count_failures(notification, notification.failures + 1)
+            pause = RETRY_AFTER[notification.failures - 1]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(notification.renewed.wait(), pause)
+                self._count_failures(notification, 0)
+        self._end(notification)
+
+    def _end(self, notification):
+        """Forget a notification, and remove its file."""
+        self._count_failures(notification, 0)
+        key = notification.address, notification.token
+        # Another may have its place, if this one was given up at the moment of its end.
+        if self._pending.get(key) is notification:
+            del self._pending[key]
+        _discard(self._of_address, notification.address, notification)
         notification.path.unlink(missing_ok=True)
+
+    def _count_failures(self, notification, failures):
+        _discard(self._failed, notification.failures, notification)
+        notification.failures = failures
+        if failures:
+            self._failed.setdefault(failures, {})[notification] = None
 
     async def _post(self, token):
         """Return the service's status, or None if it gave none."""
@@ -164,3 +208,11 @@ class Notifier:
         if now >= self._next_report:
             log.warning("%s (told once in %d s)", problem, REPORT_EVERY)
             self._next_report = now + REPORT_EVERY
+
+
+def _discard(groups, key, member):
+    """Take a member out of its group, and the group away when it was the last one."""
+    group = groups.get(key, {})
+    group.pop(member, None)
+    if not group:
+        groups.pop(key, None)

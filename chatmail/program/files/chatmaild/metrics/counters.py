@@ -83,6 +83,7 @@ LIMITS = [
     "max_registrations_per_hour",
     "min_available_memory",
     "min_free_disk_space",
+    "min_free_inodes",
     "nocreate",
 ]
 

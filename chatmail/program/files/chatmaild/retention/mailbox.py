@@ -138,15 +138,18 @@ class Mailbox:
         return 0
 
     def _scan_messages(self, directory, place):
-        """Remove what is past its time, count the rest. This loop is nearly all of a run's work."""
+        """Remove what is past its time, count the rest. This loop is nearly all of a run's work.
+
+        A file of any name goes by its age: nothing of Dovecot's own lies here, and what another
+        program left would stay for ever. Only what is named like a message counts as one.
+        """
         self.places.append(place)
         tally, old, is_cut = self.tally, self.plan.old, self.is_cut
         parsed = (MESSAGE if is_cut else TIMED).match
         small = small_bytes = quota_bytes = 0
         with os.scandir(directory) as entries:
             for entry in entries:
-                match = parsed(entry.name)
-                if match is None or not entry.is_file(follow_symlinks=False):
+                if not entry.is_file(follow_symlinks=False):
                     tally.passed_over["strange"] += 1
                     continue
                 try:
@@ -157,6 +160,10 @@ class Mailbox:
                 size = status.st_size
                 may_be_due = status.st_mtime < old or size > LARGE_BYTES
                 if may_be_due and self._expire(entry, status, directory, place):
+                    continue
+                match = parsed(entry.name)
+                if match is None:
+                    tally.passed_over["strange"] += 1
                     continue
                 if size < LEAST_LARGE_CLASS:  # nearly all are: they are added up below
                     small += 1

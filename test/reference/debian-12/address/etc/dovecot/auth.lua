@@ -48,19 +48,21 @@ local function stored_hash(address)
 end
 
 -- Asks for a new address; returns whether the address exists now.
+-- The client's IP counts for the limit of its network. It is not stored with the address.
 -- The request has no body, because 2.3 would send `Expect: 100-continue` with one. The password is in a
 -- header, because a URL may be logged.
-local function create(address, password)
+local function create(address, password, client)
   local request = http_client:request({ url = ACCOUNTS, method = "POST" })
   request:add_header("X-Address", address)
   request:add_header("X-Password", (password:gsub("[^%w]", function(char)
     return ("%%%02X"):format(char:byte())
   end)))
+  request:add_header("X-Real-IP", client or "")
   local status = request:submit():status()
   -- 201: created. 200: another login created it first, so the password of that login counts.
   if status == 201 or status == 200 then return true end
-  -- The service itself logs the reason of 403 and 503.
-  if status ~= 403 and status ~= 503 then
+  -- The service itself logs the reason of 403, 429 and 503.
+  if status ~= 403 and status ~= 429 and status ~= 503 then
     dovecot.i_error("no new addresses: chatmail-accounts does not answer, status " .. status)
   end
   return false
@@ -72,7 +74,7 @@ function auth_password_verify(request, password)
   local address = request.user
   if not is_address(address) then return auth.PASSDB_RESULT_USER_UNKNOWN, "" end
   local hash, problem = stored_hash(address)
-  if problem == "unknown" and create(address, password) then hash = stored_hash(address) end
+  if problem == "unknown" and create(address, password, request.remote_ip) then hash = stored_hash(address) end
   if not hash then return auth.PASSDB_RESULT_USER_UNKNOWN, "" end
   if request:password_verify(hash, password) == 1 then return auth.PASSDB_RESULT_OK, {} end
   return auth.PASSDB_RESULT_PASSWORD_MISMATCH, ""

@@ -1,0 +1,155 @@
+"""The versions of messengers, and what Delta Chat's core makes of them."""
+
+import json
+
+import pytest
+from chatmaild.metadata import app_versions, entries
+
+
+@pytest.fixture(autouse=True)
+def paths(tmp_path, monkeypatch):
+    """The operator's file, not made, and a place for the last good one."""
+    monkeypatch.setattr(app_versions, "OPERATORS", tmp_path / "appversions.json")
+    monkeypatch.setattr(app_versions, "LAST_GOOD", tmp_path / "last.json")
+    app_versions._check_file.cache_clear()
+
+
+def source(**changes):
+    """Return a source; a value of None leaves something out."""
+    members = {
+        "sourceId": "gplay",
+        "versionInteger": 754,
+        "versionString": "2.57.0",
+        "downloadUrl": "https://example.org/a.apk",
+    }
+    return {name: value for name, value in (members | changes).items() if value is not None}
+
+
+def versions(*sources, **more):
+    return {"clients": [{"clientId": "deltachat", "sources": list(sources)}], **more}
+
+
+def told():
+    return entries.find_server_entry("appversions", {}, 0)
+
+
+def core(text):
+    """Read as Delta Chat's core does (src/appversions.rs): {(client, source): version, …}.
+
+    serde's derived readers take a member that is missing for empty and one that is unknown for
+    nothing; one of another type, and one that comes twice, fail the whole.
+    """
+
+    def members(found, **kinds):
+        assert isinstance(found, dict)
+        for name, (kind, default) in kinds.items():
+            value = found.get(name, default)
+            assert type(value) is kind
+            yield value
+
+    def once(pairs):
+        assert len({name for name, _ in pairs}) == len(pairs)
+        return dict(pairs)
+
+    found = {}
+    top = json.loads(text, object_pairs_hook=once, parse_constant=pytest.fail)
+    [clients] = members(top, clients=(list, []))
+    for client in clients:
+        name, sources = members(client, clientId=(str, ""), sources=(list, []))
+        for each in sources:
+            kinds = {"sourceId": (str, ""), "versionInteger": (int, 0)}
+            kinds |= {"versionString": (str, ""), "downloadUrl": (str, "")}
+            source_id, number, *texts = members(each, **kinds)
+            assert 0 <= number < 1 << 32
+            found[name, source_id] = (number, *texts)
+    return found
+
+
+def test_shipped_file_is_one_that_the_core_reads():
+    """There was none, so a relay told of no update unless its operator wrote a file."""
+    answer = told()
+    assert "\n" not in answer
+    number, version, url = core(answer)["deltachat", "gplay"]
+    assert number >= 758
+    assert version in url
+    assert url.startswith("https://github.com/deltachat/deltachat-android/releases/download/v")
+
+
+def test_operators_file_is_told_in_its_place_on_one_line():
+    content = versions(source(), source(sourceId="ü", versionInteger=1), note="mine")
+    app_versions.OPERATORS.write_text(json.dumps(content, indent=2, ensure_ascii=False))
+    answer = told()
+    assert "\n" not in answer
+    assert answer.isascii()
+    assert json.loads(answer) == content
+    assert core(answer)["deltachat", "gplay"] == (754, "2.57.0", "https://example.org/a.apk")
+    app_versions.OPERATORS.unlink()
+    assert core(told())["deltachat", "gplay"][0] >= 758
+
+
+BAD = {
+    "nothing": "",
+    "half": "{",
+    "no object": "[]",
+    "null": "null",
+    "no clients": {"android": "2.1"},
+    "clients in an object": {"clients": {"deltachat": []}},
+    "a client in a text": {"clients": ["deltachat"]},
+    "a client without an id": {"clients": [{"sources": []}]},
+    "a client without sources": {"clients": [{"clientId": "deltachat"}]},
+    "a source in a list": versions(["gplay", 754]),
+    "a source without an id": versions(source(sourceId=None)),
+    "a source without a number": versions(source(versionInteger=None)),
+    "a source without a version": versions(source(versionString=None)),
+    "a number in quotes": versions(source(versionInteger="754")),
+    "a number with a point": versions(source(versionInteger=754.0)),
+    "a number that is none": versions(source(versionInteger=True)),
+    "a number below 0": versions(source(versionInteger=-1)),
+    "a number above u32": versions(source(versionInteger=1 << 32)),
+    "a version that is a number": versions(source(versionString=2.57)),
+    "a URL in a list": versions(source(downloadUrl=["https://example.org"])),
+    "something twice": '{"clients": [], "clients": []}',
+    "NaN": '{"clients": [], "note": NaN}',
+    "half a surrogate pair": '{"clients": [], "note": "\\ud800"}',
+    "nested too deep": '{"clients": [], "note": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "no UTF-8": b'{"clients": [], "note": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_file_that_the_core_could_not_use_leaves_the_last_good_one(bad, caplog):
+    """Any JSON was told, and a wrong one silenced all news of updates."""
+    content = bad if isinstance(bad, str | bytes) else json.dumps(bad)
+    app_versions.OPERATORS.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert core(told())["deltachat", "gplay"][0] >= 758
+    good = versions(source(versionInteger=1))
+    app_versions.OPERATORS.write_text(json.dumps(good))
+    assert json.loads(told()) == good
+    caplog.clear()
+    app_versions.OPERATORS.write_bytes(content if isinstance(content, bytes) else content.encode())
+    app_versions._check_file.cache_clear()  # as after a restart
+    for _ in range(3):
+        assert json.loads(told()) == good
+    assert len(caplog.records) == 1
+
+
+def test_what_is_wrong_is_said(caplog):
+    app_versions.OPERATORS.write_text(json.dumps(versions(source(versionInteger="754"))))
+    told()
+    problem = 'versionInteger of a source is "754", and a whole number is expected'
+    assert problem in caplog.text
+
+
+def test_last_good_one_that_cannot_be_kept_or_read_costs_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(app_versions, "LAST_GOOD", tmp_path / "none" / "last.json")
+    good = versions(source(versionInteger=1))
+    app_versions.OPERATORS.write_text(json.dumps(good))
+    assert json.loads(told()) == good
+    app_versions.OPERATORS.write_text("{")
+    assert core(told())["deltachat", "gplay"][0] >= 758
+
+
+def test_file_that_is_a_directory_leaves_the_last_good_one(caplog):
+    app_versions.OPERATORS.mkdir()
+    assert core(told())["deltachat", "gplay"][0] >= 758
+    assert "cannot be read" in caplog.text
