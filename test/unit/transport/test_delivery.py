@@ -423,9 +423,18 @@ def scripted(*sessions):
     return serve
 
 
-def test_replies_injected_before_tls_are_not_believed(tmp_path, authority):
+@pytest.mark.parametrize(
+    ("injected", "reason"),
+    [
+        (b"220 go\r\n250 x\r\n", "more than one reply to STARTTLS"),
+        (
+            b"220 go\r\n250 x\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n",
+            "sent replies that nothing asked for",
+        ),
+    ],
+)
+def test_replies_injected_before_tls_are_not_believed(tmp_path, authority, injected, reason):
     """RFC 3207, 6: else a machine in the middle could take mail without a certificate."""
-    injected = b"220 go\r\n250 x\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n"
 
     async def run():
         async with world(tmp_path, authority) as (ours, path):
@@ -435,7 +444,7 @@ def test_replies_injected_before_tls_are_not_believed(tmp_path, authority):
 
     [reply] = asyncio.run(run())
     assert reply.startswith("451 ")
-    assert reply.endswith("SMTP: more than one reply to STARTTLS")
+    assert reply.endswith(f"SMTP: {reason}")
 
 
 @pytest.mark.parametrize(
@@ -466,6 +475,64 @@ def test_smtp_session_that_ends_badly_keeps_the_message(tmp_path, authority, scr
 
     [reply] = asyncio.run(run())
     assert re.match(outcome, reply), reply
+
+
+FLOOD = b"250 x\r\n" * 5000
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4, 5], ids=["greeting", "EHLO", "MAIL", "DATA", "end"])
+def test_server_that_streams_replies_is_left(tmp_path, authority, monkeypatch, step):
+    """One such server took the service to 802 MB in 9.5 s, and all outgoing mail with it."""
+    zone = {("nauta.cu", "A"): ["127.0.0.2"]}
+    kept = []
+    most = {"replies": 0}
+
+    class Watched(smtp_client.SmtpConnection):
+        def data_received(self, data):
+            super().data_received(data)
+            most["replies"] = max(most["replies"], len(self._replies))
+
+    monkeypatch.setattr(smtp_client, "SmtpConnection", Watched)
+
+    async def endless(reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            for reply in PLAIN[:step]:
+                writer.write(reply)
+                await reader.readuntil(b"\r\n")
+            kept.append(writer)
+            while True:
+                writer.write(FLOOD)
+                await writer.drain()
+        writer.close()
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            async with await asyncio.start_server(endless, "127.0.0.2", ours.smtp_port):
+                return await peers.lmtp_send(path, ["x@nauta.cu"])
+
+    [reply] = asyncio.run(run())
+    assert re.match(r"451 4\.4\.[12] .*replies that nothing asked for", reply), reply
+    assert kept
+    assert most["replies"] <= 1 + smtp_client.UNASKED_REPLIES
+
+
+def test_replies_to_pipelined_commands_are_read_batch_by_batch(tmp_path, authority):
+    zone = {("nauta.cu", "A"): ["127.0.0.2"]}
+    count = 2 * smtp_client.PIPELINED + 5
+    replies = [b"250 ok\r\n"] * count
+    replies[7] = b"550 5.1.1 " + b"no" * 1000 + b"\r\n"
+    script = [b"220 x\r\n", b"250-x\r\n250 PIPELINING\r\n", b"250 ok\r\n", *replies, *PLAIN[4:]]
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            server = scripted([b"220 x\r\n", b"250 x\r\n"], script)
+            async with await asyncio.start_server(server, "127.0.0.2", ours.smtp_port):
+                return await peers.lmtp_send(path, [f"{n}@nauta.cu" for n in range(count)])
+
+    answers = asyncio.run(run())
+    assert [each[:3] for each in answers] == ["550" if n == 7 else "250" for n in range(count)]
 
 
 # The thirty minutes.

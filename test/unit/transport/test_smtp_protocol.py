@@ -95,7 +95,7 @@ def test_replies_are_read_at_every_buffer_size(octets, replies):
         reader = smtp_protocol.ReplyReader()
         found = []
         for start in range(0, len(octets), size):
-            found += reader.feed(octets[start : start + size])
+            found += reader.feed(octets[start : start + size], len(replies))
         assert [tuple(reply) for reply in found] == replies
         assert reader.empty is bool(replies)
 
@@ -110,11 +110,31 @@ def test_replies_are_read_at_every_buffer_size(octets, replies):
         b"\r\n",
         b"2" * 5000,
         b"250-x\r\n" * 300,
+        b"250-" + b"x" * 4093 + b"\r\n",
+        (b"250-" + b"x" * 4000 + b"\r\n") * 5,
+        b"250 a\r\n250 b\r\n250 c\r\n",
     ],
 )
 def test_what_is_no_reply_is_an_error(octets):
     with pytest.raises(smtp_protocol.ProtocolError):
-        smtp_protocol.ReplyReader().feed(octets)
+        smtp_protocol.ReplyReader().feed(octets, 2)
+
+
+def test_replies_up_to_each_limit_are_read():
+    line = b"250-" + b"x" * (smtp_protocol.MAX_REPLY_LINE - 5) + b"\r\n"
+    for octets in (
+        line + b"250 ok\r\n",
+        b"250-x\r\n" * (smtp_protocol.MAX_REPLY_LINES - 1) + b"250 ok\r\n",
+        (line[:1000] + b"\r\n") * 16 + b"250 ok\r\n",
+    ):
+        [reply] = smtp_protocol.ReplyReader().feed(octets, 1)
+        assert reply.lines[-1] == "ok"
+
+
+def test_many_long_replies_in_a_row_are_read():
+    """The limit is on one reply, not on all of them."""
+    octets = ((b"250-" + b"x" * 900 + b"\r\n") * 15 + b"250 ok\r\n") * 3
+    assert len(smtp_protocol.ReplyReader().feed(octets, 3)) == 3
 
 
 @pytest.mark.parametrize(
