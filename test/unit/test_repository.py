@@ -146,3 +146,13 @@ def test_every_key_of_the_example_pillar_is_explained():
         if not lines[number - 1].lstrip().startswith("#") and number - 1 not in keys
     ]
     assert unexplained == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "chatmail").rglob("files/chatmail-*.service*")), ids=relative
+)
+def test_unit_of_ours_has_a_limit_of_memory_and_says_why(path):
+    """One that a hostile peer makes grow must not take the machine with it."""
+    assert re.search(
+        r"^# [^\n]*\d+ [^\n]*MB[^\n]*\n(#[^\n]*\n)*MemoryMax=\d+M$", path.read_text(), re.M
+    )
