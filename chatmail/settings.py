@@ -320,6 +320,17 @@ def ip_addresses(value):
     return [] if value == [] else addresses(value)
 
 
+def networks(value):
+    """Check a list of IP networks that may be empty."""
+    allowed = "a list of IP networks such as [10.0.0.0/8, fd00::/8]"
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(allowed)
+    try:
+        return [str(ipaddress.ip_network(each)) for each in value]
+    except ValueError:
+        raise ValueError(allowed) from None
+
+
 def trust_anchors(value):
     """Check a list of DNSSEC trust anchors: DS or DNSKEY records as in a zone file."""
     if not isinstance(value, list) or not all(
@@ -392,6 +403,7 @@ KEYS = (
     Key("max_registrations_per_hour", 100, COUNT),
     Key("federation:block", [], domains),
     Key("federation:allow", [], domains),
+    Key("federation:private_networks", [], networks),
     Key("mail", True, boolean),
     Key("fsync", False, boolean),
     Key("clean:purge", False, boolean),

@@ -324,6 +324,131 @@ def test_backup_mx_asks_hosts_better_than_itself(tmp_path, authority):
     assert reply.startswith("250 ")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "127.0.0.2/admin/delete?x.evil.test",
+        "127.0.0.2#.evil.test",
+        "a@127.0.0.2",
+        "127.0.0.2",
+        "127.0.0.2:25",
+        "[::1]",
+        "b c.example",
+        "b%2f.example",
+        "m\xfcller.example",
+        "evil.0x7f000002/",
+        "evil.7",
+    ],
+)
+def test_mx_that_is_no_host_name_is_never_asked(tmp_path, authority, name):
+    """The first of these made the transport post to that path of 127.0.0.2, unverified."""
+    escaped = "".join(c if c.isalnum() and c.isascii() else f"\\{ord(c):03}" for c in name)
+    if not name.startswith(("[", "b", "m", "a@")):
+        escaped = name.replace("@", "\\@")
+    zone = {("b.example", "MX"): [f"10 {escaped}."]}
+    https = peers.HttpsPeer()
+    [reply] = deliver(tmp_path, authority, zone=zone, https=https, tls="127.0.0.2")
+    assert reply == "550 5.4.4 no MX of b.example is a host name"
+    assert https.connections == set()
+
+
+@pytest.mark.parametrize("domain", ["127.0.0.2", "b.example.7", "1", "a" * 64 + ".example"])
+def test_domain_that_is_no_host_name_is_refused(tmp_path, authority, domain):
+    [reply] = deliver(tmp_path, authority, [f"x@{domain}"], tls="127.0.0.2")
+    assert reply == f"550 5.1.2 {domain} is no domain name"
+
+
+def test_mx_that_is_a_host_name_is_asked_beside_one_that_is_none(tmp_path, authority):
+    zone = MX | {("b.example", "MX"): ["5 127.0.0.9/x.", "10 mx.b.example."]}
+    [reply] = deliver(tmp_path, authority, zone=zone, https=peers.HttpsPeer())
+    assert reply.startswith("250 ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.2", "169.254.169.254", "172.31.0.1"),
+        *("192.0.0.8", "192.0.2.1", "192.168.1.1", "198.19.0.1", "198.51.100.1", "203.0.113.1"),
+        *("224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::127.0.0.2", "::ffff:127.0.0.2", "64:ff9b::7f00:2", "fe80::1", "fd00::1"),
+        *("fec0::1", "ff02::1", "2001::1", "2001:db8::1", "2002:7f00:2::", "3fff::1"),
+    ],
+)
+def test_address_that_is_not_public_is_no_destination(tmp_path, authority, address):
+    kind = "AAAA" if ":" in address else "A"
+    zone = {("b.example", kind): [address]}
+    literal = f"[IPv6:{address}]" if kind == "AAAA" else f"[{address}]"
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path, private_networks=()) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            return await peers.lmtp_send(path, ["x@b.example", f"x@{literal}"])
+
+    replies = asyncio.run(run())
+    assert replies[0] == "550 5.4.4 b.example has no public address"
+    assert re.fullmatch(r"550 5\.4\.4 [0-9a-f.:]+ has no public address", replies[1])
+
+
+@pytest.mark.parametrize("address", ["9.9.9.9", "193.0.0.1", "2606:4700::1111", "2a00::1"])
+def test_public_address_is_one(address):
+    assert destinations.is_public(address)
+
+
+def test_network_that_the_operator_names_is_a_destination(tmp_path, authority):
+    https = peers.HttpsPeer()
+    zone = MX | {("mx.b.example", "A"): ["127.0.0.3", "127.0.0.2"]}
+    options = {"private_networks": ["127.0.0.2/32"], "zone": zone}
+    [reply] = deliver(tmp_path, authority, https=https, **options)
+    assert reply == "250 2.0.0 mx.b.example took it by HTTPS"
+
+
+def test_https_goes_to_the_addresses_that_were_checked(tmp_path, authority):
+    """Who answers the first look-up with a public address answers the next one as he likes."""
+    https = peers.HttpsPeer()
+
+    async def run():
+        async with world(tmp_path, authority, https=https) as (ours, path):
+            return await peers.lmtp_send(path, ["x@b.example"]), ours.dns.asked
+
+    [reply], asked = asyncio.run(run())
+    assert reply == "250 2.0.0 mx.b.example took it by HTTPS"
+    assert asked.count(("mx.b.example", "A")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("550 5.1.1 no such user\nmore", " 550 5.1.1 no such user"),
+        ("550-5.1.1 no such user", " 550-5.1.1 no such user"),
+        ("secret: 42", ""),
+        ("<html>404</html>", ""),
+        (' {"token": "42"}', ""),
+        ("550", ""),
+        ("1550 5.1.1 no", ""),
+        ("550 x" + "y" * 500, " 550 x" + "y" * 199),
+        ("550 caf\xe9", " 550 caf"),
+    ],
+)
+def test_only_an_smtp_reply_is_told_of_an_https_answer(tmp_path, authority, text, told):
+    """The answer of a machine that was never to be asked came back in the bounce."""
+    [reply] = deliver(tmp_path, authority, https=peers.HttpsPeer((404, text)))
+    assert reply.startswith(f"451 4.4.1 mx.b.example: HTTPS: 404{told}; SMTP: "), reply
+
+
+def test_what_is_no_http_is_not_told(tmp_path, authority):
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = authority.server("mx.b.example")
+            server = scripted([b"SSH-2.0-secret\r\n\r\n"])
+            port = ours.https_port
+            async with await asyncio.start_server(server, "127.0.0.2", port, ssl=context):
+                return await peers.lmtp_send(path, ["x@b.example"])
+
+    [reply] = asyncio.run(run())
+    assert "secret" not in reply
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: ")
+
+
 # TLS.
 
 

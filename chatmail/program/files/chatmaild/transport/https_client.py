@@ -1,6 +1,8 @@
 """Delivery by HTTPS: `POST https://<host>/mxdeliv`, over connections that are kept."""
 
 import asyncio
+import contextvars
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 
@@ -8,7 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from chatmaild.message.spool import Message
-from chatmaild.transport.destinations import Destinations, Host, NoHost, Tls
+from chatmaild.transport.destinations import Host, Tls
 from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
 
 # One attempt from start to answer. 30 MB in it need 2.7 Mbit/s; slower lines go by SMTP.
@@ -16,6 +18,12 @@ HTTPS_SECONDS = 90
 # nginx keeps an idle connection for 75 s; ours end before, so that the two ends rarely race.
 KEEP_SECONDS = 60
 MAX_ANSWER = 1000
+# Of what an HTTP server says only an SMTP reply goes further, into the log and into bounces: a
+# host that was never meant to be asked must not talk to our users through us.
+REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
+
+# The addresses that the host of the running task was checked to have.
+_addresses: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("addresses")
 
 
 class HttpsFailed(Exception):
@@ -30,19 +38,12 @@ class HttpsFailed(Exception):
 
 
 class _Resolver(AbstractResolver):
-    """Lets aiohttp look names up as everything else here does, and not in its threads."""
-
-    def __init__(self, destinations: Destinations):
-        self._destinations = destinations
+    """Gives aiohttp the addresses that were checked: a second look-up could give others."""
 
     async def resolve(self, host, port=0, family=0):
-        try:
-            addresses = await self._destinations.addresses(host)
-        except NoHost as error:
-            raise OSError(str(error)) from None
         return [
             {"hostname": host, "host": a, "port": port, "family": 0, "proto": 0, "flags": 0}
-            for a in addresses
+            for a in _addresses.get()
         ]
 
     async def close(self):
@@ -57,7 +58,6 @@ class HttpsClient:
 
     def __init__(
         self,
-        destinations: Destinations,
         verified: ssl.SSLContext,
         unverified: ssl.SSLContext,
         port: int = 443,
@@ -68,7 +68,7 @@ class HttpsClient:
         reused.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_Resolver(destinations),
+                resolver=_Resolver(),
                 use_dns_cache=False,
                 keepalive_timeout=KEEP_SECONDS,
                 # How many at once is decided in one place, for HTTPS and SMTP together.
@@ -99,6 +99,7 @@ class HttpsClient:
     async def _post(self, host, sender, recipients, message) -> None:
         # A kept connection that the other side closes as we write on it says nothing about the
         # host. Only on a fresh one is that a failure.
+        _addresses.set(host.addresses)
         while not await self._post_once(host, sender, recipients, message):
             pass
 
@@ -130,8 +131,7 @@ class HttpsClient:
             if trace["reused"]:
                 return False
             raise
-        line = text.strip().split("\n")[0][:200]
-        raise HttpsFailed(f"{response.status} {line}".strip(), "answer")
+        raise HttpsFailed(f"{response.status} {_reply(text)}".strip(), "answer")
 
 
 async def _note_reuse(_session, context, _params) -> None:
@@ -143,15 +143,21 @@ async def _body(message: Message) -> AsyncIterator[bytes]:
         yield chunk
 
 
+def _reply(text: str) -> str:
+    """Return the SMTP reply that an answer begins with, an empty string if it is none."""
+    found = REPLY.match(text)
+    return found[0] if found else ""
+
+
 def _reason(error: Exception) -> tuple[str, str]:
-    """Say in a few words what failed, and its kind; aiohttp's own texts repeat host and context."""
+    """Say in a few words what failed, and its kind."""
     if isinstance(error, asyncio.TimeoutError):
         return "timed out", "timeout"
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
     if isinstance(cause or error, ssl.SSLError):
         return f"TLS failed: {tls_reason(cause or error)}", "tls"
-    text = getattr(cause or error, "strerror", None) or str(error) or type(error).__name__
-    return text, "connection"
+    # aiohttp's texts may quote what the other side sent.
+    return getattr(cause or error, "strerror", None) or type(error).__name__, "connection"
 
 
 def tls_context(verified: bool) -> ssl.SSLContext:
