@@ -160,10 +160,14 @@ def free_port(address="127.0.0.1"):
 
 
 class HttpsPeer:
-    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200."""
+    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200.
 
-    def __init__(self, *answers):
+    kind: the answer's Content-Type.
+    """
+
+    def __init__(self, *answers, kind="text/plain"):
         self.answers = list(answers)
+        self.kind = kind
         self.posts = []
         self.connections = set()
         self.dying = set()
@@ -185,7 +189,13 @@ class HttpsPeer:
             self.running -= 1
         self.posts.append((request.headers.copy(), body))
         status, text = self.answers.pop(0) if self.answers else (200, "ok")
-        return web.Response(status=status, text=text)
+        response = web.Response(status=status, body=text.encode())
+        if self.kind:
+            response.content_type = self.kind
+        else:
+            # aiohttp adds one of its own to an answer that has a body.
+            response.headers["Content-Type"] = ""
+        return response
 
     @contextlib.asynccontextmanager
     async def at(self, address, port, context):

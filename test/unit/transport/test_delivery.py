@@ -92,6 +92,32 @@ def test_any_https_status_but_200_leads_to_smtp(tmp_path, authority, status):
     assert "BODY=8BITMIME" in envelope.mail_options
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "taken"),
+    [
+        ("", "250 OK", True),  # filtermail
+        ("text/plain", "OK", True),  # madmail
+        ("", "", True),  # its older versions
+        ("text/plain", "250 2.0.0 this relay said: 250 2.0.0 Ok: queued as X\n", True),
+        ("text/html", "<html>It works!</html>", False),
+        ("text/html", "OK", False),
+        ("text/plain", "<html>It works!</html>", False),
+        ("text/plain", "okay, what do you want?", False),
+        ("text/plain", "", False),
+        ("application/json", '{"status": "ok"}', False),
+        ("application/octet-stream", "", False),
+        ("text/plain", "550 5.1.1 no such user", False),
+    ],
+)
+def test_only_what_a_relay_answers_counts_as_delivered(tmp_path, authority, kind, text, taken):
+    """A web server that answers every path with 200 swallowed mail."""
+    https = peers.HttpsPeer((200, text), kind=kind)
+    [reply] = deliver(tmp_path, authority, https=https)
+    told = "250 2.0.0 mx.b.example took it by HTTPS"
+    failed = "451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; SMTP: "
+    assert reply.startswith(told if taken else failed)
+
+
 def test_https_refusal_alone_never_bounces(tmp_path, authority):
     """Port 25 is blocked and /mxdeliv says no: the message stays in the queue."""
     https = peers.HttpsPeer((400, "550 5.1.1 no such user"))

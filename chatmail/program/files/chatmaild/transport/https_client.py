@@ -22,6 +22,11 @@ MAX_ANSWER = 1000
 # host that was never meant to be asked must not talk to our users through us.
 REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
 
+# What relays answer once they took a message: filtermail "250 OK" without a type, madmail "OK" as
+# text or, its older versions, nothing at all; ours "250 2.0.0 …" as text. Any other 200 is that of
+# a web server which answers every path: taken for a relay's it would swallow mail.
+TAKEN = re.compile(r"2[0-9]{2}[ -]|ok\s*\Z", re.I)
+
 # The addresses that the host of the running task was checked to have.
 _addresses: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("addresses")
 
@@ -124,14 +129,16 @@ class HttpsClient:
         )
         try:
             async with request as response:
-                if response.status == 200:
-                    return True
-                text = (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
+                text = await _text(response)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if trace["reused"]:
                 return False
             raise
-        raise HttpsFailed(f"{response.status} {_reply(text)}".strip(), "answer")
+        if response.status != 200:
+            raise HttpsFailed(f"{response.status} {_reply(text)}".strip(), "answer")
+        if not _is_taken(response.headers.get("Content-Type", ""), text):
+            raise HttpsFailed("200, but not as a relay answers", "answer")
+        return True
 
 
 async def _note_reuse(_session, context, _params) -> None:
@@ -141,6 +148,22 @@ async def _note_reuse(_session, context, _params) -> None:
 async def _body(message: Message) -> AsyncIterator[bytes]:
     for chunk in message.chunks():
         yield chunk
+
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    """Return what an answer begins with, and of one that breaks off nothing."""
+    try:
+        return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
+    except (aiohttp.ClientError, OSError):
+        return ""
+
+
+def _is_taken(content_type: str, text: str) -> bool:
+    """Tell whether a 200 is that of a relay which has the message now."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", "text/plain"):
+        return False
+    return TAKEN.match(text) is not None or not (kind or text)
 
 
 def _reply(text: str) -> str:
