@@ -156,3 +156,10 @@ def test_unit_of_ours_has_a_limit_of_memory_and_says_why(path):
     assert re.search(
         r"^# [^\n]*\d+ [^\n]*MB[^\n]*\n(#[^\n]*\n)*MemoryMax=\d+M$", path.read_text(), re.M
     )
+
+
+def test_transport_gets_all_recipients_of_a_message_at_once():
+    """In two transactions, a domain that has recipients in both gets two copies."""
+    main_cf = (ROOT / "chatmail/postfix/files/main.cf.jinja").read_text()
+    limits = dict(re.findall(r"^(\w+_recipient_limit) = (\d+)$", main_cf, re.M))
+    assert limits["chatmail_destination_recipient_limit"] == limits["smtpd_recipient_limit"]

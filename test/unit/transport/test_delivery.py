@@ -264,6 +264,95 @@ def test_recipient_delivered_by_one_host_is_not_sent_to_the_next(tmp_path, autho
     assert second.posts[0][0].getall("X-Mail-To") == ["later@b.example"]
 
 
+@pytest.mark.parametrize("fault", ["bug", "uncertain", "no such name in TLS"])
+def test_recipient_delivered_by_one_host_stays_so_whatever_the_next_does(
+    tmp_path, authority, monkeypatch, fault
+):
+    """One got 250 and one 450; as the second host broke, both were tried again later."""
+    second = "a..b.example" if fault == "no such name in TLS" else "three.example"
+    zone = MX | {
+        ("b.example", "MX"): ["10 mx.b.example.", "20 three.example."],
+        ("three.example", "A"): ["127.0.0.3"],
+    }
+    first = peers.SmtpPeer(**{"later@b.example": "451 4.2.2 later"})
+    original = delivery.Delivery._both_ways
+
+    async def both_ways(self, known, host, *arguments):
+        if host.name == "three.example":
+            if fault == "bug":
+                raise KeyError
+            if fault == "uncertain":
+                raise smtp_client.Uncertain("no reply")
+            host = host._replace(name=second)
+        return await original(self, known, host, *arguments)
+
+    monkeypatch.setattr(delivery.Delivery, "_both_ways", both_ways)
+
+    async def run():
+        async with world(tmp_path, authority, zone=zone, smtp=first) as (ours, path):
+            tls = authority.server("three.example")
+            async with peers.SmtpPeer().at("127.0.0.3", ours.smtp_port, tls):
+                return await peers.lmtp_send(path, ["x@b.example", "later@b.example"])
+
+    assert [reply[:3] for reply in asyncio.run(run())] == ["250", "451"]
+
+
+def test_200_before_the_whole_message_counts_for_nothing(tmp_path, authority):
+    data = b"x" * 998 + b"\r\n"
+
+    async def early(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await closed.wait()
+        writer.close()
+
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = authority.server("mx.b.example")
+            port = ours.https_port
+            async with await asyncio.start_server(early, "127.0.0.2", port, ssl=context):
+                try:
+                    return await peers.lmtp_send(path, ["x@b.example"], data * 20000)
+                finally:
+                    closed.set()
+
+    closed = asyncio.Event()
+    [reply] = asyncio.run(run())
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: 200 before it had the whole message; ")
+
+
+@pytest.mark.parametrize("silent", ["before TLS", "amid the message", "after the message"])
+def test_silent_https_host_costs_only_so_long(tmp_path, authority, monkeypatch, silent):
+    for name in ("CONNECTED_SECONDS", "PIECE_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(https_client, name, 0.5)
+    monkeypatch.setattr(https_client, "CONNECT_SECONDS", 30)
+
+    async def serve(reader, writer):
+        if silent == "after the message":
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"hello\r\n")
+        await closed.wait()
+        writer.close()
+
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = None if silent == "before TLS" else authority.server("mx.b.example")
+            data = peers.MESSAGE if silent == "after the message" else b"x\r\n" * 5_000_000
+            port = ours.https_port
+            async with await asyncio.start_server(serve, "127.0.0.2", port, ssl=context):
+                try:
+                    async with asyncio.timeout(20):
+                        return await peers.lmtp_send(path, ["x@b.example"], data)
+                finally:
+                    closed.set()
+
+    closed = asyncio.Event()
+    [reply] = asyncio.run(run())
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: timed out; SMTP: ")
+
+
 @pytest.mark.parametrize("domain", ["[127.0.0.2]", "[IPv6:::1]"])
 def test_literal_goes_to_that_ip_with_any_certificate(tmp_path, authority, domain):
     https, smtp = peers.HttpsPeer((503, "")), peers.SmtpPeer()

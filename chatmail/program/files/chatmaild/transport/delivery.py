@@ -22,9 +22,9 @@ from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable,
 from chatmaild.transport.smtp_protocol import Answer
 
 # No host is asked any more after this time, and asking one by SMTP takes at most SMTP_SECONDS:
-# the answer comes within START + DNS + HTTPS + SMTP = 120 + 15 + 90 + 180 = 405 s at the very
+# the answer comes within START + DNS + HTTPS + SMTP = 60 + 15 + 180 + 180 = 435 s at the very
 # worst, below Postfix's lmtp_data_done_timeout of 600 s. A black hole of one address takes 20 s.
-START_SECONDS = 120
+START_SECONDS = 60
 SMTP_SECONDS = 180
 # After HTTPS failed and SMTP did not, a host is asked by SMTP for so long.
 SMTP_FIRST_SECONDS = 30 * 60
@@ -104,19 +104,20 @@ class Delivery:
                         break
                     if self._clock() > deadline:
                         break
+            return answers
         except NoHost as error:
             counters.count("chatmail_delivery_no_host_total")
-            return dict.fromkeys(recipients, error.answer)
+            otherwise = error.answer
         except Uncertain as error:
             # To ask the next host now would make two of it more likely than to ask later.
-            later = Answer(451, f"4.4.2 {domain}: {error}")
-            return {r: answers.get(r, later) for r in recipients}
+            otherwise = Answer(451, f"4.4.2 {domain}: {error}")
         except Exception as error:
             # A message may be in the error's text, so only its kind and place are logged.
             place = traceback.extract_tb(error.__traceback__)[-1]
             log.error("delivery broke: %s at %s", type(error).__name__, place)
-            return dict.fromkeys(recipients, Answer(451, "4.3.0 internal error, see the log"))
-        return answers
+            otherwise = Answer(451, "4.3.0 internal error, see the log")
+        # Whom a host has answered for stays answered: who was told 250 must not get it again.
+        return {r: answers.get(r, otherwise) for r in recipients}
 
     async def _to_host(self, host, sender, recipients, message, deadline) -> Answers:
         """Ask one host, as one of the PER_HOST that may do so at once."""

@@ -13,8 +13,14 @@ from chatmaild.message.spool import Message
 from chatmaild.transport.destinations import Host, Tls
 from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
 
-# One attempt from start to answer. 30 MB in it need 2.7 Mbit/s; slower lines go by SMTP.
-HTTPS_SECONDS = 90
+# One attempt from start to answer. What a relay took and we gave up would arrive twice, so ours
+# answers in time (gateway.END_SECONDS + REPLY_SECONDS = 150 s after CONNECTED_SECONDS at most).
+HTTPS_SECONDS = 180
+# A silent host costs less: so long until TLS is there, for a piece of the message to go out, and
+# for the answer once all has (the gateway's 40 s, and 20 s for what the kernel still holds).
+CONNECTED_SECONDS = 20
+PIECE_SECONDS = 30
+ANSWER_SECONDS = 60
 # nginx keeps an idle connection for 75 s; ours end before, so that the two ends rarely race.
 KEEP_SECONDS = 60
 MAX_ANSWER = 1000
@@ -53,6 +59,23 @@ class _Resolver(AbstractResolver):
 
     async def close(self):
         pass
+
+
+class _Progress:
+    """Until when the next thing has to happen, and until when all of it."""
+
+    def __init__(self):
+        self._clock = asyncio.get_running_loop().time
+        self._end = self._clock() + HTTPS_SECONDS
+        self.all_sent = False
+        self.expect(CONNECTED_SECONDS)
+
+    def expect(self, seconds: float) -> None:
+        """Something went on; the next thing has so long."""
+        self._next = self._clock() + seconds
+
+    def seconds_left(self) -> float:
+        return min(self._next, self._end) - self._clock()
 
 
 class HttpsClient:
@@ -95,22 +118,31 @@ class HttpsClient:
         """Hand a message over for all recipients. Raises HttpsFailed."""
         # A task of its own, since aiohttp 3.8 (Debian 12) leaves a task marked as cancelled after
         # a time-out; Python 3.11.2 would then take the next time-out for a cancellation.
-        task = asyncio.create_task(self._post(host, sender, recipients, message))
+        progress = _Progress()
+        task = asyncio.create_task(self._post(host, sender, recipients, message, progress))
         try:
-            await asyncio.wait_for(task, HTTPS_SECONDS)
+            while not task.done():
+                if progress.seconds_left() <= 0:
+                    raise TimeoutError
+                await asyncio.wait({task}, timeout=progress.seconds_left())
+            task.result()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise HttpsFailed(*_reason(error)) from None
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
-    async def _post(self, host, sender, recipients, message) -> None:
+    async def _post(self, host, sender, recipients, message, progress) -> None:
         # A kept connection that the other side closes as we write on it says nothing about the
         # host. Only on a fresh one is that a failure.
         _addresses.set(host.addresses)
-        while not await self._post_once(host, sender, recipients, message):
-            pass
+        while not await self._post_once(host, sender, recipients, message, progress):
+            progress.expect(CONNECTED_SECONDS)
 
-    async def _post_once(self, host, sender, recipients, message) -> bool:
+    async def _post_once(self, host, sender, recipients, message, progress) -> bool:
         """Post; return False if a connection that had been kept was closed without an answer."""
         trace = {"reused": False}
+        progress.all_sent = False
         name = f"[{host.name}]" if ":" in host.name else host.name
         headers = [
             ("X-Mail-From", sender),
@@ -120,7 +152,7 @@ class HttpsClient:
         ]
         request = self._session.post(
             f"https://{name}:{self._port}/mxdeliv",
-            data=_body(message),
+            data=_body(message, progress),
             headers=headers,
             # nauta.cu's exception is for SMTP: HTTPS without a trusted certificate is not asked.
             ssl=self._contexts.get(host.tls, self._contexts[Tls.VERIFIED]),
@@ -136,6 +168,8 @@ class HttpsClient:
             raise
         if response.status != 200:
             raise HttpsFailed(f"{response.status} {_reply(text)}".strip(), "answer")
+        if not progress.all_sent:
+            raise HttpsFailed("200 before it had the whole message", "answer")
         if not _is_taken(response.headers.get("Content-Type", ""), text):
             raise HttpsFailed("200, but not as a relay answers", "answer")
         return True
@@ -145,9 +179,15 @@ async def _note_reuse(_session, context, _params) -> None:
     context.trace_request_ctx["reused"] = True
 
 
-async def _body(message: Message) -> AsyncIterator[bytes]:
+async def _body(message: Message, progress: _Progress) -> AsyncIterator[bytes]:
+    left = message.size
     for chunk in message.chunks():
+        progress.expect(PIECE_SECONDS)
+        left -= len(chunk)
+        progress.all_sent = not left
         yield chunk
+    progress.all_sent = True
+    progress.expect(ANSWER_SECONDS)
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:

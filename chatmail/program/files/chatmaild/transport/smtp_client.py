@@ -10,7 +10,7 @@ import collections
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chatmaild.message.spool import Message
 from chatmaild.transport.smtp_protocol import (
@@ -150,7 +150,7 @@ class SmtpConnection(asyncio.Protocol):
                 server_hostname=name,
                 ssl_handshake_timeout=TLS_SECONDS,
             )
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no certificate can have
             raise Unreachable(f"TLS failed: {tls_reason(error)}", "tls") from None
         if self._transport is None:
             raise Unreachable("TLS failed: connection lost", "tls")
@@ -216,11 +216,17 @@ class SmtpSession:
         await self.hello()
 
     async def deliver(
-        self, sender: str, recipients: Iterable[str], message: Message, all_or_none: bool = False
+        self,
+        sender: str,
+        recipients: Iterable[str],
+        message: Message,
+        all_or_none: bool = False,
+        may_end: Callable[[], bool] = lambda: True,
     ) -> dict[str, Answer]:
         """Hand over one message.
 
         all_or_none: deliver to nobody once one recipient is refused.
+        may_end: asked when all is sent but the end of data; if not, nothing is delivered.
         Returns what became of each recipient. Raises Unreachable, or Uncertain when the reply to
         the whole message did not come.
         """
@@ -232,9 +238,9 @@ class SmtpSession:
         if mail.code != 250:
             return dict.fromkeys(recipients, self._answer(mail))
         # 251 is "will forward" (RFC 5321, 3.4).
-        accepted = [
+        accepted = {
             r for r, reply in zip(recipients, replies, strict=True) if reply.code // 10 == 25
-        ]
+        }
         refused = {
             r: self._answer(reply)
             for r, reply in zip(recipients, replies, strict=True)
@@ -242,7 +248,7 @@ class SmtpSession:
         }
         if not accepted or (refused and all_or_none):
             return refused
-        return refused | dict.fromkeys(accepted, self._answer(await self._data(message)))
+        return refused | dict.fromkeys(accepted, self._answer(await self._data(message, may_end)))
 
     async def _commands(self, commands: list[str]) -> list[Reply]:
         """Send commands, all at once where the server lets us (RFC 2920)."""
@@ -259,7 +265,7 @@ class SmtpSession:
             replies += [(await self._connection.reply(REPLY_SECONDS)).cut() for _ in batch]
         return replies
 
-    async def _data(self, message: Message) -> Reply:
+    async def _data(self, message: Message, may_end: Callable[[], bool]) -> Reply:
         reply = await self._connection.command("DATA")
         if reply.code != 354:
             if reply.code // 100 not in (4, 5):
@@ -268,6 +274,8 @@ class SmtpSession:
             return reply
         for chunk in stuff(message.chunks()):
             await self._connection.send(chunk)
+        if not may_end():
+            raise Unreachable("given up before the end of the message")
         await self._connection.send(b".\r\n", replies=1)
         try:
             return await self._connection.reply(DATA_REPLY_SECONDS)
