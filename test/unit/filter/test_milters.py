@@ -49,7 +49,7 @@ def incoming(filter_):
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sent(filter_):
     """A message as it leaves the relay."""
     with MilterClient(filter_.sockets / "submission") as client:
@@ -222,6 +222,57 @@ def test_incoming_cleartext_is_for_those_who_want_it(filter_, incoming):
     assert incoming.message(STRANGER, [RECIPIENT], fields(**PLAIN), b"Hello").reply == needed
 
 
+DEAD = ["nobody000@chat.example.org", "nobody001@chat.example.org"]
+LITERAL = "relay@[192.0.2.99]"
+
+
+@pytest.fixture
+def mxdeliv(filter_):
+    with MilterClient(filter_.sockets / "mxdeliv") as client:
+        yield client
+
+
+def test_mxdeliv_with_a_dead_recipient_takes_it_for_the_others(mxdeliv, sent):
+    """Where port 25 is blocked, nobody of a group got it. The dead one's bounce is Postfix's."""
+    recipients = [DEAD[0], RECIPIENT.upper(), DEAD[1]]
+    taken = mxdeliv.message("sent@chat.example.org", recipients, sent.fields, sent.body)
+    assert (taken.reply, taken.sender, taken.removed) == ("", "sent@chat.example.org", ())
+
+
+@pytest.mark.parametrize("sender", ["", "forwarder@example.net"])
+def test_mxdeliv_bounces_to_nobody_but_the_verified_author(mxdeliv, sent, sender):
+    taken = mxdeliv.message(sender, [*DEAD, RECIPIENT], sent.fields, sent.body)
+    assert (taken.reply, taken.sender, taken.removed) == ("", "", tuple(DEAD))
+
+
+def test_mxdeliv_bounces_nothing_to_an_address_literal(mxdeliv):
+    """Nothing vouches for it: a forged From would send the bounce to a third party."""
+    header, body = fields(LITERAL), encrypted_body()
+    taken = mxdeliv.message(LITERAL, [*DEAD, RECIPIENT], header, body)
+    assert (taken.reply, taken.removed) == ("", tuple(DEAD))
+
+
+def test_mxdeliv_without_a_live_recipient_refuses(mxdeliv, sent):
+    taken = mxdeliv.message("sent@chat.example.org", DEAD, sent.fields, sent.body)
+    assert taken.reply == f"550 5.1.1 <{DEAD[0]}>: no such address here"
+
+
+def test_mxdeliv_checks_the_message_as_port_25_does(mxdeliv, sent):
+    reply = mxdeliv.message(STRANGER, [RECIPIENT, *DEAD], fields(), sent.body).reply
+    assert reply == "554 5.7.1 No DKIM signature found"
+    header = fields(LITERAL, **PLAIN)
+    clear = "clear0000@chat.example.org"
+    assert mxdeliv.message(STRANGER, [clear, *DEAD], header, b"Hello\r\n").reply == ""
+    refused = mxdeliv.message(STRANGER, [clear, RECIPIENT], header, b"Hello\r\n").reply
+    assert refused == "523 Encryption Needed: Invalid Unencrypted Mail"
+
+
+def test_mxdeliv_of_a_message_knows_nothing_of_the_one_before(mxdeliv, sent):
+    args = sent.fields, sent.body
+    assert mxdeliv.message("sent@chat.example.org", [*DEAD, RECIPIENT], *args).removed == ()
+    assert mxdeliv.message("", [*DEAD, RECIPIENT], *args).removed == tuple(DEAD)
+
+
 @pytest.fixture(scope="module")
 def choosy(tmp_path_factory):
     """A session of port 25 of a relay that blocks a domain."""
@@ -321,21 +372,21 @@ def test_filter_replaces_sockets_that_a_killed_one_left(own_filter):
         os.close(descriptor)
     own_filter.process.wait(10)
     own_filter.systemd.close()
-    for role in ("submission", "incoming", "sign"):
+    for role in ("submission", "incoming", "mxdeliv", "sign"):
         path = own_filter.sockets / role
         assert stat.S_ISSOCK(path.stat().st_mode)
         with pytest.raises(ConnectionRefusedError):
             MilterClient(path)
     own_filter.start()
-    for role in ("submission", "incoming", "sign"):
+    for role in ("submission", "incoming", "mxdeliv", "sign"):
         path = own_filter.sockets / role
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         MilterClient(path).close()
 
 
-@pytest.mark.parametrize("role", [0, 1, 2])
+@pytest.mark.parametrize("role", [0, 1, 2, 3])
 def test_filter_whose_role_is_killed_ends_as_a_whole(own_filter, role):
-    """A relay with two of three roles would let mail wait for ever without anybody noticing."""
+    """A relay with three of four roles would let mail wait for ever without anybody noticing."""
     own_filter.start()
     children = own_filter.children()
     os.kill(children[role], signal.SIGKILL)

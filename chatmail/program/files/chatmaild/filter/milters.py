@@ -1,4 +1,4 @@
-"""The three milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
+"""The four milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
 
 import functools
 import logging
@@ -225,9 +225,15 @@ class Submission(Session):
 
 @Milter.header_leading_space
 class Incoming(Session):
-    """What arrives on port 25 and through /mxdeliv (section 5)."""
+    """What arrives on port 25 (section 5)."""
 
     direction = "incoming"
+    # Whether the envelope's sender is the author, whom a signature vouches for.
+    sender_verified = False
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.sender_verified = False
 
     def check_recipient(self, address: str) -> None:
         """Raises Refusal for what is no address here."""
@@ -243,6 +249,7 @@ class Incoming(Session):
         if self.shared.keys is not None and not rules.is_address_literal(domain):
             verifying.check_signatures(self.fields, self.content, domain, self.shared.lookup)
             counters.count("chatmail_dkim_verified_total")
+            self.sender_verified = self.sender.lower() == author.lower()
         if self.sender and self.sender.lower() != author.lower():
             self.chgfrom("<>")
         counters.count("chatmail_passed_total", self.direction, kind)
@@ -259,6 +266,30 @@ class Incoming(Session):
 
 
 @Milter.header_leading_space
+class Mxdeliv(Incoming):
+    """What arrives through /mxdeliv, where one answer stands for all recipients.
+
+    A dead recipient must not keep the message from the others. Where the author is verified the
+    dead one stays among the recipients: Dovecot refuses it, and Postfix tells the author by a
+    signed bounce. Otherwise nobody is told, since the bounce might go to a stranger.
+    """
+
+    def check_recipient(self, address: str) -> None:
+        """Take all; which of them there are is asked at the end."""
+
+    def check_message(self) -> None:
+        """Check as on port 25, if there is anybody here to get it. Raises Refusal."""
+        dead = [r for r in self.recipients if not self.shared.has_mailbox(r.lower())]
+        self.recipients = [r for r in self.recipients if r not in dead]
+        if not self.recipients:
+            super().check_recipient(dead[0])
+        super().check_message()
+        if dead and not self.sender_verified:
+            for address in dead:
+                self.delrcpt(f"<{address}>")
+
+
+@Milter.header_leading_space
 class Sign(Session):
     """What Postfix itself writes: bounces are signed and nothing else."""
 
@@ -268,7 +299,12 @@ class Sign(Session):
             self.sign(self.fields)
 
 
-ROLES: dict[str, type[Session]] = {"submission": Submission, "incoming": Incoming, "sign": Sign}
+ROLES: dict[str, type[Session]] = {
+    "submission": Submission,
+    "incoming": Incoming,
+    "mxdeliv": Mxdeliv,
+    "sign": Sign,
+}
 
 
 def _address(path: bytes) -> str:
