@@ -1,8 +1,10 @@
 """The four milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
 
+import contextlib
 import functools
 import logging
 import os
+import threading
 
 import Milter
 
@@ -22,6 +24,10 @@ MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
 # What libmilter takes as one line of a reply.
 MAX_REPLY = 500
+# Octets of all messages that one process holds at once; while they are looked at, copies of them
+# take about as much again two or three times (services/files/chatmail-filter.service.jinja). One
+# message of the largest size always has room.
+MAX_IN_FLIGHT = 96 * 1024 * 1024
 
 
 def guarded(callback):
@@ -50,6 +56,28 @@ def guarded(callback):
     return guard
 
 
+class InFlight:
+    """Counts the octets that all sessions hold, up to a limit."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Have so many more, or return False and leave it be."""
+        with self._lock:
+            if self._held + size > self._most:
+                return False
+            self._held += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Hold so many less."""
+        with self._lock:
+            self._held -= size
+
+
 class SharedState:
     """What all sessions of a role share.
 
@@ -67,6 +95,7 @@ class SharedState:
         self.rate_limit = RateLimit(
             settings["max_user_send_per_minute"], settings["max_user_send_burst_size"]
         )
+        self.in_flight = InFlight(max(MAX_IN_FLIGHT, settings["max_message_size"]))
         self._address_domain: str = settings["address_domain"]
         self._mailboxes = settings["mailboxes_dir"]
 
@@ -99,14 +128,25 @@ class Session(Milter.Base):
 
     def __init__(self, shared: SharedState):
         self.shared = shared
+        self.content = bytearray()
+        self._header_size = 0
         self._forget()
+
+    def _let_go(self) -> None:
+        """Free the body, also for whoever was handed it."""
+        content, self.content = self.content, bytearray()
+        self.shared.in_flight.give_back(len(content))
+        with contextlib.suppress(BufferError):
+            content.clear()
 
     def _forget(self) -> None:
         self.sender = ""
         self.recipients: list[str] = []
         self.fields: list[Field] = []
-        self.content = bytearray()
+        self._let_go()
+        self.no_room = False
         self.header_too_large = False
+        self.shared.in_flight.give_back(self._header_size)
         self._header_size = 0
 
     def refuse(self, refusal: Refusal) -> int:
@@ -137,23 +177,33 @@ class Session(Milter.Base):
     @Milter.decode("bytes")
     def header(self, name: str, value: bytes) -> int:
         """One field; Postfix separates folded lines by LF and keeps their leading space."""
-        self._header_size += len(name) + len(value)
-        if len(self.fields) >= MAX_FIELDS or self._header_size > MAX_HEADER:
+        size = len(name) + len(value)
+        if len(self.fields) >= MAX_FIELDS or self._header_size + size > MAX_HEADER:
             self.header_too_large = True
+        elif not self.shared.in_flight.take(size):
+            self.no_room = True
         else:
+            self._header_size += size
             self.fields.append((name.encode(), value.replace(b"\n", b"\r\n")))
         return Milter.CONTINUE
 
     @Milter.noreply
     def body(self, chunk: bytes) -> int:
         """Some bytes of the body, which Postfix bounds; its lines end in CR LF."""
-        self.content += chunk
+        if self.no_room or not self.shared.in_flight.take(len(chunk)):
+            self.no_room = True
+            self._let_go()
+        else:
+            self.content += chunk
         return Milter.CONTINUE
 
     @guarded
     def eom(self) -> None:
         """The message is complete."""
         try:
+            if self.no_room:
+                text = "Too much mail at once, try again later"
+                raise Refusal("too much at once", "451", "4.3.2", text)
             self.check_message()
         finally:
             self._forget()
@@ -161,6 +211,11 @@ class Session(Milter.Base):
     @guarded
     def abort(self) -> None:
         """The message does not come to its end."""
+        self._forget()
+
+    @guarded
+    def close(self) -> None:
+        """The session is over, however it ended."""
         self._forget()
 
     def check_recipient(self, address: str) -> None:
@@ -247,7 +302,10 @@ class Incoming(Session):
         author, kind = rules.check_incoming(self.fields, self.content, self._takes_cleartext)
         domain = author.rpartition("@")[2].lower()
         if self.shared.keys is not None and not rules.is_address_literal(domain):
-            verifying.check_signatures(self.fields, self.content, domain, self.shared.lookup)
+            # DNS may take 20 s, for as many messages as there are sessions: without their bodies.
+            verifying.check_signatures(
+                self.fields, self.content, domain, self.shared.lookup, self._let_go
+            )
             counters.count("chatmail_dkim_verified_total")
             self.sender_verified = self.sender.lower() == author.lower()
         if self.sender and self.sender.lower() != author.lower():

@@ -64,6 +64,7 @@ REASONS_OF_BOTH = [
     "bare line end",
     "header too large",
     "no single From",
+    "too much at once",
     "unencrypted",
 ]
 REASONS = {
