@@ -381,7 +381,9 @@ def test_bodies_are_not_held_while_dns_is_asked(own_filter):
 
     with ThreadPoolExecutor(sessions) as pool:
         replies = pool.map(receive, range(sessions))
+        deadline = time.monotonic() + 60
         while len(list(own_filter.home.glob("waiting-*"))) < sessions:
+            assert time.monotonic() < deadline, own_filter.logged()
             time.sleep(0.02)
         grown = resident(incoming) - before
         own_filter.publish(**records)

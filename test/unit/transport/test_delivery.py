@@ -277,14 +277,14 @@ def test_recipient_delivered_by_one_host_stays_so_whatever_the_next_does(
     first = peers.SmtpPeer(**{"later@b.example": "451 4.2.2 later"})
     original = delivery.Delivery._both_ways
 
-    async def both_ways(self, known, host, *arguments):
+    async def both_ways(self, known, place, host, *arguments):
         if host.name == "three.example":
             if fault == "bug":
                 raise KeyError
             if fault == "uncertain":
                 raise smtp_client.Uncertain("no reply")
             host = host._replace(name=second)
-        return await original(self, known, host, *arguments)
+        return await original(self, known, place, host, *arguments)
 
     monkeypatch.setattr(delivery.Delivery, "_both_ways", both_ways)
 
@@ -867,13 +867,13 @@ def test_at_most_so_many_deliveries_run_to_one_host(tmp_path, authority, monkeyp
             sends = [peers.lmtp_send(path, ["x@b.example"]) for _ in range(40)]
             return await asyncio.gather(*sends)
 
-    monkeypatch.setattr(delivery._Known, "__init__", _known_with_slots(delivery._Known.__init__, 5))
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
     replies = asyncio.run(run())
     assert {reply for [reply] in replies} == {"250 2.0.0 mx.b.example took it by HTTPS"}
     assert https.most == 5
 
 
-def _known_with_slots(init, count):
+def _with_slots(init, count):
     def made(self):
         init(self, asyncio.Semaphore(count))
 
@@ -930,17 +930,22 @@ def test_black_holes_do_not_delay_a_live_relay(tmp_path, authority):
     """100 messages to hosts that accept connections and say nothing, then one to a live one."""
     zone = dict(MX)
     for number in range(10):
-        zone[f"dead{number}.example", "A"] = ["127.0.0.3"]
+        zone[f"dead{number}.example", "A"] = [f"127.0.1.{number}"]
+    holes = [f"127.0.1.{number}" for number in range(10)]
     https, hole_https, hole_smtp = peers.HttpsPeer(), peers.BlackHole(), peers.BlackHole()
 
     async def run():
         async with (
             world(tmp_path, authority, zone=zone, https=https) as (ours, path),
-            hole_https.at("127.0.0.3", ours.https_port),
-            hole_smtp.at("127.0.0.3", ours.smtp_port),
+            hole_https.at(holes, ours.https_port),
+            hole_smtp.at(holes, ours.smtp_port),
         ):
             dead = [
-                asyncio.create_task(peers.lmtp_send(path, [f"x@dead{n % 10}.example"]))
+                asyncio.create_task(
+                    peers.lmtp_send(
+                        path, [f"x@dead{n % 10}.example"], sender=f"{n % 3}@ours.example"
+                    )
+                )
                 for n in range(100)
             ]
             while hole_https.connections < 100:
@@ -959,7 +964,7 @@ def test_black_holes_do_not_delay_a_live_relay(tmp_path, authority):
 
 def test_dead_host_holds_up_only_so_many_deliveries(tmp_path, authority, monkeypatch):
     """Once a host proved dead, those that wait for their turn with it are answered at once."""
-    monkeypatch.setattr(delivery._Known, "__init__", _known_with_slots(delivery._Known.__init__, 5))
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
     monkeypatch.setattr(delivery, "PER_HOST", 5)
     hole = peers.BlackHole()
 
@@ -980,6 +985,134 @@ def test_dead_host_holds_up_only_so_many_deliveries(tmp_path, authority, monkeyp
     # Ten rounds of five would have taken ten times the time-out of one second.
     assert took < 5
     assert hole.connections <= 10
+
+
+def test_address_of_many_names_holds_up_only_so_many_deliveries(tmp_path, authority, monkeypatch):
+    """120 MX names on one slow address held 120 of Postfix's 500 processes for 270 s each."""
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
+    names = [f"mx{n}.example" for n in range(50)]
+    zone = {(name, "A"): ["127.0.0.2"] for name in names}
+    hole = peers.BlackHole()
+
+    async def run():
+        async with (
+            world(tmp_path, authority, zone=zone) as (ours, path),
+            hole.at("127.0.0.2", ours.https_port),
+        ):
+            sends = (peers.lmtp_send(path, [f"x@{n}"], sender=f"{n}@ours.example") for n in names)
+            first = await asyncio.gather(*sends)
+            before = hole.connections
+            # From now on it is known, under each of its names.
+            sends = (peers.lmtp_send(path, [f"x@{n}"], sender=f"{n}@ours.example") for n in names)
+            return first, before, await asyncio.gather(*sends), hole.connections - before
+
+    first, before, second, after = asyncio.run(run())
+    assert all(reply.startswith("451 4.4.1 mx") for [reply] in [*first, *second])
+    assert before <= 10
+    assert 1 <= after <= delivery.PER_DEAD_HOST
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ],
+)
+def test_place_of_a_host_is_what_one_machine_has(address, place):
+    host = destinations.Host("mx.example", (address, "192.0.2.8"), destinations.Tls.VERIFIED)
+    assert delivery.place_of(host) == place
+
+
+def test_sender_has_only_so_many_messages_under_way(tmp_path, authority, monkeypatch):
+    """Two accounts held all 500 processes for two days."""
+    monkeypatch.setattr(delivery, "MESSAGES_PER_SENDER", 3)
+    https = peers.HttpsPeer()
+
+    async def run():
+        async with world(tmp_path, authority, https=https) as (ours, path):
+            https.seconds = 30
+            slow = [asyncio.create_task(peers.lmtp_send(path, ["x@b.example"])) for _ in range(3)]
+            while https.running < 3:
+                await asyncio.sleep(0.01)
+            https.seconds = 0
+            fourth = await peers.lmtp_send(path, ["x@b.example", "y@b.example"])
+            others = [
+                await peers.lmtp_send(path, ["x@b.example"], sender=sender)
+                for sender in ("b@ours.example", "")
+            ]
+            for task in slow:
+                task.cancel()
+            await asyncio.wait(slow)
+            while ours.lmtp._sessions:
+                await asyncio.sleep(0.01)
+            return fourth, others, await peers.lmtp_send(path, ["x@b.example"])
+
+    fourth, others, later = asyncio.run(run())
+    assert fourth == ["451 4.3.2 too many messages of this sender wait for slow hosts"] * 2
+    assert [reply[:3] for [reply] in others] == ["250", "250"]
+    assert later[0].startswith("250 ")
+
+
+def test_sender_has_only_so_many_deliveries_under_way(monkeypatch):
+    monkeypatch.setattr(delivery, "DELIVERIES_PER_SENDER", 5)
+
+    async def run():
+        done = asyncio.Event()
+
+        async def to_domain(domain, sender, recipients, message):
+            await done.wait()
+            return dict.fromkeys(recipients, delivery.Answer(250, domain))
+
+        transactions = delivery.Transactions(to_domain)
+        one = transactions.start("a@x", [f"x@{n}" for n in range(3)], None)
+        two = transactions.start("a@x", [f"x@{n}" for n in range(3)], None)
+        codes = {(await task)[name].code for name, task in two.items()}
+        three = transactions.start("a@x", ["x@1", "y@1", "x@2"], None)
+        done.set()
+        codes |= {(await task)[name].code for name, task in (one | three).items()}
+        await asyncio.sleep(0)
+        return codes, transactions._under_way
+
+    assert asyncio.run(run()) == ({451, 250}, {})
+
+
+def test_host_that_is_slow_and_takes_nothing_is_treated_as_dead(tmp_path, authority):
+    smtp = peers.SmtpPeer(DATA="451 4.7.1 later")
+
+    async def run():
+        async with world(tmp_path, authority, smtp=smtp) as (ours, path):
+            original = smtp.handle_DATA
+
+            async def slow(*arguments):
+                ours.clock.ahead += delivery.SLOW_SECONDS + 1
+                return await original(*arguments)
+
+            smtp.handle_DATA = slow
+            await peers.lmtp_send(path, ["x@b.example"])
+            [place] = ours.delivery._places.values()
+            dead = place.dead
+            smtp.handle_DATA = original
+            await peers.lmtp_send(path, ["x@b.example"])
+            return dead, place.dead
+
+    assert asyncio.run(run()) == (True, False)
+
+
+def test_smtp_server_that_is_never_ready_costs_only_so_long(tmp_path, authority, monkeypatch):
+    """Each reply came just in time, so that it cost 180 s."""
+    monkeypatch.setattr(delivery, "SETUP_SECONDS", 0.5)
+    monkeypatch.setattr(smtp_client, "REPLY_SECONDS", 30)
+    hole = peers.BlackHole()
+
+    async def run():
+        async with (
+            world(tmp_path, authority) as (ours, path),
+            hole.at("127.0.0.2", ours.smtp_port),
+        ):
+            return await peers.lmtp_send(path, ["x@b.example"])
+
+    assert asyncio.run(run())[0].endswith("SMTP: not ready within 0.5 s")
 
 
 def test_dead_host_that_returned_is_used_again(tmp_path, authority):
@@ -1023,9 +1156,9 @@ def test_memory_of_hosts_is_bounded(tmp_path, authority, monkeypatch):
         async with world(tmp_path, authority, zone=zone) as (ours, path):
             for n in range(10):
                 await peers.lmtp_send(path, [f"x@d{n}.example"])
-            return len(ours.delivery._known)
+            return len(ours.delivery._known), len(ours.delivery._places)
 
-    assert asyncio.run(run()) <= 3
+    assert max(asyncio.run(run())) <= 3
 
 
 def test_bug_in_a_delivery_is_a_temporary_failure_and_logs_no_address(
