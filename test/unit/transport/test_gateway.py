@@ -317,6 +317,55 @@ def test_body_that_trickles_is_not_waited_for(tmp_path, monkeypatch):
     assert (status, text[:10]) == (408, "451 4.4.2 ")
 
 
+def test_client_has_only_so_many_requests_at_once(tmp_path, monkeypatch):
+    """Others get theirs meanwhile. One machine with a /64 is one client."""
+    monkeypatch.setattr(gateway, "PER_CLIENT", 2)
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            waiting = [
+                asyncio.create_task(ask(client=client))
+                for client in ("192.0.2.7", "192.0.2.7", "2001:db8::1", "2001:db8::2")
+            ]
+            while smtpd.sessions < 2 * len(waiting):
+                await asyncio.sleep(0.01)
+            refused = [await ask(client=client) for client in ("192.0.2.7", "2001:db8::3")]
+            smtpd.may_go_on.set()
+            taken = [status for status, _ in await asyncio.gather(*waiting)]
+            others = [await ask(client=client) for client in ("192.0.2.8", "192.0.2.7")]
+            return refused, taken, [status for status, _ in others]
+
+    refused, taken, others = asyncio.run(run())
+    assert refused == [(503, "451 4.3.2 too many messages at once, try again later\n")] * 2
+    assert taken == [200] * 4
+    assert others == [200, 200]
+
+
+def test_requests_that_wait_leave_room_for_other_clients(tmp_path, monkeypatch):
+    """200 of one client that waited for DNS had all of Postfix's processes."""
+    monkeypatch.setattr(gateway, "AT_ONCE", 3)
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            waiting = [asyncio.create_task(ask(client=f"192.0.2.{n}")) for n in range(3)]
+            while smtpd.sessions < 2 * len(waiting):
+                await asyncio.sleep(0.01)
+            refused, _ = await ask(client="192.0.2.9")
+            smtpd.may_go_on.set()
+            await asyncio.gather(*waiting)
+            return refused, (await ask(client="192.0.2.9"))[0]
+
+    assert asyncio.run(run()) == (503, 200)
+    master_cf = Path(__file__).parents[3] / "chatmail/postfix/files/master.cf.jinja"
+    monkeypatch.undo()
+    processes = re.search(r"127\.0\.0\.1:10025 .* (\d+) +smtpd\n", master_cf.read_text())[1]
+    assert int(processes) == gateway.AT_ONCE
+    assert gateway.PER_CLIENT * 10 <= gateway.AT_ONCE
+    assert delivery.PER_HOST < gateway.PER_CLIENT
+
+
 def test_times_of_sender_and_receiver_fit():
     """The receiver's last word comes before the sender stops to listen."""
     assert gateway.BODY_SECONDS < gateway.END_SECONDS

@@ -5,6 +5,8 @@ nginx passes the request on; it goes by SMTP to a smtpd of Postfix's on loopback
 """
 
 import asyncio
+import collections
+import contextlib
 import ipaddress
 import logging
 
@@ -24,6 +26,10 @@ BODY_SECONDS = 110
 END_SECONDS = 120
 REPLY_SECONDS = 30
 MAX_RECIPIENTS = 1000
+# Requests at once: of one client, above what a relay like this one makes of us (delivery.PER_HOST);
+# and of all, each of which may wait for DNS in an smtpd of Postfix's (master.cf, 127.0.0.1:10025).
+PER_CLIENT = 50
+AT_ONCE = 500
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +54,7 @@ class Gateway:
         self._max_size = max_size
         self._spool = spool
         self._smtpd_port = smtpd_port
+        self._of_client: collections.Counter[str] = collections.Counter()
 
     def application(self) -> web.Application:
         """Return the web application; methods other than POST get a 405 of their own accord."""
@@ -61,9 +68,8 @@ class Gateway:
         """Answer 200 once Postfix took the message for every recipient, else say why not."""
         end = asyncio.get_running_loop().time() + END_SECONDS
         try:
-            with Message(self._spool) as message:
+            with self._counted(client_address(request)), Message(self._spool) as message:
                 sender, recipients = envelope(request)
-                client_address(request)
                 await self._receive(request, message)
                 answer = await self._hand_over(request, sender, recipients, message, end)
         except Refused as error:
@@ -73,6 +79,23 @@ class Gateway:
         if answer.delivered:
             return web.Response(text=f"{answer.line()}\n")
         return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
+
+    @contextlib.contextmanager
+    def _counted(self, client: str):
+        """Count a request among those of its client. Raises Refused when there are enough."""
+        address = ipaddress.ip_address(client)
+        # One machine may have all of a /64.
+        network = (address, 64 if address.version == 6 else 32)
+        client = str(ipaddress.ip_network(network, strict=False))
+        if self._of_client[client] >= PER_CLIENT or self._of_client.total() >= AT_ONCE:
+            raise Refused(503, 451, "4.3.2 too many messages at once, try again later")
+        self._of_client[client] += 1
+        try:
+            yield
+        finally:
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
 
     async def _receive(self, request: web.Request, message: Message) -> None:
         """Read the body. Raises Refused."""
