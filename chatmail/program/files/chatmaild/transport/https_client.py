@@ -103,6 +103,8 @@ class HttpsClient:
                 limit=0,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Nobody asked for compression, and a kilobyte of it may be a gigabyte.
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             trace_configs=[reused],
