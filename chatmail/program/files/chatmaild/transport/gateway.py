@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import logging
 
+import aiohttp
 from aiohttp import web
 
 from chatmaild.message.spool import Message
@@ -107,12 +108,12 @@ class Gateway:
                 async for chunk in request.content.iter_any():
                     if message.size + len(chunk) > self._max_size:
                         raise too_large
-                    message.write(chunk)
+                    _keep(message, chunk)
         except TimeoutError:
             raise Refused(408, 451, f"4.4.2 no whole message within {BODY_SECONDS} s") from None
-        except OSError as error:
-            log.error("cannot keep a message aside: %s", error.strerror or type(error).__name__)
-            raise Refused(503, 452, "4.3.1 no room to keep the message aside") from None
+        except (OSError, aiohttp.ClientError):
+            # Nobody is there any more to read this.
+            raise Refused(400, 451, "4.4.2 connection lost amid the message") from None
         if has_bare_line_end(message.chunks()):
             raise Refused(400, 550, "5.5.2 a line must end in CR LF and nothing else")
 
@@ -149,6 +150,15 @@ class Gateway:
             return Answer(451, "4.3.0 mail cannot be taken now")
         # The worst answer stands for all, since the sender repeats the whole by SMTP.
         return max(answers.values(), key=lambda answer: answer.code)
+
+
+def _keep(message: Message, chunk: bytes) -> None:
+    """Append to the message. Raises Refused."""
+    try:
+        message.write(chunk)
+    except OSError as error:
+        log.error("cannot keep a message aside: %s", error.strerror or type(error).__name__)
+        raise Refused(503, 452, "4.3.1 no room to keep the message aside") from None
 
 
 def _count(answer: Answer) -> None:
