@@ -100,6 +100,16 @@ def test_submission_refuses_with_the_codes_of_the_contract(submission):
     assert bare.reply == "554 5.6.0 A line must end in CR LF and nothing else"
 
 
+@pytest.mark.parametrize("local_part", ["%" * 490, "%%s%" * 122, "a%" * 230, "x" * 400])
+def test_refusal_that_quotes_percent_signs_is_one(submission, local_part):
+    """Each % goes to libmilter twice; too long for it, the refusal became 451 for ever."""
+    author = f"{local_part}@example.net"
+    reply = submission.message(
+        "sent@chat.example.org", [STRANGER], fields(author), encrypted_body()
+    ).reply
+    assert reply.startswith(f"500 Invalid FROM <{local_part[:300]}")
+
+
 def test_submission_in_one_session_forgets_the_message_before(submission):
     """A message must not be judged by the parts of one that was refused or broken off."""
     sender = "again@chat.example.org"

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 # Far above what mail programs write (a key in Autocrypt: 10 KB), far below what costs time.
 MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
-# What libmilter takes as one line of a reply.
-MAX_REPLY = 500
+# What libmilter takes as one line of a reply (MAXREPLYLEN, 980), each % doubled.
+MAX_REPLY, MAX_REPLY_ESCAPED = 500, 900
 # Octets of all messages that one process holds at once; while they are looked at, copies of them
 # take about as much again two or three times (services/files/chatmail-filter.service.jinja). One
 # message of the largest size always has room.
@@ -153,9 +153,7 @@ class Session(Milter.Base):
         """Set the SMTP reply. Returns what the callback has to return."""
         counters.count("chatmail_refused_total", self.direction, refusal.reason)
         log.info("refused: %s", refusal.reason)
-        text = "".join(c if " " <= c <= "~" else "?" for c in refusal.text)[:MAX_REPLY]
-        # libmilter takes the text for a printf format.
-        self.setreply(refusal.code, refusal.xcode, text.replace("%", "%%"))
+        self.setreply(refusal.code, refusal.xcode, _for_libmilter(refusal.text))
         return Milter.TEMPFAIL if refusal.code.startswith("4") else Milter.REJECT
 
     @guarded
@@ -363,6 +361,15 @@ ROLES: dict[str, type[Session]] = {
     "mxdeliv": Mxdeliv,
     "sign": Sign,
 }
+
+
+def _for_libmilter(text: str) -> str:
+    """Return a reply's text as libmilter takes it: printable, not too long, a printf format."""
+    printable = "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_REPLY]
+    escaped = printable.replace("%", "%%")
+    if len(escaped) <= MAX_REPLY_ESCAPED:
+        return escaped
+    return printable[: MAX_REPLY_ESCAPED // 2].replace("%", "%%")
 
 
 def _address(path: bytes) -> str:
