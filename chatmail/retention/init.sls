@@ -24,7 +24,10 @@ unit chatmail-expire:
 unit chatmail-report:
   file.managed:
     - name: /etc/systemd/system/chatmail-report.service
-    - source: salt://chatmail/retention/files/chatmail-report.service
+    - source: salt://chatmail/retention/files/chatmail-report.service.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
     - mode: "0644"
 
 # Salt does it for the units that it starts, which are the timers.

@@ -163,3 +163,20 @@ def test_transport_gets_all_recipients_of_a_message_at_once():
     main_cf = (ROOT / "chatmail/postfix/files/main.cf.jinja").read_text()
     limits = dict(re.findall(r"^(\w+_recipient_limit) = (\d+)$", main_cf, re.M))
     assert limits["chatmail_destination_recipient_limit"] == limits["smtpd_recipient_limit"]
+
+
+# certbot writes where the operator told it to.
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "chatmail").rglob("files/chatmail-*.service*"))
+        if path.name != "chatmail-certificate.service"
+    ],
+    ids=relative,
+)
+def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
+    unit = path.read_text()
+    [home] = re.findall(r"^ProtectHome=(.*)$", unit, re.M)
+    bound = re.findall(r"^Bind(?:ReadOnly)?Paths=(.*)$", unit, re.M)
+    assert (home, bound) in [("yes", []), ("tmpfs", ["{{ relay.mailboxes_dir }}"])]
