@@ -103,7 +103,7 @@ class ReplyReader:
                 replies.append(reply)
             if len(replies) > most:
                 raise ProtocolError("sent replies that nothing asked for")
-        if len(self._buffer) > MAX_REPLY_LINE:
+        if len(self._buffer.removesuffix(b"\r")) > MAX_REPLY_LINE:
             raise ProtocolError(f"reply line of more than {MAX_REPLY_LINE} octets")
         return replies
 
