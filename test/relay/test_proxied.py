@@ -125,6 +125,39 @@ def test_postfix_knows_who_delivers_by_https(relay, alice, source):
     assert f"client=unknown[{source}]" in log(relay, since, "postfix/mxdeliv/smtpd")
 
 
+def post_from(source, relay, headers, body=b""):
+    """Begin a POST to /mxdeliv from one of our addresses; return its connection."""
+    connection = http.client.HTTPSConnection(
+        relay.ip, context=tls_context(), timeout=20, source_address=(source, 0)
+    )
+    connection.putrequest("POST", "/mxdeliv")
+    for name, value in headers:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    return connection
+
+
+def test_client_with_too_many_messages_at_once_stands_alone(relay, alice):
+    """Its uploads, which never end, keep nobody else out, and nginx keeps none of them aside."""
+    headers = [("X-Mail-To", alice.address), ("Content-Length", "1000000")]
+    with contextlib.ExitStack() as stack:
+
+        def begin(source):
+            return stack.enter_context(contextlib.closing(post_from(source, relay, headers, b"x")))
+
+        # gateway.PER_CLIENT is 50, nginx.conf.jinja's own limit above it 60.
+        waiting = [begin(HOSTS[0]) for _ in range(70)]
+        # They may have overtaken each other on their way.
+        told = [connection.getresponse() for connection in waiting[55:]]
+        assert {answer.status for answer in told} == {503}
+        assert any(b"451 4.3.2 too many messages at once" in answer.read() for answer in told)
+        spooled = relay.run("find /var/lib/nginx -type f -size +0").stdout
+        assert spooled == ""
+        nobody = [("X-Mail-To", f"nobody@{relay.domain}"), ("Content-Length", "0")]
+        with contextlib.closing(post_from(HOSTS[1], relay, nobody)) as other:
+            assert other.getresponse().status == 400
+
+
 @pytest.mark.parametrize("port", [443, 465])
 def test_client_with_too_many_smtp_connections_stands_alone(relay, few_smtp_connections, port):
     with contextlib.ExitStack() as stack:
