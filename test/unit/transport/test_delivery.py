@@ -1044,7 +1044,7 @@ def test_address_of_many_names_holds_up_only_so_many_deliveries(tmp_path, author
 )
 def test_place_of_a_host_is_what_one_machine_has(address, place):
     host = destinations.Host("mx.example", (address, "192.0.2.8"), destinations.Tls.VERIFIED)
-    assert delivery.place_of(host) == place
+    assert delivery.find_place(host) == place
 
 
 def test_sender_has_only_so_many_messages_under_way(tmp_path, authority, monkeypatch):

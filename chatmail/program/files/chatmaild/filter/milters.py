@@ -153,7 +153,7 @@ class Session(Milter.Base):
         """Set the SMTP reply. Returns what the callback has to return."""
         counters.count("chatmail_refused_total", self.direction, refusal.reason)
         log.info("refused: %s", refusal.reason)
-        self.setreply(refusal.code, refusal.xcode, _for_libmilter(refusal.text))
+        self.setreply(refusal.code, refusal.xcode, _format_for_libmilter(refusal.text))
         return Milter.TEMPFAIL if refusal.code.startswith("4") else Milter.REJECT
 
     @guarded
@@ -363,7 +363,7 @@ ROLES: dict[str, type[Session]] = {
 }
 
 
-def _for_libmilter(text: str) -> str:
+def _format_for_libmilter(text: str) -> str:
     """Return a reply's text as libmilter takes it: printable, not too long, a printf format."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_REPLY]
     escaped = printable.replace("%", "%%")

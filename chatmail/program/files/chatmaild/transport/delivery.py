@@ -69,7 +69,7 @@ class _Place:
     dead: bool = False
 
 
-def place_of(host: Host) -> str:
+def find_place(host: Host) -> str:
     """Return what stands for a host's address: of IPv6 the network, which one machine can fill."""
     address = ipaddress.ip_address(host.addresses[0])
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
@@ -150,7 +150,7 @@ class Delivery:
 
     async def _to_host(self, host, sender, recipients, message, deadline) -> Answers:
         """Ask one host, as one of the PER_HOST that may ask its address at once."""
-        with self._used(self._places, place_of(host), _Place) as place:
+        with self._use(self._places, find_place(host), _Place) as place:
             if place.dead and place.users > PER_DEAD_HOST:
                 return _unreached(host, recipients, "is down, and enough deliveries try it")
             try:
@@ -161,13 +161,13 @@ class Delivery:
             try:
                 if place.dead and place.users > PER_DEAD_HOST:
                     return _unreached(host, recipients, "is down, and enough deliveries try it")
-                with self._used(self._known, host.name, _Known) as known:
+                with self._use(self._known, host.name, _Known) as known:
                     return await self._both_ways(known, place, host, sender, recipients, message)
             finally:
                 place.slots.release()
 
     @contextlib.contextmanager
-    def _used(self, known_ones: dict, name: str, kind: type):
+    def _use(self, known_ones: dict, name: str, kind: type):
         """Give what is known of a host or an address, and keep it at least while it is in use."""
         if len(known_ones) >= MAX_HOSTS_KNOWN:
             now = self._clock()
@@ -285,7 +285,7 @@ class Transactions:
             len(under_way) >= MESSAGES_PER_SENDER
             or sum(under_way) + len(domains) > DELIVERIES_PER_SENDER
         ):
-            deliver = _too_many
+            deliver = _refuse_too_many
         tasks: dict[str, asyncio.Task[Answers]] = {}
         for domain, of_domain in domains.items():
             task = asyncio.create_task(deliver(domain, sender, of_domain, message))
@@ -310,7 +310,7 @@ class Transactions:
             task.add_done_callback(ended)
 
 
-async def _too_many(_domain, _sender, recipients: list[str], _message) -> Answers:
+async def _refuse_too_many(_domain, _sender, recipients: list[str], _message) -> Answers:
     """Answer a sender who has enough messages on their way."""
     text = "4.3.2 too many messages of this sender wait for slow hosts"
     return dict.fromkeys(recipients, Answer(451, text))

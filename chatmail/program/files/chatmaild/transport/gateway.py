@@ -69,7 +69,7 @@ class Gateway:
         """Answer 200 once Postfix took the message for every recipient, else say why not."""
         end = asyncio.get_running_loop().time() + END_SECONDS
         try:
-            with self._counted(client_address(request)), Message(self._spool) as message:
+            with self._count_client(client_address(request)), Message(self._spool) as message:
                 sender, recipients = envelope(request)
                 await self._receive(request, message)
                 answer = await self._hand_over(request, sender, recipients, message, end)
@@ -82,7 +82,7 @@ class Gateway:
         return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
 
     @contextlib.contextmanager
-    def _counted(self, client: str):
+    def _count_client(self, client: str):
         """Count a request among those of its client. Raises Refused when there are enough."""
         address = ipaddress.ip_address(client)
         # One machine may have all of a /64.

@@ -163,13 +163,13 @@ class HttpsClient:
         )
         try:
             async with request as response:
-                text = await _text(response)
+                text = await _read_text(response)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if trace["reused"]:
                 return False
             raise
         if response.status != 200:
-            raise HttpsFailed(f"{response.status} {_reply(text)}".strip(), "answer")
+            raise HttpsFailed(f"{response.status} {_find_reply(text)}".strip(), "answer")
         if not progress.all_sent:
             raise HttpsFailed("200 before it had the whole message", "answer")
         if not _is_taken(response.headers.get("Content-Type", ""), text):
@@ -192,7 +192,7 @@ async def _body(message: Message, progress: _Progress) -> AsyncIterator[bytes]:
     progress.expect(ANSWER_SECONDS)
 
 
-async def _text(response: aiohttp.ClientResponse) -> str:
+async def _read_text(response: aiohttp.ClientResponse) -> str:
     """Return what an answer begins with, and of one that breaks off nothing."""
     try:
         return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
@@ -208,7 +208,7 @@ def _is_taken(content_type: str, text: str) -> bool:
     return TAKEN.match(text) is not None or not (kind or text)
 
 
-def _reply(text: str) -> str:
+def _find_reply(text: str) -> str:
     """Return the SMTP reply that an answer begins with, an empty string if it is none."""
     found = REPLY.match(text)
     return found[0] if found else ""
