@@ -7,6 +7,8 @@ The client's network has two addresses, so it is two hosts to the relay.
 import contextlib
 import http.client
 import imaplib
+import resource
+import select
 import smtplib
 import socket
 import ssl
@@ -123,6 +125,30 @@ def test_postfix_knows_who_delivers_by_https(relay, alice, source):
         connection.request("POST", "/mxdeliv", encrypted(sender, alice.address), headers)
         assert connection.getresponse().status == 200
     assert f"client=unknown[{source}]" in log(relay, since, "postfix/mxdeliv/smtpd")
+
+
+@pytest.fixture
+def many_descriptors():
+    """Let this process hold more connections than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_client_with_too_many_connections_to_443_stands_alone(relay, many_descriptors):
+    """It has 1000, and silent ones are closed after 10 s (nginx.conf.jinja)."""
+    poll = select.poll()
+    with contextlib.ExitStack() as stack:
+        for _ in range(1010):
+            plain = socket.create_connection((relay.ip, 443), 20, (HOSTS[0], 0))
+            poll.register(stack.enter_context(plain), select.POLLIN)
+        relay.wait_until(lambda: len(poll.poll(0)) >= 10, 5)
+        with contextlib.closing(post_from(HOSTS[1], relay, [("Content-Length", "0")])) as other:
+            assert other.getresponse().status == 400
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            post_from(HOSTS[0], relay, [])
+        relay.wait_until(lambda: len(poll.poll(0)) == 1010, 20)
 
 
 def post_from(source, relay, headers, body=b""):
