@@ -328,6 +328,13 @@ KEYS = (
         "The relay exchanges mail with these domains only. []: with all domains.",
     ),
     Key(
+        "federation:private_networks",
+        [],
+        lambda value: networks(value),
+        "Networks that are not part of the public Internet and have relays, in a lab or a closed "
+        "network. []: mail goes to public addresses only.",
+    ),
+    Key(
         "www_folder",
         None,
         lambda value: optional(value, www_folder),
@@ -700,6 +707,17 @@ def _mail_domain_of_others(value):
 def ip_addresses(value):
     """Check a list of IP addresses that may be empty."""
     return [] if value == [] else addresses(value)
+
+
+def networks(value):
+    """Check a list of IP networks that may be empty."""
+    allowed = "a list of IP networks such as [10.0.0.0/8, fd00::/8]"
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(allowed)
+    try:
+        return [str(ipaddress.ip_network(each)) for each in value]
+    except ValueError:
+        raise ValueError(allowed) from None
 
 
 def trust_anchors(value):

@@ -24,7 +24,10 @@ unit chatmail-expire:
 unit chatmail-report:
   file.managed:
     - name: /etc/systemd/system/chatmail-report.service
-    - source: salt://chatmail/retention/files/chatmail-report.service
+    - source: salt://chatmail/retention/files/chatmail-report.service.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
     - mode: "0644"
 
 # Salt reloads systemd for units that it starts itself. The timers start these units.

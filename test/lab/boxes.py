@@ -87,6 +87,8 @@ def lab_pillar():
                 # Its binary is on the Internet. The tests of it bring their own.
                 "iroh_relay": "",
                 "acme_directory": authority.URL,
+                # Documentation's addresses are not public, and its boxes have no others.
+                "federation": {"private_networks": [str(network.NETWORK), str(network.NETWORK6)]},
                 "resolver": {
                     "forwarders": [network.address(network.NAMESERVER)],
                     "trust_anchors": nameserver.trust_anchors(),

@@ -167,3 +167,32 @@ def test_black_holes_do_not_delay_others(relay, other_relay, bob):
     undisturbed = 1.0  # what it takes at most, looks at the INBOX included
     assert time.monotonic() - before < undisturbed + 1.0
     relay.run("postsuper -d ALL deferred; postsuper -d ALL")
+
+
+def test_dead_recipients_keep_the_message_from_nobody(relay, other_relay, alice, bob):
+    """By HTTPS one answer stands for all. Two of a group were gone, and nobody got anything.
+
+    More than 50 recipients: they came in several transactions, and the living got several copies.
+    """
+    dead = [f"gone{number:05}@{other_relay.domain}" for number in range(59)]
+    recipients = [*dead[:30], bob.address, *dead[30:]]
+    message = encrypted(alice.address, bob.address, Message_ID="<group@test>")
+    with blocked(relay, other_relay, 25), smtp(relay, alice) as connection:
+        connection.sendmail(alice.address, recipients, message)
+        await_arrival(other_relay, bob, "<group@test>")
+        relay.wait_until(lambda: not is_queued(relay, bob.address))
+    assert way_in(other_relay, "<group@test>") == "mxdeliv"
+    log = other_relay.run("journalctl --no-pager --output=cat --identifier=postfix/cleanup").stdout
+    assert log.count("message-id=<group@test>") == 1
+
+    def bounces():
+        """Return the bounces that name all of the dead ones."""
+        with imap(relay, alice) as connection:
+            connection.select("INBOX", readonly=True)
+            _, data = connection.uid("fetch", "1:*", "(BODY.PEEK[])")
+            found = [part[1].decode() for part in data if isinstance(part, tuple)]
+        return [each for each in found if all(address in each for address in dead)]
+
+    [bounce] = relay.wait_until(bounces)
+    assert "multipart/report" in bounce
+    assert arrived(other_relay, bob, "<group@test>") == 1

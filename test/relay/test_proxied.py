@@ -7,6 +7,8 @@ The client's network in the lab has two addresses, so it is two hosts to the rel
 import contextlib
 import http.client
 import imaplib
+import resource
+import select
 import smtplib
 import socket
 import ssl
@@ -145,6 +147,63 @@ def test_postfix_knows_who_delivers_by_https(relay, alice, source):
         connection.request("POST", "/mxdeliv", encrypted(sender, alice.address), headers)
         assert connection.getresponse().status == 200
     assert f"client=unknown[{source}]" in log(relay, since, "postfix/mxdeliv/smtpd")
+
+
+@pytest.fixture
+def many_descriptors():
+    """Let this process hold more connections than the usual 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_client_with_too_many_connections_to_443_stands_alone(relay, many_descriptors):
+    """It has 1000, and silent ones are closed after 10 s (nginx.conf.jinja)."""
+    poll = select.poll()
+    with contextlib.ExitStack() as stack:
+        for _ in range(1010):
+            plain = socket.create_connection((relay.ip, 443), 20, (HOSTS[0], 0))
+            poll.register(stack.enter_context(plain), select.POLLIN)
+        relay.wait_until(lambda: len(poll.poll(0)) >= 10, 5)
+        with contextlib.closing(post_from(HOSTS[1], relay, [("Content-Length", "0")])) as other:
+            assert other.getresponse().status == 400
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            post_from(HOSTS[0], relay, [])
+        relay.wait_until(lambda: len(poll.poll(0)) == 1010, 20)
+
+
+def post_from(source, relay, headers, body=b""):
+    """Begin a POST to /mxdeliv from one of our addresses; return its connection."""
+    connection = http.client.HTTPSConnection(
+        relay.ip, context=tls_context(), timeout=20, source_address=(source, 0)
+    )
+    connection.putrequest("POST", "/mxdeliv")
+    for name, value in headers:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    return connection
+
+
+def test_client_with_too_many_messages_at_once_stands_alone(relay, alice):
+    """Its uploads, which never end, keep nobody else out, and nginx keeps none of them aside."""
+    headers = [("X-Mail-To", alice.address), ("Content-Length", "1000000")]
+    with contextlib.ExitStack() as stack:
+
+        def begin(source):
+            return stack.enter_context(contextlib.closing(post_from(source, relay, headers, b"x")))
+
+        # gateway.PER_CLIENT is 50, nginx.conf.jinja's own limit above it 60.
+        waiting = [begin(HOSTS[0]) for _ in range(70)]
+        # They may have overtaken each other on their way.
+        told = [connection.getresponse() for connection in waiting[55:]]
+        assert {answer.status for answer in told} == {503}
+        assert any(b"451 4.3.2 too many messages at once" in answer.read() for answer in told)
+        spooled = relay.run("find /var/lib/nginx -type f -size +0").stdout
+        assert spooled == ""
+        nobody = [("X-Mail-To", f"nobody@{relay.domain}"), ("Content-Length", "0")]
+        with contextlib.closing(post_from(HOSTS[1], relay, nobody)) as other:
+            assert other.getresponse().status == 400
 
 
 @pytest.mark.parametrize("port", [443, 465])

@@ -16,12 +16,16 @@ SECONDS = 60
 
 
 class Outcome(NamedTuple):
-    """What became of a message: `reply` is "" when it was accepted."""
+    """What became of a message: `reply` is "" when it was accepted.
+
+    removed: the recipients taken out.
+    """
 
     reply: str
     sender: str
     fields: list[tuple[bytes, bytes]]
     body: bytes
+    removed: tuple[str, ...] = ()
 
     @property
     def raw(self) -> bytes:
@@ -91,15 +95,18 @@ class MilterClient:
         return self._end(list(fields), body, sender)
 
     def _end(self, fields, body: bytes, sender: str) -> Outcome:
+        removed = []
         while True:
             command, data = self._receive()
             if command in "ca":
                 kept = [field for field in fields if field is not None]
-                return Outcome("", sender, kept, body)
+                return Outcome("", sender, kept, body, tuple(removed))
             if command in "rty":
                 return Outcome(_reply(command, data), sender, [], b"")
             if command == "e":
                 sender = data.split(b"\0")[0].decode().strip("<>")
+            elif command == "-":
+                removed.append(data.rstrip(b"\0").decode().strip("<>"))
             elif command in "im":
                 _change(command, fields, data)
             else:

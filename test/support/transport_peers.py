@@ -37,6 +37,8 @@ from cryptography.x509.oid import NameOID
 # an error is that a session of the service ended early, which some tests are about.
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
+# Where the peers are.
+LOOPBACK = ("127.0.0.0/8", "::1/128", "0.0.0.0/32")
 MESSAGE = b"From: <a@ours.example>\r\nSubject: [...]\r\n\r\nhello\r\n"
 
 
@@ -158,10 +160,14 @@ def free_port(address="127.0.0.1"):
 
 
 class HttpsPeer:
-    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200."""
+    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200.
 
-    def __init__(self, *answers):
+    kind: the answer's Content-Type.
+    """
+
+    def __init__(self, *answers, kind="text/plain"):
         self.answers = list(answers)
+        self.kind = kind
         self.posts = []
         self.connections = set()
         self.dying = set()
@@ -183,7 +189,13 @@ class HttpsPeer:
             self.running -= 1
         self.posts.append((request.headers.copy(), body))
         status, text = self.answers.pop(0) if self.answers else (200, "ok")
-        return web.Response(status=status, text=text)
+        response = web.Response(status=status, body=text.encode())
+        if self.kind:
+            response.content_type = self.kind
+        else:
+            # aiohttp adds one of its own to an answer that has a body.
+            response.headers["Content-Type"] = ""
+        return response
 
     @contextlib.asynccontextmanager
     async def at(self, address, port, context):
@@ -299,15 +311,25 @@ class Clock:
 
 
 @contextlib.asynccontextmanager
-async def relay(zone, authority, spool, use_ipv6=True, is_ours=lambda _: False, block=()):
+async def relay(
+    zone,
+    authority,
+    spool,
+    use_ipv6=True,
+    is_ours=lambda _: False,
+    block=(),
+    private_networks=LOOPBACK,
+):
     """Run the service's sending half against a zone; domains in `block` get nothing."""
     lists = {"block": block, "allow": []}
     async with dns_server(zone) as (server, resolver):
         ports = free_port(), free_port()
         clock = Clock()
-        destinations = Destinations(("ours.example",), use_ipv6, resolver, is_ours)
+        destinations = Destinations(
+            ("ours.example",), use_ipv6, resolver, is_ours, private_networks
+        )
         verified, unverified = authority.client(), tls_context(False)
-        https = HttpsClient(destinations, verified, unverified, ports[0])
+        https = HttpsClient(verified, unverified, ports[0])
         federation = Federation({"address_domain": "ours.example", "federation": lists})
         delivery = Delivery(
             destinations, https, "ours.example", verified, unverified, federation, ports[1], clock
@@ -383,7 +405,7 @@ __main__.SPOOL = directory
 __main__.load_settings = lambda: {
     "hostname": "ours.example", "mail_domain": "ours.example", "address_domain": "ours.example",
     "disable_ipv6": False, "max_message_size": 31457280,
-    "federation": {"block": [], "allow": []},
+    "federation": {"block": [], "allow": [], "private_networks": ["127.0.0.0/8"]},
 }
 __main__.main()
 """

@@ -238,3 +238,37 @@ def test_every_key_of_the_example_pillar_is_explained():
         if not lines[number - 1].lstrip().startswith("#") and number - 1 not in keys
     ]
     assert unexplained == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "chatmail").rglob("files/chatmail-*.service*")), ids=relative
+)
+def test_unit_of_ours_has_a_limit_of_memory_and_says_why(path):
+    """One that a hostile peer makes grow must not take the machine with it."""
+    assert re.search(
+        r"^# [^\n]*\d+ [^\n]*MB[^\n]*\n(#[^\n]*\n)*MemoryMax=\d+M$", path.read_text(), re.M
+    )
+
+
+def test_transport_gets_all_recipients_of_a_message_at_once():
+    """In two transactions, a domain that has recipients in both gets two copies."""
+    main_cf = (ROOT / "chatmail/postfix/files/main.cf.jinja").read_text()
+    limits = dict(re.findall(r"^(\w+_recipient_limit) = (\d+)$", main_cf, re.M))
+    assert limits["chatmail_destination_recipient_limit"] == limits["smtpd_recipient_limit"]
+
+
+# certbot writes where the operator told it to.
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in sorted((ROOT / "chatmail").rglob("files/chatmail-*.service*"))
+        if path.name != "chatmail-certificate.service"
+    ],
+    ids=relative,
+)
+def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
+    unit = path.read_text()
+    [home] = re.findall(r"^ProtectHome=(.*)$", unit, re.M)
+    bound = re.findall(r"^Bind(?:ReadOnly)?Paths=(.*)$", unit, re.M)
+    assert (home, bound) in [("yes", []), ("tmpfs", ["{{ relay.mailboxes_dir }}"])]

@@ -63,7 +63,7 @@ def test_defaults_are_those_of_existing_relays():
         "nocreate": False,
         "registration": "open",
         "max_registrations_per_hour": 100,
-        "federation": {"block": [], "allow": []},
+        "federation": {"block": [], "allow": [], "private_networks": []},
         "mail": True,
         "fsync": True,
         "clean": {"purge": False},
@@ -270,11 +270,21 @@ def test_nocreate_is_another_name_for_closed_registration(given, expected):
     assert relay["nocreate"] is (expected == "closed")
 
 
+def test_networks_of_the_federation_come_back_in_short_form():
+    given = {"private_networks": ["10.0.0.0/8", "FD00:0::/8", "192.0.2.1"]}
+    assert resolve(federation=given)["federation"]["private_networks"] == [
+        "10.0.0.0/8",
+        "fd00::/8",
+        "192.0.2.1/32",
+    ]
+
+
 def test_domains_of_the_federation_come_back_as_they_stand_in_addresses():
     given = {"block": ["Spam.Example.", "[192.0.2.1]", "192.0.2.2"], "allow": ["_test.example"]}
     assert resolve(federation=given)["federation"] == {
         "block": ["[192.0.2.1]", "[192.0.2.2]", "spam.example"],
         "allow": ["_test.example"],
+        "private_networks": [],
     }
 
 
@@ -358,6 +368,10 @@ BAD = [
     ("federation", {"allow": [None]}, "nothing"),
     ("federation", {"allow": ["*.example.org"]}, "a pattern"),
     ("federation", ["example.org"], "no mapping"),
+    ("federation", {"private_networks": "10.0.0.0/8"}, "no list"),
+    ("federation", {"private_networks": [10]}, "a number"),
+    ("federation", {"private_networks": ["10.0.0.8/8"]}, "an address in a network"),
+    ("federation", {"private_networks": ["intranet"]}, "a name"),
     ("mail", "off", "a text"),
     ("acme_email", "nobody", "no @"),
     ("acme_email", "a@b\nc", "newline"),

@@ -8,12 +8,16 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dkim
+import Milter
 import pytest
+from chatmaild.filter import milters
 from support import running_filter
-from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
+from support.messages import RECIPIENT, SENDER, STRANGER, armored, encrypted_body, fields
 from support.milter_client import MilterClient, Rejected
 
 PLAIN = {"Content_Type": "text/plain"}
@@ -49,7 +53,7 @@ def incoming(filter_):
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sent(filter_):
     """A message as it leaves the relay."""
     with MilterClient(filter_.sockets / "submission") as client:
@@ -94,6 +98,14 @@ def test_submission_refuses_with_the_codes_of_the_contract(submission):
     assert forged.reply == f"500 Invalid FROM <100%eve@example.net> for <{SENDER}>"
     bare = submission.message(SENDER, [STRANGER], fields(), encrypted_body() + b"\r\r\n")
     assert bare.reply == "554 5.6.0 A line must end in CR LF and nothing else"
+
+
+@pytest.mark.parametrize("local_part", ["%" * 450, "a%" * 230, "%s%n" * 100, "x" * 400])
+def test_refusal_that_quotes_percent_signs_is_one(submission, local_part):
+    """Each % goes to libmilter twice; too long for it, the refusal became 451 for ever."""
+    author = f"{local_part}@example.net"
+    reply = submission.message(SENDER, [STRANGER], fields(author), encrypted_body()).reply
+    assert reply.startswith(f"500 Invalid FROM <{local_part[:300]}")
 
 
 def test_submission_in_one_session_forgets_the_message_before(submission):
@@ -237,6 +249,57 @@ def test_incoming_cleartext_is_for_those_who_want_it(filter_, incoming):
     assert incoming.message(STRANGER, [RECIPIENT], fields(**PLAIN), b"Hello").reply == needed
 
 
+DEAD = ["nobody000@chat.example.org", "nobody001@chat.example.org"]
+LITERAL = "relay@[192.0.2.99]"
+
+
+@pytest.fixture
+def mxdeliv(filter_):
+    with MilterClient(filter_.sockets / "mxdeliv") as client:
+        yield client
+
+
+def test_mxdeliv_with_a_dead_recipient_takes_it_for_the_others(mxdeliv, sent):
+    """Where port 25 is blocked, nobody of a group got it. The dead one's bounce is Postfix's."""
+    recipients = [DEAD[0], RECIPIENT.upper(), DEAD[1]]
+    taken = mxdeliv.message("sent@chat.example.org", recipients, sent.fields, sent.body)
+    assert (taken.reply, taken.sender, taken.removed) == ("", "sent@chat.example.org", ())
+
+
+@pytest.mark.parametrize("sender", ["", "forwarder@example.net"])
+def test_mxdeliv_bounces_to_nobody_but_the_verified_author(mxdeliv, sent, sender):
+    taken = mxdeliv.message(sender, [*DEAD, RECIPIENT], sent.fields, sent.body)
+    assert (taken.reply, taken.sender, taken.removed) == ("", "", tuple(DEAD))
+
+
+def test_mxdeliv_bounces_nothing_to_an_address_literal(mxdeliv):
+    """Nothing vouches for it: a forged From would send the bounce to a third party."""
+    header, body = fields(LITERAL), encrypted_body()
+    taken = mxdeliv.message(LITERAL, [*DEAD, RECIPIENT], header, body)
+    assert (taken.reply, taken.removed) == ("", tuple(DEAD))
+
+
+def test_mxdeliv_without_a_live_recipient_refuses(mxdeliv, sent):
+    taken = mxdeliv.message("sent@chat.example.org", DEAD, sent.fields, sent.body)
+    assert taken.reply == f"550 5.1.1 <{DEAD[0]}>: no such address here"
+
+
+def test_mxdeliv_checks_the_message_as_port_25_does(mxdeliv, sent):
+    reply = mxdeliv.message(STRANGER, [RECIPIENT, *DEAD], fields(), sent.body).reply
+    assert reply == "554 5.7.1 No DKIM signature found"
+    header = fields(LITERAL, **PLAIN)
+    clear = "clear0000@chat.example.org"
+    assert mxdeliv.message(STRANGER, [clear, *DEAD], header, b"Hello\r\n").reply == ""
+    refused = mxdeliv.message(STRANGER, [clear, RECIPIENT], header, b"Hello\r\n").reply
+    assert refused == "523 Encryption Needed: Invalid Unencrypted Mail"
+
+
+def test_mxdeliv_of_a_message_knows_nothing_of_the_one_before(mxdeliv, sent):
+    args = sent.fields, sent.body
+    assert mxdeliv.message("sent@chat.example.org", [*DEAD, RECIPIENT], *args).removed == ()
+    assert mxdeliv.message("", [*DEAD, RECIPIENT], *args).removed == tuple(DEAD)
+
+
 @pytest.fixture(scope="module")
 def choosy(tmp_path_factory):
     """A session of port 25 of a relay that blocks a domain."""
@@ -315,6 +378,79 @@ def test_filter_logs_reasons_and_nothing_about_messages(filter_, submission):
         assert private not in log
 
 
+def resident(pid: int) -> int:
+    """Return the bytes of a process that are in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_bodies_are_not_held_while_dns_is_asked(own_filter):
+    """12 sessions of 30 MB held 931 MB for as long as a name server was silent."""
+    size, sessions = 4 * 2**20, 12
+    own_filter.settings["max_user_send_burst_size"] = 100
+    own_filter.add_mailbox(RECIPIENT)
+    (own_filter.home / "relay.json").write_text(json.dumps(own_filter.settings))
+    own_filter.start()
+    body = encrypted_body(armored(os.urandom(size)))
+    with MilterClient(own_filter.sockets / "submission") as client:
+        large = client.message(SENDER, [STRANGER], fields(), body)
+    records = dict(own_filter.zone)
+    own_filter.publish(**dict.fromkeys(records, "WAIT"))
+    incoming = own_filter.children()[1]
+    before = resident(incoming)
+
+    def receive(_):
+        with MilterClient(own_filter.sockets / "incoming") as client:
+            return client.message(SENDER, [RECIPIENT], large.fields, large.body).reply
+
+    with ThreadPoolExecutor(sessions) as pool:
+        replies = pool.map(receive, range(sessions))
+        deadline = time.monotonic() + 60
+        while len(list(own_filter.home.glob("waiting-*"))) < sessions:
+            assert time.monotonic() < deadline, own_filter.logged()
+            time.sleep(0.02)
+        grown = resident(incoming) - before
+        own_filter.publish(**records)
+        assert set(replies) == {""}
+    assert grown < sessions * size / 2, f"{grown / 2**20:.0f} MB more"
+
+
+class Held(milters.Session):
+    """A session whose replies are kept, as libmilter would send them."""
+
+    direction = "incoming"
+    _protocol = 0  # of what Postfix offered, nothing is left out
+
+    def setreply(self, *reply):
+        self.reply = reply
+
+    def check_message(self):
+        self.seen = bytes(self.content)
+
+
+def test_more_than_so_much_at_once_has_to_wait(monkeypatch):
+    monkeypatch.setattr(milters, "MAX_IN_FLIGHT", 1000)
+    settings = running_filter.SETTINGS | {"mailboxes_dir": "/", "max_message_size": 100}
+    shared = milters.SharedState(settings, None, None)
+    one, two = Held(shared), Held(shared)
+    one.body(b"x" * 600)
+    two.body(b"y" * 600)
+    two.body(b"y" * 10)
+    assert two.eom() == Milter.TEMPFAIL
+    assert two.reply[:2] == ("451", "4.3.2")
+    assert one.eom() == Milter.CONTINUE
+    assert one.seen == b"x" * 600
+    two.body(b"y" * 1000)
+    assert (two.eom(), two.seen) == (Milter.CONTINUE, b"y" * 1000)
+    # What a lost session held is there again.
+    one.body(b"x" * 600)
+    one.header("A", b"b" * 399)
+    two.header("C", b"")
+    assert two.eom() == Milter.TEMPFAIL
+    one.close()
+    two.body(b"y" * 1000)
+    assert two.eom() == Milter.CONTINUE
+
+
 def test_filter_answers_many_sessions_at_once(filter_, sent):
     def receive(number):
         with MilterClient(filter_.sockets / "incoming") as client:
@@ -336,21 +472,21 @@ def test_filter_replaces_sockets_that_a_killed_one_left(own_filter):
         os.close(descriptor)
     own_filter.process.wait(10)
     own_filter.systemd.close()
-    for role in ("submission", "incoming", "sign"):
+    for role in ("submission", "incoming", "mxdeliv", "sign"):
         path = own_filter.sockets / role
         assert stat.S_ISSOCK(path.stat().st_mode)
         with pytest.raises(ConnectionRefusedError):
             MilterClient(path)
     own_filter.start()
-    for role in ("submission", "incoming", "sign"):
+    for role in ("submission", "incoming", "mxdeliv", "sign"):
         path = own_filter.sockets / role
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         MilterClient(path).close()
 
 
-@pytest.mark.parametrize("role", [0, 1, 2])
+@pytest.mark.parametrize("role", [0, 1, 2, 3])
 def test_filter_whose_role_is_killed_ends_as_a_whole(own_filter, role):
-    """A relay with two of three roles would let mail wait for ever without anybody noticing."""
+    """A relay with three of four roles would let mail wait for ever without anybody noticing."""
     own_filter.start()
     children = own_filter.children()
     os.kill(children[role], signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import os
 import re
@@ -90,6 +91,54 @@ def test_any_https_status_but_200_leads_to_smtp(tmp_path, authority, status):
     assert (envelope.mail_from, envelope.rcpt_tos) == ("a@ours.example", ["x@b.example"])
     assert envelope.original_content == peers.MESSAGE
     assert "BODY=8BITMIME" in envelope.mail_options
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "taken"),
+    [
+        ("", "250 OK", True),  # filtermail
+        ("text/plain", "OK", True),  # madmail
+        ("", "", True),  # its older versions
+        ("text/plain", "250 2.0.0 this relay said: 250 2.0.0 Ok: queued as X\n", True),
+        ("text/html", "<html>It works!</html>", False),
+        ("text/html", "OK", False),
+        ("text/plain", "<html>It works!</html>", False),
+        ("text/plain", "okay, what do you want?", False),
+        ("text/plain", "", False),
+        ("application/json", '{"status": "ok"}', False),
+        ("application/octet-stream", "", False),
+        ("text/plain", "550 5.1.1 no such user", False),
+    ],
+)
+def test_only_what_a_relay_answers_counts_as_delivered(tmp_path, authority, kind, text, taken):
+    """A web server that answers every path with 200 swallowed mail."""
+    https = peers.HttpsPeer((200, text), kind=kind)
+    [reply] = deliver(tmp_path, authority, https=https)
+    told = "250 2.0.0 mx.b.example took it by HTTPS"
+    failed = "451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; SMTP: "
+    assert reply.startswith(told if taken else failed)
+
+
+def test_answer_is_not_decompressed(tmp_path, authority):
+    """Nobody asked for it, and a kilobyte may be a gigabyte."""
+    compressed = gzip.compress(b"250 2.0.0 " + b"x" * 1000)
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"hello\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(compressed)}"
+        writer.write(f"{head}\r\n\r\n".encode() + compressed)
+        await writer.drain()
+        writer.close()
+
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = authority.server("mx.b.example")
+            port = ours.https_port
+            async with await asyncio.start_server(serve, "127.0.0.2", port, ssl=context):
+                return await peers.lmtp_send(path, ["x@b.example"])
+
+    [reply] = asyncio.run(run())
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; ")
 
 
 def test_https_refusal_alone_never_bounces(tmp_path, authority):
@@ -238,6 +287,95 @@ def test_recipient_delivered_by_one_host_is_not_sent_to_the_next(tmp_path, autho
     assert second.posts[0][0].getall("X-Mail-To") == ["later@b.example"]
 
 
+@pytest.mark.parametrize("fault", ["bug", "uncertain", "no such name in TLS"])
+def test_recipient_delivered_by_one_host_stays_so_whatever_the_next_does(
+    tmp_path, authority, monkeypatch, fault
+):
+    """One got 250 and one 450; as the second host broke, both were tried again later."""
+    second = "a..b.example" if fault == "no such name in TLS" else "three.example"
+    zone = MX | {
+        ("b.example", "MX"): ["10 mx.b.example.", "20 three.example."],
+        ("three.example", "A"): ["127.0.0.3"],
+    }
+    first = peers.SmtpPeer(**{"later@b.example": "451 4.2.2 later"})
+    original = delivery.Delivery._both_ways
+
+    async def both_ways(self, known, place, host, *arguments):
+        if host.name == "three.example":
+            if fault == "bug":
+                raise KeyError
+            if fault == "uncertain":
+                raise smtp_client.Uncertain("no reply")
+            host = host._replace(name=second)
+        return await original(self, known, place, host, *arguments)
+
+    monkeypatch.setattr(delivery.Delivery, "_both_ways", both_ways)
+
+    async def run():
+        async with world(tmp_path, authority, zone=zone, smtp=first) as (ours, path):
+            tls = authority.server("three.example")
+            async with peers.SmtpPeer().at("127.0.0.3", ours.smtp_port, tls):
+                return await peers.lmtp_send(path, ["x@b.example", "later@b.example"])
+
+    assert [reply[:3] for reply in asyncio.run(run())] == ["250", "451"]
+
+
+def test_200_before_the_whole_message_counts_for_nothing(tmp_path, authority):
+    data = b"x" * 998 + b"\r\n"
+
+    async def early(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await closed.wait()
+        writer.close()
+
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = authority.server("mx.b.example")
+            port = ours.https_port
+            async with await asyncio.start_server(early, "127.0.0.2", port, ssl=context):
+                try:
+                    return await peers.lmtp_send(path, ["x@b.example"], data * 20000)
+                finally:
+                    closed.set()
+
+    closed = asyncio.Event()
+    [reply] = asyncio.run(run())
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: 200 before it had the whole message; ")
+
+
+@pytest.mark.parametrize("silent", ["before TLS", "amid the message", "after the message"])
+def test_silent_https_host_costs_only_so_long(tmp_path, authority, monkeypatch, silent):
+    for name in ("CONNECTED_SECONDS", "PIECE_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(https_client, name, 0.5)
+    monkeypatch.setattr(https_client, "CONNECT_SECONDS", 30)
+
+    async def serve(reader, writer):
+        if silent == "after the message":
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                await reader.readuntil(b"hello\r\n")
+        await closed.wait()
+        writer.close()
+
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = None if silent == "before TLS" else authority.server("mx.b.example")
+            data = peers.MESSAGE if silent == "after the message" else b"x\r\n" * 5_000_000
+            port = ours.https_port
+            async with await asyncio.start_server(serve, "127.0.0.2", port, ssl=context):
+                try:
+                    async with asyncio.timeout(20):
+                        return await peers.lmtp_send(path, ["x@b.example"], data)
+                finally:
+                    closed.set()
+
+    closed = asyncio.Event()
+    [reply] = asyncio.run(run())
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: timed out; SMTP: ")
+
+
 @pytest.mark.parametrize("domain", ["[127.0.0.2]", "[IPv6:::1]"])
 def test_literal_goes_to_that_ip_with_any_certificate(tmp_path, authority, domain):
     https, smtp = peers.HttpsPeer((503, "")), peers.SmtpPeer()
@@ -322,6 +460,131 @@ def test_backup_mx_asks_hosts_better_than_itself(tmp_path, authority):
     }
     [reply] = deliver(tmp_path, authority, zone=zone, https=peers.HttpsPeer())
     assert reply.startswith("250 ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "127.0.0.2/admin/delete?x.evil.test",
+        "127.0.0.2#.evil.test",
+        "a@127.0.0.2",
+        "127.0.0.2",
+        "127.0.0.2:25",
+        "[::1]",
+        "b c.example",
+        "b%2f.example",
+        "m\xfcller.example",
+        "evil.0x7f000002/",
+        "evil.7",
+    ],
+)
+def test_mx_that_is_no_host_name_is_never_asked(tmp_path, authority, name):
+    """The first of these made the transport post to that path of 127.0.0.2, unverified."""
+    escaped = "".join(c if c.isalnum() and c.isascii() else f"\\{ord(c):03}" for c in name)
+    if not name.startswith(("[", "b", "m", "a@")):
+        escaped = name.replace("@", "\\@")
+    zone = {("b.example", "MX"): [f"10 {escaped}."]}
+    https = peers.HttpsPeer()
+    [reply] = deliver(tmp_path, authority, zone=zone, https=https, tls="127.0.0.2")
+    assert reply == "550 5.4.4 no MX of b.example is a host name"
+    assert https.connections == set()
+
+
+@pytest.mark.parametrize("domain", ["127.0.0.2", "b.example.7", "1", "a" * 64 + ".example"])
+def test_domain_that_is_no_host_name_is_refused(tmp_path, authority, domain):
+    [reply] = deliver(tmp_path, authority, [f"x@{domain}"], tls="127.0.0.2")
+    assert reply == f"550 5.1.2 {domain} is no domain name"
+
+
+def test_mx_that_is_a_host_name_is_asked_beside_one_that_is_none(tmp_path, authority):
+    zone = MX | {("b.example", "MX"): ["5 127.0.0.9/x.", "10 mx.b.example."]}
+    [reply] = deliver(tmp_path, authority, zone=zone, https=peers.HttpsPeer())
+    assert reply.startswith("250 ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.2", "169.254.169.254", "172.31.0.1"),
+        *("192.0.0.8", "192.0.2.1", "192.168.1.1", "198.19.0.1", "198.51.100.1", "203.0.113.1"),
+        *("224.0.0.1", "240.0.0.1", "255.255.255.255"),
+        *("::", "::1", "::127.0.0.2", "::ffff:127.0.0.2", "64:ff9b::7f00:2", "fe80::1", "fd00::1"),
+        *("fec0::1", "ff02::1", "2001::1", "2001:db8::1", "2002:7f00:2::", "3fff::1"),
+    ],
+)
+def test_address_that_is_not_public_is_no_destination(tmp_path, authority, address):
+    kind = "AAAA" if ":" in address else "A"
+    zone = {("b.example", kind): [address]}
+    literal = f"[IPv6:{address}]" if kind == "AAAA" else f"[{address}]"
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path, private_networks=()) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            return await peers.lmtp_send(path, ["x@b.example", f"x@{literal}"])
+
+    replies = asyncio.run(run())
+    assert replies[0] == "550 5.4.4 b.example has no public address"
+    assert re.fullmatch(r"550 5\.4\.4 [0-9a-f.:]+ has no public address", replies[1])
+
+
+@pytest.mark.parametrize("address", ["9.9.9.9", "193.0.0.1", "2606:4700::1111", "2a00::1"])
+def test_public_address_is_one(address):
+    assert destinations.is_public(address)
+
+
+def test_network_that_the_operator_names_is_a_destination(tmp_path, authority):
+    https = peers.HttpsPeer()
+    zone = MX | {("mx.b.example", "A"): ["127.0.0.3", "127.0.0.2"]}
+    options = {"private_networks": ["127.0.0.2/32"], "zone": zone}
+    [reply] = deliver(tmp_path, authority, https=https, **options)
+    assert reply == "250 2.0.0 mx.b.example took it by HTTPS"
+
+
+def test_https_goes_to_the_addresses_that_were_checked(tmp_path, authority):
+    """Who answers the first look-up with a public address answers the next one as he likes."""
+    https = peers.HttpsPeer()
+
+    async def run():
+        async with world(tmp_path, authority, https=https) as (ours, path):
+            return await peers.lmtp_send(path, ["x@b.example"]), ours.dns.asked
+
+    [reply], asked = asyncio.run(run())
+    assert reply == "250 2.0.0 mx.b.example took it by HTTPS"
+    assert asked.count(("mx.b.example", "A")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("550 5.1.1 no such user\nmore", " 550 5.1.1 no such user"),
+        ("550-5.1.1 no such user", " 550-5.1.1 no such user"),
+        ("secret: 42", ""),
+        ("<html>404</html>", ""),
+        (' {"token": "42"}', ""),
+        ("550", ""),
+        ("1550 5.1.1 no", ""),
+        ("550 x" + "y" * 500, " 550 x" + "y" * 199),
+        ("550 caf\xe9", " 550 caf"),
+    ],
+)
+def test_only_an_smtp_reply_is_told_of_an_https_answer(tmp_path, authority, text, told):
+    """The answer of a machine that was never to be asked came back in the bounce."""
+    [reply] = deliver(tmp_path, authority, https=peers.HttpsPeer((404, text)))
+    assert reply.startswith(f"451 4.4.1 mx.b.example: HTTPS: 404{told}; SMTP: "), reply
+
+
+def test_what_is_no_http_is_not_told(tmp_path, authority):
+    async def run():
+        async with world(tmp_path, authority) as (ours, path):
+            context = authority.server("mx.b.example")
+            server = scripted([b"SSH-2.0-secret\r\n\r\n"])
+            port = ours.https_port
+            async with await asyncio.start_server(server, "127.0.0.2", port, ssl=context):
+                return await peers.lmtp_send(path, ["x@b.example"])
+
+    [reply] = asyncio.run(run())
+    assert "secret" not in reply
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: ")
 
 
 # TLS.
@@ -423,9 +686,18 @@ def scripted(*sessions):
     return serve
 
 
-def test_replies_injected_before_tls_are_not_believed(tmp_path, authority):
+@pytest.mark.parametrize(
+    ("injected", "reason"),
+    [
+        (b"220 go\r\n250 x\r\n", "more than one reply to STARTTLS"),
+        (
+            b"220 go\r\n250 x\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n",
+            "sent replies that nothing asked for",
+        ),
+    ],
+)
+def test_replies_injected_before_tls_are_not_believed(tmp_path, authority, injected, reason):
     """RFC 3207, 6: else a machine in the middle could take mail without a certificate."""
-    injected = b"220 go\r\n250 x\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n"
 
     async def run():
         async with world(tmp_path, authority) as (ours, path):
@@ -435,7 +707,7 @@ def test_replies_injected_before_tls_are_not_believed(tmp_path, authority):
 
     [reply] = asyncio.run(run())
     assert reply.startswith("451 ")
-    assert reply.endswith("SMTP: more than one reply to STARTTLS")
+    assert reply.endswith(f"SMTP: {reason}")
 
 
 @pytest.mark.parametrize(
@@ -466,6 +738,64 @@ def test_smtp_session_that_ends_badly_keeps_the_message(tmp_path, authority, scr
 
     [reply] = asyncio.run(run())
     assert re.match(outcome, reply), reply
+
+
+FLOOD = b"250 x\r\n" * 5000
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4, 5], ids=["greeting", "EHLO", "MAIL", "DATA", "end"])
+def test_server_that_streams_replies_is_left(tmp_path, authority, monkeypatch, step):
+    """One such server took the service to 802 MB in 9.5 s, and all outgoing mail with it."""
+    zone = {("nauta.cu", "A"): ["127.0.0.2"]}
+    kept = []
+    most = {"replies": 0}
+
+    class Watched(smtp_client.SmtpConnection):
+        def data_received(self, data):
+            super().data_received(data)
+            most["replies"] = max(most["replies"], len(self._replies))
+
+    monkeypatch.setattr(smtp_client, "SmtpConnection", Watched)
+
+    async def endless(reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            for reply in PLAIN[:step]:
+                writer.write(reply)
+                await reader.readuntil(b"\r\n")
+            kept.append(writer)
+            while True:
+                writer.write(FLOOD)
+                await writer.drain()
+        writer.close()
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            async with await asyncio.start_server(endless, "127.0.0.2", ours.smtp_port):
+                return await peers.lmtp_send(path, ["x@nauta.cu"])
+
+    [reply] = asyncio.run(run())
+    assert re.match(r"451 4\.4\.[12] .*replies that nothing asked for", reply), reply
+    assert kept
+    assert most["replies"] <= 1 + smtp_client.UNASKED_REPLIES
+
+
+def test_replies_to_pipelined_commands_are_read_batch_by_batch(tmp_path, authority):
+    zone = {("nauta.cu", "A"): ["127.0.0.2"]}
+    count = 2 * smtp_client.PIPELINED + 5
+    replies = [b"250 ok\r\n"] * count
+    replies[7] = b"550 5.1.1 " + b"no" * 1000 + b"\r\n"
+    script = [b"220 x\r\n", b"250-x\r\n250 PIPELINING\r\n", b"250 ok\r\n", *replies, *PLAIN[4:]]
+
+    async def run():
+        async with peers.relay(zone, authority, tmp_path) as ours:
+            path = await ours.listen(tmp_path / "lmtp")
+            server = scripted([b"220 x\r\n", b"250 x\r\n"], script)
+            async with await asyncio.start_server(server, "127.0.0.2", ours.smtp_port):
+                return await peers.lmtp_send(path, [f"{n}@nauta.cu" for n in range(count)])
+
+    answers = asyncio.run(run())
+    assert [each[:3] for each in answers] == ["550" if n == 7 else "250" for n in range(count)]
 
 
 # The thirty minutes.
@@ -560,13 +890,13 @@ def test_at_most_so_many_deliveries_run_to_one_host(tmp_path, authority, monkeyp
             sends = [peers.lmtp_send(path, ["x@b.example"]) for _ in range(40)]
             return await asyncio.gather(*sends)
 
-    monkeypatch.setattr(delivery._Known, "__init__", _known_with_slots(delivery._Known.__init__, 5))
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
     replies = asyncio.run(run())
     assert {reply for [reply] in replies} == {"250 2.0.0 mx.b.example took it by HTTPS"}
     assert https.most == 5
 
 
-def _known_with_slots(init, count):
+def _with_slots(init, count):
     def made(self):
         init(self, asyncio.Semaphore(count))
 
@@ -623,17 +953,22 @@ def test_black_holes_do_not_delay_a_live_relay(tmp_path, authority):
     """100 messages to hosts that accept connections and say nothing, then one to a live one."""
     zone = dict(MX)
     for number in range(10):
-        zone[f"dead{number}.example", "A"] = ["127.0.0.3"]
+        zone[f"dead{number}.example", "A"] = [f"127.0.1.{number}"]
+    holes = [f"127.0.1.{number}" for number in range(10)]
     https, hole_https, hole_smtp = peers.HttpsPeer(), peers.BlackHole(), peers.BlackHole()
 
     async def run():
         async with (
             world(tmp_path, authority, zone=zone, https=https) as (ours, path),
-            hole_https.at("127.0.0.3", ours.https_port),
-            hole_smtp.at("127.0.0.3", ours.smtp_port),
+            hole_https.at(holes, ours.https_port),
+            hole_smtp.at(holes, ours.smtp_port),
         ):
             dead = [
-                asyncio.create_task(peers.lmtp_send(path, [f"x@dead{n % 10}.example"]))
+                asyncio.create_task(
+                    peers.lmtp_send(
+                        path, [f"x@dead{n % 10}.example"], sender=f"{n % 3}@ours.example"
+                    )
+                )
                 for n in range(100)
             ]
             while hole_https.connections < 100:
@@ -652,7 +987,7 @@ def test_black_holes_do_not_delay_a_live_relay(tmp_path, authority):
 
 def test_dead_host_holds_up_only_so_many_deliveries(tmp_path, authority, monkeypatch):
     """Once a host proved dead, those that wait for their turn with it are answered at once."""
-    monkeypatch.setattr(delivery._Known, "__init__", _known_with_slots(delivery._Known.__init__, 5))
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
     monkeypatch.setattr(delivery, "PER_HOST", 5)
     hole = peers.BlackHole()
 
@@ -673,6 +1008,134 @@ def test_dead_host_holds_up_only_so_many_deliveries(tmp_path, authority, monkeyp
     # Ten rounds of five would have taken ten times the time-out of one second.
     assert took < 5
     assert hole.connections <= 10
+
+
+def test_address_of_many_names_holds_up_only_so_many_deliveries(tmp_path, authority, monkeypatch):
+    """120 MX names on one slow address held 120 of Postfix's 500 processes for 270 s each."""
+    monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
+    names = [f"mx{n}.example" for n in range(50)]
+    zone = {(name, "A"): ["127.0.0.2"] for name in names}
+    hole = peers.BlackHole()
+
+    async def run():
+        async with (
+            world(tmp_path, authority, zone=zone) as (ours, path),
+            hole.at("127.0.0.2", ours.https_port),
+        ):
+            sends = (peers.lmtp_send(path, [f"x@{n}"], sender=f"{n}@ours.example") for n in names)
+            first = await asyncio.gather(*sends)
+            before = hole.connections
+            # From now on it is known, under each of its names.
+            sends = (peers.lmtp_send(path, [f"x@{n}"], sender=f"{n}@ours.example") for n in names)
+            return first, before, await asyncio.gather(*sends), hole.connections - before
+
+    first, before, second, after = asyncio.run(run())
+    assert all(reply.startswith("451 4.4.1 mx") for [reply] in [*first, *second])
+    assert before <= 10
+    assert 1 <= after <= delivery.PER_DEAD_HOST
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ],
+)
+def test_place_of_a_host_is_what_one_machine_has(address, place):
+    host = destinations.Host("mx.example", (address, "192.0.2.8"), destinations.Tls.VERIFIED)
+    assert delivery.find_place(host) == place
+
+
+def test_sender_has_only_so_many_messages_under_way(tmp_path, authority, monkeypatch):
+    """Two accounts held all 500 processes for two days."""
+    monkeypatch.setattr(delivery, "MESSAGES_PER_SENDER", 3)
+    https = peers.HttpsPeer()
+
+    async def run():
+        async with world(tmp_path, authority, https=https) as (ours, path):
+            https.seconds = 30
+            slow = [asyncio.create_task(peers.lmtp_send(path, ["x@b.example"])) for _ in range(3)]
+            while https.running < 3:
+                await asyncio.sleep(0.01)
+            https.seconds = 0
+            fourth = await peers.lmtp_send(path, ["x@b.example", "y@b.example"])
+            others = [
+                await peers.lmtp_send(path, ["x@b.example"], sender=sender)
+                for sender in ("b@ours.example", "")
+            ]
+            for task in slow:
+                task.cancel()
+            await asyncio.wait(slow)
+            while ours.lmtp._sessions:
+                await asyncio.sleep(0.01)
+            return fourth, others, await peers.lmtp_send(path, ["x@b.example"])
+
+    fourth, others, later = asyncio.run(run())
+    assert fourth == ["451 4.3.2 too many messages of this sender wait for slow hosts"] * 2
+    assert [reply[:3] for [reply] in others] == ["250", "250"]
+    assert later[0].startswith("250 ")
+
+
+def test_sender_has_only_so_many_deliveries_under_way(monkeypatch):
+    monkeypatch.setattr(delivery, "DELIVERIES_PER_SENDER", 5)
+
+    async def run():
+        done = asyncio.Event()
+
+        async def to_domain(domain, sender, recipients, message):
+            await done.wait()
+            return dict.fromkeys(recipients, delivery.Answer(250, domain))
+
+        transactions = delivery.Transactions(to_domain)
+        one = transactions.start("a@x", [f"x@{n}" for n in range(3)], None)
+        two = transactions.start("a@x", [f"x@{n}" for n in range(3)], None)
+        codes = {(await task)[name].code for name, task in two.items()}
+        three = transactions.start("a@x", ["x@1", "y@1", "x@2"], None)
+        done.set()
+        codes |= {(await task)[name].code for name, task in (one | three).items()}
+        await asyncio.sleep(0)
+        return codes, transactions._under_way
+
+    assert asyncio.run(run()) == ({451, 250}, {})
+
+
+def test_host_that_is_slow_and_takes_nothing_is_treated_as_dead(tmp_path, authority):
+    smtp = peers.SmtpPeer(DATA="451 4.7.1 later")
+
+    async def run():
+        async with world(tmp_path, authority, smtp=smtp) as (ours, path):
+            original = smtp.handle_DATA
+
+            async def slow(*arguments):
+                ours.clock.ahead += delivery.SLOW_SECONDS + 1
+                return await original(*arguments)
+
+            smtp.handle_DATA = slow
+            await peers.lmtp_send(path, ["x@b.example"])
+            [place] = ours.delivery._places.values()
+            dead = place.dead
+            smtp.handle_DATA = original
+            await peers.lmtp_send(path, ["x@b.example"])
+            return dead, place.dead
+
+    assert asyncio.run(run()) == (True, False)
+
+
+def test_smtp_server_that_is_never_ready_costs_only_so_long(tmp_path, authority, monkeypatch):
+    """Each reply came just in time, so that it cost 180 s."""
+    monkeypatch.setattr(delivery, "SETUP_SECONDS", 0.5)
+    monkeypatch.setattr(smtp_client, "REPLY_SECONDS", 30)
+    hole = peers.BlackHole()
+
+    async def run():
+        async with (
+            world(tmp_path, authority) as (ours, path),
+            hole.at("127.0.0.2", ours.smtp_port),
+        ):
+            return await peers.lmtp_send(path, ["x@b.example"])
+
+    assert asyncio.run(run())[0].endswith("SMTP: not ready within 0.5 s")
 
 
 def test_dead_host_that_returned_is_used_again(tmp_path, authority):
@@ -716,9 +1179,9 @@ def test_memory_of_hosts_is_bounded(tmp_path, authority, monkeypatch):
         async with world(tmp_path, authority, zone=zone) as (ours, path):
             for n in range(10):
                 await peers.lmtp_send(path, [f"x@d{n}.example"])
-            return len(ours.delivery._known)
+            return len(ours.delivery._known), len(ours.delivery._places)
 
-    assert asyncio.run(run()) <= 3
+    assert max(asyncio.run(run())) <= 3
 
 
 def test_bug_in_a_delivery_is_a_temporary_failure_and_logs_no_address(

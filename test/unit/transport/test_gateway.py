@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import errno
+import re
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiosmtpd.smtp import SMTP
+from chatmaild.dkim import verifying
 from chatmaild.message import spool
-from chatmaild.transport import gateway, smtp_client
+from chatmaild.transport import delivery, destinations, gateway, https_client, smtp_client
 from support import transport_peers as peers
 
 MAX_SIZE = 100_000
@@ -218,7 +221,7 @@ def test_too_large_a_message_is_413(tmp_path, known):
     assert len(smtpd.mails) == 1
 
 
-def test_client_that_hangs_up_amid_the_body_delivers_nothing(tmp_path):
+def test_client_that_hangs_up_amid_the_body_delivers_nothing(tmp_path, caplog):
     smtpd = Smtpd()
 
     async def broken():
@@ -233,6 +236,8 @@ def test_client_that_hangs_up_amid_the_body_delivers_nothing(tmp_path):
 
     assert asyncio.run(run())[0] == 200
     assert len(smtpd.mails) == 1
+    # It was logged as a disk that is full.
+    assert "cannot keep" not in caplog.text
 
 
 def test_postfix_that_is_down_is_temporary(tmp_path):
@@ -240,8 +245,145 @@ def test_postfix_that_is_down_is_temporary(tmp_path):
 
 
 def test_postfix_that_is_silent_is_temporary(tmp_path, monkeypatch):
-    monkeypatch.setattr(gateway, "TOTAL_SECONDS", 0.2)
+    monkeypatch.setattr(gateway, "END_SECONDS", 0.2)
+    monkeypatch.setattr(gateway, "REPLY_SECONDS", 0)
     assert post(tmp_path, peers.BlackHole()) == (503, "451 4.3.0 mail cannot be taken now\n")
+
+
+class Slow(Smtpd):
+    """Postfix that takes its time before the message itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle_RCPT(self, *arguments):
+        self.asked.set()
+        await self.may_go_on.wait()
+        return await super().handle_RCPT(*arguments)
+
+
+def test_message_is_not_taken_after_the_sender_gave_up(tmp_path):
+    """It arrived twice: by HTTPS, late, and by SMTP."""
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            asking = asyncio.create_task(ask())
+            await smtpd.asked.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+            # The gateway reads the end of the connection before the next request on another one.
+            assert (await ask(method="GET"))[0] == 405
+            smtpd.may_go_on.set()
+            assert (await ask())[0] == 200
+            return len(smtpd.mails)
+
+    assert asyncio.run(run()) == 1
+
+
+def test_message_is_not_taken_after_the_time_of_a_sender(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway, "END_SECONDS", 0.3)
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            asking = asyncio.create_task(ask())
+            await smtpd.asked.wait()
+            began = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < began + gateway.END_SECONDS:
+                await asyncio.sleep(0.01)
+            smtpd.may_go_on.set()
+            return await asking, smtpd.mails
+
+    assert asyncio.run(run()) == ((503, "451 4.3.0 mail cannot be taken now\n"), [])
+
+
+def test_body_that_trickles_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway, "BODY_SECONDS", 0.2)
+    done = asyncio.Event()
+
+    async def endless():
+        while not done.is_set():
+            yield b"x"
+            await asyncio.sleep(0.01)
+
+    async def run():
+        async with running_gateway(tmp_path, Smtpd()) as ask:
+            try:
+                return await ask(body=endless())
+            finally:
+                done.set()
+
+    status, text = asyncio.run(run())
+    assert (status, text[:10]) == (408, "451 4.4.2 ")
+
+
+def test_client_has_only_so_many_requests_at_once(tmp_path, monkeypatch):
+    """Others get theirs meanwhile. One machine with a /64 is one client."""
+    monkeypatch.setattr(gateway, "PER_CLIENT", 2)
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            waiting = [
+                asyncio.create_task(ask(client=client))
+                for client in ("192.0.2.7", "192.0.2.7", "2001:db8::1", "2001:db8::2")
+            ]
+            while smtpd.sessions < 2 * len(waiting):
+                await asyncio.sleep(0.01)
+            refused = [await ask(client=client) for client in ("192.0.2.7", "2001:db8::3")]
+            smtpd.may_go_on.set()
+            taken = [status for status, _ in await asyncio.gather(*waiting)]
+            others = [await ask(client=client) for client in ("192.0.2.8", "192.0.2.7")]
+            return refused, taken, [status for status, _ in others]
+
+    refused, taken, others = asyncio.run(run())
+    assert refused == [(503, "451 4.3.2 too many messages at once, try again later\n")] * 2
+    assert taken == [200] * 4
+    assert others == [200, 200]
+
+
+def test_requests_that_wait_leave_room_for_other_clients(tmp_path, monkeypatch):
+    """200 of one client that waited for DNS had all of Postfix's processes."""
+    monkeypatch.setattr(gateway, "AT_ONCE", 3)
+    smtpd = Slow()
+
+    async def run():
+        async with running_gateway(tmp_path, smtpd) as ask:
+            waiting = [asyncio.create_task(ask(client=f"192.0.2.{n}")) for n in range(3)]
+            while smtpd.sessions < 2 * len(waiting):
+                await asyncio.sleep(0.01)
+            refused, _ = await ask(client="192.0.2.9")
+            smtpd.may_go_on.set()
+            await asyncio.gather(*waiting)
+            return refused, (await ask(client="192.0.2.9"))[0]
+
+    assert asyncio.run(run()) == (503, 200)
+    master_cf = Path(__file__).parents[3] / "chatmail/postfix/files/master.cf.jinja"
+    monkeypatch.undo()
+    processes = re.search(r"127\.0\.0\.1:10025 .* (\d+) +smtpd\n", master_cf.read_text())[1]
+    assert int(processes) == gateway.AT_ONCE
+    assert gateway.PER_CLIENT * 10 <= gateway.AT_ONCE
+    assert delivery.PER_HOST < gateway.PER_CLIENT
+
+
+def test_times_of_sender_and_receiver_fit():
+    """The receiver's last word comes before the sender stops to listen."""
+    assert gateway.BODY_SECONDS < gateway.END_SECONDS
+    assert verifying.DNS_SECONDS + 5 <= gateway.REPLY_SECONDS
+    last_word = gateway.END_SECONDS + gateway.REPLY_SECONDS
+    assert last_word < https_client.HTTPS_SECONDS - https_client.CONNECTED_SECONDS
+    after_body = last_word - gateway.BODY_SECONDS
+    assert after_body < https_client.ANSWER_SECONDS
+    nginx = (Path(__file__).parents[3] / "chatmail/nginx/files/nginx.conf.jinja").read_text()
+    [mxdeliv] = re.findall(r"location = /mxdeliv \{(.*?)\n        \}", nginx, re.S)
+    assert "proxy_request_buffering off;" in mxdeliv
+    assert int(re.search(r"proxy_read_timeout (\d+)s;", mxdeliv)[1]) > after_body
+    https = https_client.HTTPS_SECONDS
+    worst = delivery.START_SECONDS + destinations.DNS_SECONDS + https + delivery.SMTP_SECONDS
+    postfix = Path(__file__).parents[3] / "chatmail/postfix/files/master.cf.jinja"
+    assert f"needs {worst} s at most" in postfix.read_text()
 
 
 def test_postfix_without_xclient_gets_no_mail(tmp_path, caplog):

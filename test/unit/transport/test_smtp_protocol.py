@@ -95,7 +95,7 @@ def test_replies_are_read_at_every_buffer_size(octets, replies):
         reader = smtp_protocol.ReplyReader()
         found = []
         for start in range(0, len(octets), size):
-            found += reader.feed(octets[start : start + size])
+            found += reader.feed(octets[start : start + size], len(replies))
         assert [tuple(reply) for reply in found] == replies
         assert reader.empty is bool(replies)
 
@@ -110,11 +110,94 @@ def test_replies_are_read_at_every_buffer_size(octets, replies):
         b"\r\n",
         b"2" * 5000,
         b"250-x\r\n" * 300,
+        b"250-" + b"x" * 4093 + b"\r\n",
+        (b"250-" + b"x" * 4000 + b"\r\n") * 5,
+        b"250 a\r\n250 b\r\n250 c\r\n",
     ],
 )
 def test_what_is_no_reply_is_an_error(octets):
     with pytest.raises(smtp_protocol.ProtocolError):
-        smtp_protocol.ReplyReader().feed(octets)
+        smtp_protocol.ReplyReader().feed(octets, 2)
+
+
+def test_replies_up_to_each_limit_are_read():
+    line = b"250-" + b"x" * (smtp_protocol.MAX_REPLY_LINE - 5) + b"\r\n"
+    for octets in (
+        line + b"250 ok\r\n",
+        b"250-x\r\n" * (smtp_protocol.MAX_REPLY_LINES - 1) + b"250 ok\r\n",
+        (line[:1000] + b"\r\n") * 16 + b"250 ok\r\n",
+    ):
+        [reply] = smtp_protocol.ReplyReader().feed(octets, 1)
+        assert reply.lines[-1] == "ok"
+
+
+def continued(count, octets):
+    """Return so many lines of so many octets, and the last one of a reply."""
+    return (b"250-" + b"x" * (octets - 4) + b"\r\n") * count + b"250 ok\r\n"
+
+
+def read_replies(octets, size):
+    """Return the replies in these octets, of which so many come at a time."""
+    reader = smtp_protocol.ReplyReader()
+    pieces = [octets[start : start + size] for start in range(0, len(octets), size)]
+    return [reply for piece in pieces for reply in reader.feed(piece, 1)]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        # 200 lines, the last one among them.
+        (continued(199, 5), continued(200, 5)),
+        # 4096 octets of a line, CR LF not counted.
+        (continued(1, 4096), continued(1, 4097)),
+        # 16384 octets of a reply: 15 lines of 1024 are 15360, the two last 1018 and 6.
+        (
+            continued(15, 1024)[:-8] + continued(1, 1018),
+            continued(15, 1024)[:-8] + continued(1, 1019),
+        ),
+    ],
+    ids=["lines", "octets of a line", "octets"],
+)
+def test_reply_at_its_limit_is_read_and_no_longer_one(good, bad):
+    for size in (1, 700, len(good)):
+        assert len(read_replies(good, size)) == 1
+        with pytest.raises(smtp_protocol.ProtocolError):
+            read_replies(bad, size)
+
+
+def test_endless_line_is_an_error_before_its_end():
+    """Octet by octet, as one that never ends would come."""
+    reader = smtp_protocol.ReplyReader()
+    assert reader.feed(b"2" * 4096, 1) == []
+    with pytest.raises(smtp_protocol.ProtocolError, match="more than 4096 octets"):
+        reader.feed(b"2", 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "temporary", "delivered"),
+    [
+        (200, False, True),
+        (250, False, True),
+        (299, False, True),
+        (300, False, False),
+        (354, False, False),
+        (399, False, False),
+        (400, True, False),
+        (421, True, False),
+        (499, True, False),
+        (500, False, False),
+        (556, False, False),
+    ],
+)
+def test_answer_is_temporary_if_and_only_if_it_is_a_4xx(code, temporary, delivered):
+    answer = smtp_protocol.Answer(code, "x")
+    assert (answer.temporary, answer.delivered) == (temporary, delivered)
+
+
+def test_many_long_replies_in_a_row_are_read():
+    """The limit is on one reply, not on all of them."""
+    octets = ((b"250-" + b"x" * 900 + b"\r\n") * 15 + b"250 ok\r\n") * 3
+    assert len(smtp_protocol.ReplyReader().feed(octets, 3)) == 3
 
 
 @pytest.mark.parametrize(

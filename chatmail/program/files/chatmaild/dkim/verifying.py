@@ -1,6 +1,7 @@
 """DKIM signatures (RFC 6376, RFC 8301, RFC 8463) on what arrives."""
 
 import binascii
+import contextlib
 import hashlib
 import re
 import time
@@ -81,23 +82,27 @@ def resolver_lookup() -> Lookup:
     return lookup
 
 
-def check_signatures(fields: list[Field], body: bytes, domain: str, lookup: Lookup) -> None:
+def check_signatures(
+    fields: list[Field],
+    body: bytes,
+    domain: str,
+    lookup: Lookup,
+    hashed: Callable[[], None] = lambda: None,
+) -> None:
     """Refuse a message without a valid signature whose d= is `domain`.
 
-    domain: that of the address in From. Raises Refusal, a temporary one where DNS did not answer.
+    domain: that of the address in From. hashed: called before DNS is asked, when the body is not
+    needed any more. Raises Refusal, a temporary one where DNS did not answer.
     """
     found = [field for field in fields if field[0].lower() == b"dkim-signature"]
     if not found:
         raise Refusal(*NO_SIGNATURE)
+    signatures = _find_agreeing(_find_aligned(found, domain.lower())[:MAX_SIGNATURES], body)
+    hashed()
     deadline = time.monotonic() + DNS_SECONDS
-    body_hashes: dict[bool, tuple[bytes, int]] = {}
     unanswered = False
-    for signature in _find_aligned(found, domain.lower())[:MAX_SIGNATURES]:
+    for signature in signatures:
         try:
-            relaxed = signature.relaxed_body
-            if relaxed not in body_hashes:
-                body_hashes[relaxed] = body_hash(body, relaxed)
-            _check_body(signature, *body_hashes[relaxed])
             _check_header(signature, fields, lookup, deadline)
         except Invalid:
             continue
@@ -106,6 +111,20 @@ def check_signatures(fields: list[Field], body: bytes, domain: str, lookup: Look
             continue
         return
     raise Refusal(*(NO_ANSWER if unanswered else NO_VALID_SIGNATURE))
+
+
+def _find_agreeing(signatures: list[Signature], body: bytes) -> list[Signature]:
+    """Return the signatures whose hash is that of the body."""
+    hashes_of_body: dict[bool, tuple[bytes, int]] = {}
+    agreeing = []
+    for signature in signatures:
+        relaxed = signature.relaxed_body
+        if relaxed not in hashes_of_body:
+            hashes_of_body[relaxed] = body_hash(body, relaxed)
+        with contextlib.suppress(Invalid):
+            _check_body(signature, *hashes_of_body[relaxed])
+            agreeing.append(signature)
+    return agreeing
 
 
 def _find_aligned(found: list[Field], domain: str) -> list[Signature]:

@@ -1,8 +1,8 @@
-"""The milter service: three sockets for Postfix, each with a role of its own.
+"""The milter service: four sockets for Postfix, each with a role of its own.
 
 libmilter serves one socket a process, so each role is a child of the process that systemd started.
 They stand and fall together: a role that ends takes the others with it, and systemd starts all
-three again. Meanwhile Postfix answers 451 and mail waits.
+of them again. Meanwhile Postfix answers 451 and mail waits.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def serve(role: str, shared: SharedState, path: Path) -> None:
     """Answer Postfix on the socket until SIGTERM. A socket left by a killed process is replaced."""
     counters.start(f"filter-{role}")
     Milter.factory = lambda: ROLES[role](shared)
-    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM)
+    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM | Milter.DELRCPT)
     os.umask(0o117)
     Milter.setbacklog(BACKLOG)
     Milter.runmilter(f"chatmail-{role}", f"unix:{path}")

@@ -1,8 +1,10 @@
-"""The three milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
+"""The four milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
 
+import contextlib
 import functools
 import logging
 import os
+import threading
 
 import Milter
 
@@ -20,8 +22,12 @@ log = logging.getLogger(__name__)
 # Far above what mail programs write (a key in Autocrypt: 10 KB), far below what costs time.
 MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
-# What libmilter takes as one line of a reply.
-MAX_REPLY = 500
+# What libmilter takes as one line of a reply (MAXREPLYLEN, 980), each % doubled.
+MAX_REPLY, MAX_REPLY_ESCAPED = 500, 900
+# Octets of all messages that one process holds at once; while they are looked at, copies of them
+# take about as much again two or three times (services/files/chatmail-filter.service.jinja). One
+# message of the largest size always has room.
+MAX_IN_FLIGHT = 96 * 1024 * 1024
 
 
 def guarded(callback):
@@ -50,6 +56,28 @@ def guarded(callback):
     return guard
 
 
+class InFlight:
+    """Counts the octets that all sessions hold, up to a limit."""
+
+    def __init__(self, most: int):
+        self._most = most
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Have so many more, or return False and leave it be."""
+        with self._lock:
+            if self._held + size > self._most:
+                return False
+            self._held += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Hold so many less."""
+        with self._lock:
+            self._held -= size
+
+
 class SharedState:
     """What all sessions of a role share.
 
@@ -67,6 +95,7 @@ class SharedState:
         self.rate_limit = RateLimit(
             settings["max_user_send_per_minute"], settings["max_user_send_burst_size"]
         )
+        self.in_flight = InFlight(max(MAX_IN_FLIGHT, settings["max_message_size"]))
         self._address_domain: str = settings["address_domain"]
         self._mailboxes = settings["mailboxes_dir"]
 
@@ -99,23 +128,32 @@ class Session(Milter.Base):
 
     def __init__(self, shared: SharedState):
         self.shared = shared
+        self.content = bytearray()
+        self._header_size = 0
         self._forget()
+
+    def _let_go(self) -> None:
+        """Free the body, also for whoever was handed it."""
+        content, self.content = self.content, bytearray()
+        self.shared.in_flight.give_back(len(content))
+        with contextlib.suppress(BufferError):
+            content.clear()
 
     def _forget(self) -> None:
         self.sender = ""
         self.recipients: list[str] = []
         self.fields: list[Field] = []
-        self.content = bytearray()
+        self._let_go()
+        self.no_room = False
         self.header_too_large = False
+        self.shared.in_flight.give_back(self._header_size)
         self._header_size = 0
 
     def refuse(self, refusal: Refusal) -> int:
         """Set the SMTP reply. Returns what the callback has to return."""
         counters.count("chatmail_refused_total", self.direction, refusal.reason)
         log.info("refused: %s", refusal.reason)
-        text = "".join(c if " " <= c <= "~" else "?" for c in refusal.text)[:MAX_REPLY]
-        # libmilter takes the text for a printf format.
-        self.setreply(refusal.code, refusal.xcode, text.replace("%", "%%"))
+        self.setreply(refusal.code, refusal.xcode, _format_for_libmilter(refusal.text))
         return Milter.TEMPFAIL if refusal.code.startswith("4") else Milter.REJECT
 
     @guarded
@@ -137,23 +175,33 @@ class Session(Milter.Base):
     @Milter.decode("bytes")
     def header(self, name: str, value: bytes) -> int:
         """One field; Postfix separates folded lines by LF and keeps their leading space."""
-        self._header_size += len(name) + len(value)
-        if len(self.fields) >= MAX_FIELDS or self._header_size > MAX_HEADER:
+        size = len(name) + len(value)
+        if len(self.fields) >= MAX_FIELDS or self._header_size + size > MAX_HEADER:
             self.header_too_large = True
+        elif not self.shared.in_flight.take(size):
+            self.no_room = True
         else:
+            self._header_size += size
             self.fields.append((name.encode(), value.replace(b"\n", b"\r\n")))
         return Milter.CONTINUE
 
     @Milter.noreply
     def body(self, chunk: bytes) -> int:
         """Some bytes of the body, which Postfix bounds; its lines end in CR LF."""
-        self.content += chunk
+        if self.no_room or not self.shared.in_flight.take(len(chunk)):
+            self.no_room = True
+            self._let_go()
+        else:
+            self.content += chunk
         return Milter.CONTINUE
 
     @guarded
     def eom(self) -> None:
         """The message is complete."""
         try:
+            if self.no_room:
+                text = "Too much mail at once, try again later"
+                raise Refusal("too much at once", "451", "4.3.2", text)
             self.check_message()
         finally:
             self._forget()
@@ -161,6 +209,11 @@ class Session(Milter.Base):
     @guarded
     def abort(self) -> None:
         """The message does not come to its end."""
+        self._forget()
+
+    @guarded
+    def close(self) -> None:
+        """The session is over, however it ended."""
         self._forget()
 
     def check_recipient(self, address: str) -> None:
@@ -225,9 +278,15 @@ class Submission(Session):
 
 @Milter.header_leading_space
 class Incoming(Session):
-    """What arrives on port 25 and through /mxdeliv (section 5)."""
+    """What arrives on port 25 (section 5)."""
 
     direction = "incoming"
+    # Whether the envelope's sender is the author, whom a signature vouches for.
+    sender_verified = False
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.sender_verified = False
 
     def check_recipient(self, address: str) -> None:
         """Raises Refusal for what is no address here."""
@@ -243,8 +302,12 @@ class Incoming(Session):
         )
         domain = author.rpartition("@")[2].lower()
         if self.shared.keys is not None and not rules.is_address_literal(domain):
-            verifying.check_signatures(self.fields, self.content, domain, self.shared.lookup)
+            # DNS may take 20 s, for as many messages as there are sessions: without their bodies.
+            verifying.check_signatures(
+                self.fields, self.content, domain, self.shared.lookup, self._let_go
+            )
             counters.count("chatmail_dkim_verified_total")
+            self.sender_verified = self.sender.lower() == author.lower()
         if self.sender and self.sender.lower() != author.lower():
             self.chgfrom("<>")
         counters.count("chatmail_passed_total", self.direction, kind)
@@ -261,6 +324,30 @@ class Incoming(Session):
 
 
 @Milter.header_leading_space
+class Mxdeliv(Incoming):
+    """What arrives through /mxdeliv, where one answer stands for all recipients.
+
+    A dead recipient must not keep the message from the others. Where the author is verified the
+    dead one stays among the recipients: Dovecot refuses it, and Postfix tells the author by a
+    signed bounce. Otherwise nobody is told, since the bounce might go to a stranger.
+    """
+
+    def check_recipient(self, address: str) -> None:
+        """Take all; which of them there are is asked at the end."""
+
+    def check_message(self) -> None:
+        """Check as on port 25, if there is anybody here to get it. Raises Refusal."""
+        dead = [r for r in self.recipients if not self.shared.has_mailbox(r.lower())]
+        self.recipients = [r for r in self.recipients if r not in dead]
+        if not self.recipients:
+            super().check_recipient(dead[0])
+        super().check_message()
+        if dead and not self.sender_verified:
+            for address in dead:
+                self.delrcpt(f"<{address}>")
+
+
+@Milter.header_leading_space
 class Sign(Session):
     """What Postfix itself writes: bounces are signed and nothing else."""
 
@@ -270,7 +357,21 @@ class Sign(Session):
             self.sign(self.fields)
 
 
-ROLES: dict[str, type[Session]] = {"submission": Submission, "incoming": Incoming, "sign": Sign}
+ROLES: dict[str, type[Session]] = {
+    "submission": Submission,
+    "incoming": Incoming,
+    "mxdeliv": Mxdeliv,
+    "sign": Sign,
+}
+
+
+def _format_for_libmilter(text: str) -> str:
+    """Return a reply's text as libmilter takes it: printable, not too long, a printf format."""
+    printable = "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_REPLY]
+    escaped = printable.replace("%", "%%")
+    if len(escaped) <= MAX_REPLY_ESCAPED:
+        return escaped
+    return printable[: MAX_REPLY_ESCAPED // 2].replace("%", "%%")
 
 
 def _address(path: bytes) -> str:

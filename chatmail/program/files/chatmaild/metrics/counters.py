@@ -54,7 +54,8 @@ class OldName(NamedTuple):
     series: dict[Labels, list[Series]]
 
 
-INCOMING, OUTGOING, BOUNCES = "filter-incoming", "filter-submission", "filter-sign"
+INCOMING, MXDELIV = "filter-incoming", "filter-mxdeliv"
+OUTGOING, BOUNCES = "filter-submission", "filter-sign"
 
 # Of rules.Refusal; a test looks for others.
 REASONS_OF_BOTH = [
@@ -63,6 +64,7 @@ REASONS_OF_BOTH = [
     "bare line end",
     "header too large",
     "no single From",
+    "too much at once",
     "unencrypted",
 ]
 REASONS = {
@@ -101,6 +103,7 @@ COUNTERS = (
         {
             OUTGOING: _each("outgoing", ["encrypted", "secure-join"]),
             INCOMING: _each("incoming", ["encrypted", "secure-join", "bounce", "cleartext"]),
+            MXDELIV: _each("incoming", ["encrypted", "secure-join", "bounce", "cleartext"]),
         },
     ),
     Counter(
@@ -110,13 +113,14 @@ COUNTERS = (
         {
             OUTGOING: _each("outgoing", REASONS["outgoing"]),
             INCOMING: _each("incoming", REASONS["incoming"]),
+            MXDELIV: _each("incoming", REASONS["incoming"]),
         },
     ),
     Counter(
         "chatmail_filter_failures_total",
         "Messages that have to wait because the filter itself failed; its journal tells where.",
         (),
-        {OUTGOING: [()], INCOMING: [()], BOUNCES: [()]},
+        {OUTGOING: [()], INCOMING: [()], MXDELIV: [()], BOUNCES: [()]},
     ),
     Counter(
         "dkim_signed",
@@ -128,7 +132,7 @@ COUNTERS = (
         "chatmail_dkim_verified_total",
         "Messages from elsewhere with a valid signature of the domain in From.",
         (),
-        {INCOMING: [()]},
+        {INCOMING: [()], MXDELIV: [()]},
     ),
     Counter(
         "chatmail_deliveries_total",

@@ -35,10 +35,12 @@ async def run(settings: dict) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     name = settings["hostname"]
     destinations = Destinations(
-        (settings["mail_domain"], name), use_ipv6=not settings["disable_ipv6"]
+        (settings["mail_domain"], name),
+        use_ipv6=not settings["disable_ipv6"],
+        private_networks=settings["federation"]["private_networks"],
     )
     verified, unverified = tls_context(True), tls_context(False)
-    https = HttpsClient(destinations, verified, unverified)
+    https = HttpsClient(verified, unverified)
     delivery = Delivery(destinations, https, name, verified, unverified, Federation(settings))
     # Postfix counts a line end as one octet; as CR LF a message is twice its size at most.
     max_size = 2 * settings["max_message_size"]

@@ -5,7 +5,9 @@ Postfix's queue; nothing is remembered but which way a host took lately.
 """
 
 import asyncio
+import collections
 import contextlib
+import ipaddress
 import logging
 import ssl
 import time
@@ -22,14 +24,26 @@ from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable,
 from chatmaild.transport.smtp_protocol import Answer
 
 # No host is asked any more after this time, and asking one by SMTP takes at most SMTP_SECONDS:
-# the answer comes within START + DNS + HTTPS + SMTP = 120 + 15 + 90 + 180 = 405 s at the very
+# the answer comes within START + DNS + HTTPS + SMTP = 60 + 15 + 180 + 180 = 435 s at the very
 # worst, below Postfix's lmtp_data_done_timeout of 600 s. A black hole of one address takes 20 s.
-START_SECONDS = 120
+START_SECONDS = 60
 SMTP_SECONDS = 180
+# Of these, until the server is ready for the message: some delay their greeting by 30 s.
+SETUP_SECONDS = 60
 # After HTTPS failed and SMTP did not, a host is asked by SMTP for so long.
 SMTP_FIRST_SECONDS = 30 * 60
-# Deliveries to one host at once, so that a burst of ours does not take all its processes.
+# Deliveries to one address at once, so that a burst of ours does not take all its processes, nor a
+# host of many names all of ours.
 PER_HOST = 40
+# Deliveries to an address that took nothing lately: it is down, or it wants to waste our time.
+PER_DEAD_HOST = 2
+# A sender's messages at once; Postfix has 500 processes for those of all. One takes a second, and
+# a sender has one a second (max_user_send_per_minute), so only slow hosts make so many. Each may
+# go to as many domains as it has recipients (1000), and each of them is a socket of 16384.
+MESSAGES_PER_SENDER = 50
+DELIVERIES_PER_SENDER = 1500
+# Whoever took longer, and then not the message, is treated as one that is down.
+SLOW_SECONDS = 45
 # Hosts that something is remembered of.
 MAX_HOSTS_KNOWN = 10000
 
@@ -39,13 +53,26 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Known:
-    """What is known of one host."""
+    """What is known of one host, by its name."""
+
+    smtp_first_until: float = 0
+    users: int = 0
+
+
+@dataclass
+class _Place:
+    """What is known of one address, whatever names lead to it."""
 
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_HOST))
     users: int = 0
-    smtp_first_until: float = 0
-    # Neither way reached it, the last time somebody tried.
+    # Neither way brought anything there, the last time somebody tried.
     dead: bool = False
+
+
+def find_place(host: Host) -> str:
+    """Return what stands for a host's address: of IPv6 the network, which one machine can fill."""
+    address = ipaddress.ip_address(host.addresses[0])
+    return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 
 
 class Delivery:
@@ -80,6 +107,8 @@ class Delivery:
         self._smtp_port = smtp_port
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._places: dict[str, _Place] = {}
+        self._of_sender: collections.Counter[str] = collections.Counter()
 
     async def to_domain(
         self, domain: str, sender: str, recipients: list[str], message: Message
@@ -104,56 +133,59 @@ class Delivery:
                         break
                     if self._clock() > deadline:
                         break
+            return answers
         except NoHost as error:
             counters.count("chatmail_delivery_no_host_total")
-            return dict.fromkeys(recipients, error.answer)
+            otherwise = error.answer
         except Uncertain as error:
             # To ask the next host now would make two of it more likely than to ask later.
-            later = Answer(451, f"4.4.2 {domain}: {error}")
-            return {r: answers.get(r, later) for r in recipients}
+            otherwise = Answer(451, f"4.4.2 {domain}: {error}")
         except Exception as error:
             # A message may be in the error's text, so only its kind and place are logged.
             place = traceback.extract_tb(error.__traceback__)[-1]
             log.error("delivery broke: %s at %s", type(error).__name__, place)
-            return dict.fromkeys(recipients, Answer(451, "4.3.0 internal error, see the log"))
-        return answers
+            otherwise = Answer(451, "4.3.0 internal error, see the log")
+        # Whom a host has answered for stays answered: who was told 250 must not get it again.
+        return {r: answers.get(r, otherwise) for r in recipients}
 
     async def _to_host(self, host, sender, recipients, message, deadline) -> Answers:
-        """Ask one host, as one of the PER_HOST that may do so at once."""
-        with self._known_host(host.name) as known:
-            if known.dead and known.slots.locked():
+        """Ask one host, as one of the PER_HOST that may ask its address at once."""
+        with self._use(self._places, find_place(host), _Place) as place:
+            if place.dead and place.users > PER_DEAD_HOST:
                 return _unreached(host, recipients, "is down, and enough deliveries try it")
             try:
                 async with asyncio.timeout(max(0, deadline - self._clock())):
-                    await known.slots.acquire()
+                    await place.slots.acquire()
             except TimeoutError:
                 return _unreached(host, recipients, "is busy with other deliveries of ours")
             try:
-                if known.dead and known.users > PER_HOST:
+                if place.dead and place.users > PER_DEAD_HOST:
                     return _unreached(host, recipients, "is down, and enough deliveries try it")
-                return await self._both_ways(known, host, sender, recipients, message)
+                with self._use(self._known, host.name, _Known) as known:
+                    return await self._both_ways(known, place, host, sender, recipients, message)
             finally:
-                known.slots.release()
+                place.slots.release()
 
     @contextlib.contextmanager
-    def _known_host(self, name: str):
-        """Give what is known of a host, and keep it at least while it is in use."""
-        if len(self._known) >= MAX_HOSTS_KNOWN:
+    def _use(self, known_ones: dict, name: str, kind: type):
+        """Give what is known of a host or an address, and keep it at least while it is in use."""
+        if len(known_ones) >= MAX_HOSTS_KNOWN:
             now = self._clock()
-            idle = [n for n, k in self._known.items() if not k.users and k.smtp_first_until < now]
-            for name_of_idle in idle:
-                del self._known[name_of_idle]
-        known = self._known.setdefault(name, _Known())
+            for idle in [n for n, k in known_ones.items() if not k.users]:
+                if getattr(known_ones[idle], "smtp_first_until", 0) < now:
+                    del known_ones[idle]
+        known = known_ones.setdefault(name, kind())
         known.users += 1
         try:
             yield known
         finally:
             known.users -= 1
 
-    async def _both_ways(self, known, host, sender, recipients, message) -> Answers:
+    async def _both_ways(self, known, place, host, sender, recipients, message) -> Answers:
         """Ask by HTTPS and then SMTP, or the other way round where SMTP is what works."""
         failures: list[str] = []
         reached = False
+        slow_at = self._clock() + SLOW_SECONDS
         smtp_first = known.smtp_first_until > self._clock()
         for way in ("SMTP", "HTTPS") if smtp_first else ("HTTPS", "SMTP"):
             try:
@@ -173,18 +205,21 @@ class Delivery:
                 counters.count("chatmail_delivery_failures_total", "smtp", error.kind)
             except Uncertain:
                 counters.count("chatmail_delivery_failures_total", "smtp", "uncertain")
+                # Whoever lets us wait until the end may do so again, a few at a time.
+                place.dead = True
                 raise
             else:
-                known.dead = False
-                if any(answer.delivered for answer in answers.values()):
+                delivered = any(answer.delivered for answer in answers.values())
+                place.dead = not delivered and self._clock() > slow_at
+                if delivered:
                     counters.count("chatmail_deliveries_total", way.lower())
                 else:
                     counters.count("chatmail_delivery_failures_total", "smtp", "answer")
                 # Not when SMTP came first: HTTPS is to get its chance when the time is over.
-                if failures and way == "SMTP" and any(a.delivered for a in answers.values()):
+                if failures and way == "SMTP" and delivered:
                     known.smtp_first_until = self._clock() + SMTP_FIRST_SECONDS
                 return answers
-        known.dead = not reached
+        place.dead = not reached or self._clock() > slow_at
         return _unreached(host, recipients, "; ".join(failures))
 
     async def _by_smtp(self, host, sender, recipients, message) -> Answers:
@@ -196,9 +231,14 @@ class Delivery:
             connection = await connect(host.addresses, self._smtp_port)
             try:
                 session = SmtpSession(connection, self._ehlo_name, host.name)
-                await session.greet()
-                if with_tls:
-                    await session.start_tls(self._contexts[host.tls], host.name)
+                try:
+                    async with asyncio.timeout(SETUP_SECONDS):
+                        await session.greet()
+                        if with_tls:
+                            await session.start_tls(self._contexts[host.tls], host.name)
+                except TimeoutError:
+                    text = f"not ready within {SETUP_SECONDS} s"
+                    raise Unreachable(text, "timeout") from None
                 sent = True
                 answers = await session.deliver(sender, recipients, message)
                 await session.quit()
@@ -228,6 +268,8 @@ class Transactions:
 
     def __init__(self, to_domain: Callable[..., Awaitable[Answers]]):
         self._to_domain = to_domain
+        # By sender, each message's number of deliveries that are under way.
+        self._under_way: dict[str, list[int]] = {}
 
     def start(
         self, sender: str, recipients: list[str], message: Message
@@ -237,8 +279,38 @@ class Transactions:
         for recipient in dict.fromkeys(recipients):
             domain = recipient.rpartition("@")[2].rstrip(".").lower()
             domains.setdefault(domain, []).append(recipient)
+        deliver = self._to_domain
+        under_way = self._under_way.setdefault(sender, [])
+        if sender and (
+            len(under_way) >= MESSAGES_PER_SENDER
+            or sum(under_way) + len(domains) > DELIVERIES_PER_SENDER
+        ):
+            deliver = _refuse_too_many
         tasks: dict[str, asyncio.Task[Answers]] = {}
         for domain, of_domain in domains.items():
-            task = asyncio.create_task(self._to_domain(domain, sender, of_domain, message))
+            task = asyncio.create_task(deliver(domain, sender, of_domain, message))
             tasks |= dict.fromkeys(of_domain, task)
+        self._count(sender, set(tasks.values()))
         return tasks
+
+    def _count(self, sender: str, tasks: set[asyncio.Task]) -> None:
+        """Count a message until its last delivery has ended."""
+        left = set(tasks)
+        under_way = self._under_way[sender]
+        under_way.append(len(tasks))
+
+        def ended(task: asyncio.Task) -> None:
+            left.discard(task)
+            if not left:
+                under_way.remove(len(tasks))
+                if not under_way and self._under_way.get(sender) is under_way:
+                    del self._under_way[sender]
+
+        for task in tasks:
+            task.add_done_callback(ended)
+
+
+async def _refuse_too_many(_domain, _sender, recipients: list[str], _message) -> Answers:
+    """Answer a sender who has enough messages on their way."""
+    text = "4.3.2 too many messages of this sender wait for slow hosts"
+    return dict.fromkeys(recipients, Answer(451, text))

@@ -4,6 +4,7 @@ import asyncio
 import enum
 import ipaddress
 import random
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
@@ -22,6 +23,39 @@ MAX_HOSTS = 5
 MAX_ADDRESSES = 4
 # A national provider without TLS of its own. Existing relays make this one exception too.
 MAY_BE_PLAIN = frozenset({"nauta.cu"})
+
+# What a name must look like before it goes into a URL, a TLS session or a look-up: host-name
+# characters (RFC 952) and `_`, which test relays have; a number at its end would make it an
+# address (WHATWG URL 4.8), and those are checked elsewhere.
+MAX_NAME = 253
+HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*(?![0-9]+\Z)[a-z0-9_-]{1,63}")
+
+# Whoever writes an MX record chooses where we connect to, so nothing that is not on the public
+# Internet is ever a destination unless the operator named it. IANA's special-purpose registries
+# (RFC 6890), the same on every Python; of IPv6 only global unicast, 2000::/3, is public at all.
+NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private (RFC 1918), as the next but two and 192.168
+        "100.64.0.0/10",  # between providers and their customers (RFC 6598)
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local; clouds keep their machines' secrets there
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocols
+        "192.0.2.0/24",  # documentation, as 198.51.100 and 203.0.113
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+        "2001::/23",  # protocols, Teredo among them
+        "2001:db8::/32",  # documentation, as 3fff
+        "2002::/16",  # 6to4, which has an IPv4 address within
+        "3fff::/20",
+    )
+)
+PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 
 
 class Tls(enum.Enum):
@@ -67,6 +101,19 @@ def is_local_address(address: str) -> bool:
     return True
 
 
+def is_public(address: str) -> bool:
+    """Tell whether an IP is one of the public Internet."""
+    ip = ipaddress.ip_address(address)
+    if ip.version == 6 and ip not in PUBLIC_IPV6:
+        return False
+    return not any(ip in network for network in NOT_PUBLIC)
+
+
+def is_host_name(name: str) -> bool:
+    """Tell whether a name, in lower case, is made of what host names are made of."""
+    return len(name) <= MAX_NAME and HOST_NAME.fullmatch(name) is not None
+
+
 def tls_for(domain: str) -> Tls:
     """Return what a destination domain's hosts must show (the relay contract, section 7)."""
     if domain.startswith(("_", "[")):
@@ -90,6 +137,7 @@ class Destinations:
 
     own_names: names of this relay; mail whose best MX is one of them would go round for ever.
     use_ipv6: False where the operator disabled IPv6.
+    private_networks: those that are not public and may be destinations all the same.
     resolver, is_ours: replaced by tests.
     """
 
@@ -99,11 +147,13 @@ class Destinations:
         use_ipv6: bool,
         resolver: dns.asyncresolver.Resolver | None = None,
         is_ours: Callable[[str], bool] = is_local_address,
+        private_networks: Iterable[str] = (),
     ):
         self._own_names = frozenset(name.lower() for name in own_names)
         self._types = ("A", "AAAA") if use_ipv6 else ("A",)
         self._resolver = resolver or system_resolver()
         self._is_ours = is_ours
+        self._private = [ipaddress.ip_network(network) for network in private_networks]
 
     async def hosts(self, domain: str) -> AsyncIterator[Host]:
         """Give the domain's hosts in the order in which they are to be asked.
@@ -126,15 +176,25 @@ class Destinations:
                 # RFC 5321, 5.1: neither ourselves nor anything less preferred than ourselves.
                 reason = NoHost(550, f"5.4.6 mail for {domain} loops back to this relay")
                 break
-            found = True
-            yield Host(name, addresses, tls_for(domain))
+            allowed = tuple(a for a in addresses if self._may_be_asked(a))
+            if allowed:
+                found = True
+                yield Host(name, allowed, tls_for(domain))
+            else:
+                reason = reason or NoHost(550, f"5.4.4 {name} has no public address")
         if not found:
             raise reason
+
+    def _may_be_asked(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address)
+        return is_public(address) or any(ip in network for network in self._private)
 
     async def _names(self, domain: str) -> list[str]:
         """Return the domain's MX names by preference, or what stands for them."""
         if domain.startswith("["):
             return [literal_address(domain)]
+        if not is_host_name(domain):
+            raise NoHost(550, f"5.1.2 {domain} is no domain name")
         records = await self._look_up(domain, "MX")
         if not records:
             return [domain]
@@ -145,7 +205,10 @@ class Destinations:
         found = [(r.preference, r.exchange.to_text(omit_final_dot=True).lower()) for r in records]
         # Among equals we ourselves come first, so that what is no better than us is cut off.
         found.sort(key=lambda host: (host[0], host[1] not in self._own_names))
-        return [name for _, name in found[:MAX_HOSTS]]
+        names = [name for _, name in found if is_host_name(name)]
+        if not names:
+            raise NoHost(550, f"5.4.4 no MX of {domain} is a host name")
+        return names[:MAX_HOSTS]
 
     async def addresses(self, name: str) -> tuple[str, ...]:
         """Return the addresses of a host, IPv4 first: it is what works wherever one works.

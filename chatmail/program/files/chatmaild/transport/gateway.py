@@ -5,9 +5,12 @@ nginx passes the request on; it goes by SMTP to a smtpd of Postfix's on loopback
 """
 
 import asyncio
+import collections
+import contextlib
 import ipaddress
 import logging
 
+import aiohttp
 from aiohttp import web
 
 from chatmaild.message.spool import Message
@@ -15,11 +18,19 @@ from chatmaild.metrics import counters
 from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
 from chatmaild.transport.smtp_protocol import Answer, has_bare_line_end, is_address
 
-# Senders wait 90 s or longer; what is not handed to Postfix by then is not handed to it at all.
-TOTAL_SECONDS = 60
-# nginx has the whole body already and writes it at once.
-BODY_SECONDS = 30
+# Counted from the start of a request, which nginx passes on unbuffered. What is accepted after the
+# sender gave up arrives twice, so a message that is not all with Postfix by END_SECONDS is not
+# taken, and Postfix's answer comes within REPLY_SECONDS: the filter's DNS has 20 of them. Relays
+# like this one wait for 160 s (https_client.HTTPS_SECONDS - CONNECTED_SECONDS). 30 MB within
+# BODY_SECONDS need 2.3 Mbit/s.
+BODY_SECONDS = 110
+END_SECONDS = 120
+REPLY_SECONDS = 30
 MAX_RECIPIENTS = 1000
+# Requests at once: of one client, above what a relay like this one makes of us (delivery.PER_HOST);
+# and of all, each of which may wait for DNS in an smtpd of Postfix's (master.cf, 127.0.0.1:10025).
+PER_CLIENT = 50
+AT_ONCE = 500
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +55,7 @@ class Gateway:
         self._max_size = max_size
         self._spool = spool
         self._smtpd_port = smtpd_port
+        self._of_client: collections.Counter[str] = collections.Counter()
 
     def application(self) -> web.Application:
         """Return the web application; methods other than POST get a 405 of their own accord."""
@@ -55,12 +67,12 @@ class Gateway:
 
     async def post(self, request: web.Request) -> web.Response:
         """Answer 200 once Postfix took the message for every recipient, else say why not."""
+        end = asyncio.get_running_loop().time() + END_SECONDS
         try:
-            with Message(self._spool) as message:
+            with self._count_client(client_address(request)), Message(self._spool) as message:
                 sender, recipients = envelope(request)
-                client = client_address(request)
                 await self._receive(request, message)
-                answer = await self._hand_over(client, sender, recipients, message)
+                answer = await self._hand_over(request, sender, recipients, message, end)
         except Refused as error:
             _count(error.answer)
             return web.Response(status=error.status, text=f"{error.answer.line()}\n")
@@ -68,6 +80,23 @@ class Gateway:
         if answer.delivered:
             return web.Response(text=f"{answer.line()}\n")
         return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
+
+    @contextlib.contextmanager
+    def _count_client(self, client: str):
+        """Count a request among those of its client. Raises Refused when there are enough."""
+        address = ipaddress.ip_address(client)
+        # One machine may have all of a /64.
+        network = (address, 64 if address.version == 6 else 32)
+        client = str(ipaddress.ip_network(network, strict=False))
+        if self._of_client[client] >= PER_CLIENT or self._of_client.total() >= AT_ONCE:
+            raise Refused(503, 451, "4.3.2 too many messages at once, try again later")
+        self._of_client[client] += 1
+        try:
+            yield
+        finally:
+            self._of_client[client] -= 1
+            if not self._of_client[client]:
+                del self._of_client[client]
 
     async def _receive(self, request: web.Request, message: Message) -> None:
         """Read the body. Raises Refused."""
@@ -79,27 +108,40 @@ class Gateway:
                 async for chunk in request.content.iter_any():
                     if message.size + len(chunk) > self._max_size:
                         raise too_large
-                    message.write(chunk)
+                    _keep(message, chunk)
         except TimeoutError:
             raise Refused(408, 451, f"4.4.2 no whole message within {BODY_SECONDS} s") from None
-        except OSError as error:
-            log.error("cannot keep a message aside: %s", error.strerror or type(error).__name__)
-            raise Refused(503, 452, "4.3.1 no room to keep the message aside") from None
+        except (OSError, aiohttp.ClientError):
+            # Nobody is there any more to read this.
+            raise Refused(400, 451, "4.4.2 connection lost amid the message") from None
         if has_bare_line_end(message.chunks()):
             raise Refused(400, 550, "5.5.2 a line must end in CR LF and nothing else")
 
     async def _hand_over(
-        self, client: str, sender: str, recipients: list[str], message: Message
+        self,
+        request: web.Request,
+        sender: str,
+        recipients: list[str],
+        message: Message,
+        end: float,
     ) -> Answer:
-        """Let Postfix judge and take the message, for all recipients or for none."""
+        """Let Postfix judge and take the message, for all recipients or for none.
+
+        end: when, by the loop's clock, the sender may have given up.
+        """
+
+        def may_end() -> bool:
+            gone = request.transport is None or request.transport.is_closing()
+            return not gone and asyncio.get_running_loop().time() < end
+
         try:
-            async with asyncio.timeout(TOTAL_SECONDS):
+            async with asyncio.timeout_at(end + REPLY_SECONDS):
                 connection = await connect(["127.0.0.1"], self._smtpd_port)
                 try:
                     session = SmtpSession(connection, self._name, "this relay")
                     await session.greet()
-                    await session.xclient(client)
-                    answers = await session.deliver(sender, recipients, message, all_or_none=True)
+                    await session.xclient(client_address(request))
+                    answers = await session.deliver(sender, recipients, message, True, may_end)
                     await session.quit()
                 finally:
                     connection.close()
@@ -108,6 +150,15 @@ class Gateway:
             return Answer(451, "4.3.0 mail cannot be taken now")
         # The worst answer stands for all, since the sender repeats the whole by SMTP.
         return max(answers.values(), key=lambda answer: answer.code)
+
+
+def _keep(message: Message, chunk: bytes) -> None:
+    """Append to the message. Raises Refused."""
+    try:
+        message.write(chunk)
+    except OSError as error:
+        log.error("cannot keep a message aside: %s", error.strerror or type(error).__name__)
+        raise Refused(503, 452, "4.3.1 no room to keep the message aside") from None
 
 
 def _count(answer: Answer) -> None:

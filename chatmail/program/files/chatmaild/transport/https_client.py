@@ -1,6 +1,8 @@
 """Delivery by HTTPS: `POST https://<host>/mxdeliv`, over connections that are kept."""
 
 import asyncio
+import contextvars
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 
@@ -8,14 +10,31 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from chatmaild.message.spool import Message
-from chatmaild.transport.destinations import Destinations, Host, NoHost, Tls
+from chatmaild.transport.destinations import Host, Tls
 from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
 
-# One attempt from start to answer. 30 MB in it need 2.7 Mbit/s; slower lines go by SMTP.
-HTTPS_SECONDS = 90
+# One attempt from start to answer. What a relay took and we gave up would arrive twice, so ours
+# answers in time (gateway.END_SECONDS + REPLY_SECONDS = 150 s after CONNECTED_SECONDS at most).
+HTTPS_SECONDS = 180
+# A silent host costs less: so long until TLS is there, for a piece of the message to go out, and
+# for the answer once all has (the gateway's 40 s, and 20 s for what the kernel still holds).
+CONNECTED_SECONDS = 20
+PIECE_SECONDS = 30
+ANSWER_SECONDS = 60
 # nginx keeps an idle connection for 75 s; ours end before, so that the two ends rarely race.
 KEEP_SECONDS = 60
 MAX_ANSWER = 1000
+# Of what an HTTP server says only an SMTP reply goes further, into the log and into bounces: a
+# host that was never meant to be asked must not talk to our users through us.
+REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
+
+# What relays answer once they took a message: filtermail "250 OK" without a type, madmail "OK" as
+# text or, its older versions, nothing at all; ours "250 2.0.0 …" as text. Any other 200 is that of
+# a web server which answers every path: taken for a relay's it would swallow mail.
+TAKEN = re.compile(r"2[0-9]{2}[ -]|ok\s*\Z", re.I)
+
+# The addresses that the host of the running task was checked to have.
+_addresses: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("addresses")
 
 
 class HttpsFailed(Exception):
@@ -30,23 +49,33 @@ class HttpsFailed(Exception):
 
 
 class _Resolver(AbstractResolver):
-    """Lets aiohttp look names up as everything else here does, and not in its threads."""
-
-    def __init__(self, destinations: Destinations):
-        self._destinations = destinations
+    """Gives aiohttp the addresses that were checked: a second look-up could give others."""
 
     async def resolve(self, host, port=0, family=0):
-        try:
-            addresses = await self._destinations.addresses(host)
-        except NoHost as error:
-            raise OSError(str(error)) from None
         return [
             {"hostname": host, "host": a, "port": port, "family": 0, "proto": 0, "flags": 0}
-            for a in addresses
+            for a in _addresses.get()
         ]
 
     async def close(self):
         pass
+
+
+class _Progress:
+    """Until when the next thing has to happen, and until when all of it."""
+
+    def __init__(self):
+        self._clock = asyncio.get_running_loop().time
+        self._end = self._clock() + HTTPS_SECONDS
+        self.all_sent = False
+        self.expect(CONNECTED_SECONDS)
+
+    def expect(self, seconds: float) -> None:
+        """Something went on; the next thing has so long."""
+        self._next = self._clock() + seconds
+
+    def seconds_left(self) -> float:
+        return min(self._next, self._end) - self._clock()
 
 
 class HttpsClient:
@@ -57,7 +86,6 @@ class HttpsClient:
 
     def __init__(
         self,
-        destinations: Destinations,
         verified: ssl.SSLContext,
         unverified: ssl.SSLContext,
         port: int = 443,
@@ -68,13 +96,15 @@ class HttpsClient:
         reused.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_Resolver(destinations),
+                resolver=_Resolver(),
                 use_dns_cache=False,
                 keepalive_timeout=KEEP_SECONDS,
                 # How many at once is decided in one place, for HTTPS and SMTP together.
                 limit=0,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Nobody asked for compression, and a kilobyte of it may be a gigabyte.
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             trace_configs=[reused],
@@ -90,21 +120,31 @@ class HttpsClient:
         """Hand a message over for all recipients. Raises HttpsFailed."""
         # A task of its own, since aiohttp 3.8 (Debian 12) leaves a task marked as cancelled after
         # a time-out; Python 3.11.2 would then take the next time-out for a cancellation.
-        task = asyncio.create_task(self._post(host, sender, recipients, message))
+        progress = _Progress()
+        task = asyncio.create_task(self._post(host, sender, recipients, message, progress))
         try:
-            await asyncio.wait_for(task, HTTPS_SECONDS)
+            while not task.done():
+                if progress.seconds_left() <= 0:
+                    raise TimeoutError
+                await asyncio.wait({task}, timeout=progress.seconds_left())
+            task.result()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise HttpsFailed(*_reason(error)) from None
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
-    async def _post(self, host, sender, recipients, message) -> None:
+    async def _post(self, host, sender, recipients, message, progress) -> None:
         # A kept connection that the other side closes as we write on it says nothing about the
         # host. Only on a fresh one is that a failure.
-        while not await self._post_once(host, sender, recipients, message):
-            pass
+        _addresses.set(host.addresses)
+        while not await self._post_once(host, sender, recipients, message, progress):
+            progress.expect(CONNECTED_SECONDS)
 
-    async def _post_once(self, host, sender, recipients, message) -> bool:
+    async def _post_once(self, host, sender, recipients, message, progress) -> bool:
         """Post; return False if a connection that had been kept was closed without an answer."""
         trace = {"reused": False}
+        progress.all_sent = False
         name = f"[{host.name}]" if ":" in host.name else host.name
         headers = [
             ("X-Mail-From", sender),
@@ -114,7 +154,7 @@ class HttpsClient:
         ]
         request = self._session.post(
             f"https://{name}:{self._port}/mxdeliv",
-            data=_body(message),
+            data=_body(message, progress),
             headers=headers,
             # nauta.cu's exception is for SMTP: HTTPS without a trusted certificate is not asked.
             ssl=self._contexts.get(host.tls, self._contexts[Tls.VERIFIED]),
@@ -123,35 +163,66 @@ class HttpsClient:
         )
         try:
             async with request as response:
-                if response.status == 200:
-                    return True
-                text = (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
+                text = await _read_text(response)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if trace["reused"]:
                 return False
             raise
-        line = text.strip().split("\n")[0][:200]
-        raise HttpsFailed(f"{response.status} {line}".strip(), "answer")
+        if response.status != 200:
+            raise HttpsFailed(f"{response.status} {_find_reply(text)}".strip(), "answer")
+        if not progress.all_sent:
+            raise HttpsFailed("200 before it had the whole message", "answer")
+        if not _is_taken(response.headers.get("Content-Type", ""), text):
+            raise HttpsFailed("200, but not as a relay answers", "answer")
+        return True
 
 
 async def _note_reuse(_session, context, _params) -> None:
     context.trace_request_ctx["reused"] = True
 
 
-async def _body(message: Message) -> AsyncIterator[bytes]:
+async def _body(message: Message, progress: _Progress) -> AsyncIterator[bytes]:
+    left = message.size
     for chunk in message.chunks():
+        progress.expect(PIECE_SECONDS)
+        left -= len(chunk)
+        progress.all_sent = not left
         yield chunk
+    progress.all_sent = True
+    progress.expect(ANSWER_SECONDS)
+
+
+async def _read_text(response: aiohttp.ClientResponse) -> str:
+    """Return what an answer begins with, and of one that breaks off nothing."""
+    try:
+        return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
+    except (aiohttp.ClientError, OSError):
+        return ""
+
+
+def _is_taken(content_type: str, text: str) -> bool:
+    """Tell whether a 200 is that of a relay which has the message now."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("", "text/plain"):
+        return False
+    return TAKEN.match(text) is not None or not (kind or text)
+
+
+def _find_reply(text: str) -> str:
+    """Return the SMTP reply that an answer begins with, an empty string if it is none."""
+    found = REPLY.match(text)
+    return found[0] if found else ""
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Say in a few words what failed, and its kind; aiohttp's own texts repeat host and context."""
+    """Say in a few words what failed, and its kind."""
     if isinstance(error, asyncio.TimeoutError):
         return "timed out", "timeout"
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
     if isinstance(cause or error, ssl.SSLError):
         return f"TLS failed: {tls_reason(cause or error)}", "tls"
-    text = getattr(cause or error, "strerror", None) or str(error) or type(error).__name__
-    return text, "connection"
+    # aiohttp's texts may quote what the other side sent.
+    return getattr(cause or error, "strerror", None) or type(error).__name__, "connection"
 
 
 def tls_context(verified: bool) -> ssl.SSLContext:

@@ -10,7 +10,7 @@ import collections
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from chatmaild.message.spool import Message
 from chatmaild.transport.smtp_protocol import (
@@ -31,6 +31,11 @@ REPLY_SECONDS = 45
 STALL_SECONDS = 45
 # The reply to a whole message: the other side may be asking DNS about our DKIM signature.
 DATA_REPLY_SECONDS = 100
+# Replies that may come before they are asked for: the 421 of a server that is about to close
+# (RFC 5321, 3.8). Whoever sends more fills our memory.
+UNASKED_REPLIES = 1
+# Commands sent at once (RFC 2920); their replies are at most so often MAX_REPLY octets, 1.6 MB.
+PIPELINED = 100
 
 
 class Unreachable(Exception):
@@ -54,6 +59,8 @@ class SmtpConnection(asyncio.Protocol):
     def __init__(self):
         self._reader = ReplyReader()
         self._replies: collections.deque[Reply] = collections.deque()
+        # Replies that are still to come; the greeting is the first.
+        self._due = 1
         self._error: Exception | None = None
         self._event = asyncio.Event()
         self._writable = asyncio.Event()
@@ -67,11 +74,16 @@ class SmtpConnection(asyncio.Protocol):
 
     def data_received(self, data):
         """Take octets in."""
+        if self._error:
+            return  # What is closed may still have a buffer of it.
         try:
-            self._replies.extend(self._reader.feed(data))
+            replies = self._reader.feed(data, self._due + UNASKED_REPLIES)
         except ProtocolError as error:
             self._fail(Unreachable(str(error)))
             self._transport.abort()
+        else:
+            self._replies.extend(replies)
+            self._due -= len(replies)
         self._event.set()
 
     def connection_lost(self, exc):
@@ -104,8 +116,11 @@ class SmtpConnection(asyncio.Protocol):
             raise Unreachable(f"no reply within {seconds:.0f} s", "timeout") from None
         return self._replies.popleft()
 
-    async def send(self, data: bytes) -> None:
-        """Write octets, and wait while the other side takes none. Raises Unreachable."""
+    async def send(self, data: bytes, replies: int = 0) -> None:
+        """Write octets, and wait while the other side takes none. Raises Unreachable.
+
+        replies: how many they ask for.
+        """
         try:
             async with asyncio.timeout(STALL_SECONDS):
                 await self._writable.wait()
@@ -113,11 +128,12 @@ class SmtpConnection(asyncio.Protocol):
             raise Unreachable(f"took nothing for {STALL_SECONDS} s", "timeout") from None
         if self._error:
             raise self._error
+        self._due += replies
         self._transport.write(data)
 
     async def command(self, line: str) -> Reply:
         """Send one command and return its reply. Raises Unreachable."""
-        await self.send(f"{line}\r\n".encode("ascii"))
+        await self.send(f"{line}\r\n".encode("ascii"), replies=1)
         return await self.reply(REPLY_SECONDS)
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
@@ -134,7 +150,7 @@ class SmtpConnection(asyncio.Protocol):
                 server_hostname=name,
                 ssl_handshake_timeout=TLS_SECONDS,
             )
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that no certificate can have
             raise Unreachable(f"TLS failed: {tls_reason(error)}", "tls") from None
         if self._transport is None:
             raise Unreachable("TLS failed: connection lost", "tls")
@@ -200,11 +216,17 @@ class SmtpSession:
         await self.hello()
 
     async def deliver(
-        self, sender: str, recipients: Iterable[str], message: Message, all_or_none: bool = False
+        self,
+        sender: str,
+        recipients: Iterable[str],
+        message: Message,
+        all_or_none: bool = False,
+        may_end: Callable[[], bool] = lambda: True,
     ) -> dict[str, Answer]:
         """Hand over one message.
 
         all_or_none: deliver to nobody once one recipient is refused.
+        may_end: asked when all is sent but the end of data; if not, nothing is delivered.
         Returns what became of each recipient. Raises Unreachable, or Uncertain when the reply to
         the whole message did not come.
         """
@@ -216,9 +238,9 @@ class SmtpSession:
         if mail.code != 250:
             return dict.fromkeys(recipients, self._answer(mail))
         # 251 is "will forward" (RFC 5321, 3.4).
-        accepted = [
+        accepted = {
             r for r, reply in zip(recipients, replies, strict=True) if reply.code // 10 == 25
-        ]
+        }
         refused = {
             r: self._answer(reply)
             for r, reply in zip(recipients, replies, strict=True)
@@ -226,7 +248,7 @@ class SmtpSession:
         }
         if not accepted or (refused and all_or_none):
             return refused
-        return refused | dict.fromkeys(accepted, self._answer(await self._data(message)))
+        return refused | dict.fromkeys(accepted, self._answer(await self._data(message, may_end)))
 
     async def _commands(self, commands: list[str]) -> list[Reply]:
         """Send commands, all at once where the server lets us (RFC 2920)."""
@@ -234,11 +256,16 @@ class SmtpSession:
             mail = await self._connection.command(commands[0])
             if mail.code != 250:
                 return [mail]
-            return [mail, *[await self._connection.command(line) for line in commands[1:]]]
-        await self._connection.send("".join(f"{line}\r\n" for line in commands).encode("ascii"))
-        return [await self._connection.reply(REPLY_SECONDS) for _ in commands]
+            return [mail, *[(await self._connection.command(c)).cut() for c in commands[1:]]]
+        replies = []
+        for start in range(0, len(commands), PIPELINED):
+            batch = commands[start : start + PIPELINED]
+            octets = "".join(f"{line}\r\n" for line in batch).encode("ascii")
+            await self._connection.send(octets, replies=len(batch))
+            replies += [(await self._connection.reply(REPLY_SECONDS)).cut() for _ in batch]
+        return replies
 
-    async def _data(self, message: Message) -> Reply:
+    async def _data(self, message: Message, may_end: Callable[[], bool]) -> Reply:
         reply = await self._connection.command("DATA")
         if reply.code != 354:
             if reply.code // 100 not in (4, 5):
@@ -247,7 +274,9 @@ class SmtpSession:
             return reply
         for chunk in stuff(message.chunks()):
             await self._connection.send(chunk)
-        await self._connection.send(b".\r\n")
+        if not may_end():
+            raise Unreachable("given up before the end of the message")
+        await self._connection.send(b".\r\n", replies=1)
         try:
             return await self._connection.reply(DATA_REPLY_SECONDS)
         except Unreachable as error:

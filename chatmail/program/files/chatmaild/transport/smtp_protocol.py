@@ -8,6 +8,8 @@ END_OF_DATA = b"\r\n.\r\n"
 # RFC 5321, 4.5.3.1.5 allows 512 octets; servers that put URLs into a refusal use more.
 MAX_REPLY_LINE = 4096
 MAX_REPLY_LINES = 200
+# All lines of one reply; the longest ones, to EHLO, have about 500 octets.
+MAX_REPLY = 16 * 1024
 # A reply line of our own: 512 octets with its CR LF (RFC 5321, 4.5.3.1.5).
 MAX_TEXT = 480
 
@@ -35,6 +37,10 @@ class Reply(NamedTuple):
     def text(self) -> str:
         """The lines in one."""
         return " ".join(self.lines)
+
+    def cut(self) -> "Reply":
+        """Return it with as much text as an answer of ours has room for."""
+        return Reply(self.code, (self.text[:MAX_TEXT],))
 
 
 class Answer(NamedTuple):
@@ -78,33 +84,43 @@ class ReplyReader:
     def __init__(self):
         self._buffer = b""
         self._lines: list[str] = []
+        self._size = 0
 
     @property
     def empty(self) -> bool:
         """Whether nothing but whole replies has come so far."""
         return not self._buffer and not self._lines
 
-    def feed(self, data: bytes) -> list[Reply]:
-        """Take what was read; return the replies that it completes.
+    def feed(self, data: bytes, most: int) -> list[Reply]:
+        """Take what was read; return the replies that it completes, at most so many.
 
-        Raises ProtocolError for a line that is no reply or an endless one.
+        Raises ProtocolError for a line that is no reply, for an endless one, and for more replies.
         """
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        replies = [reply for line in lines if (reply := self._line(line)) is not None]
-        if len(self._buffer) > MAX_REPLY_LINE:
+        replies = []
+        for line in lines:
+            if (reply := self._line(line)) is not None:
+                replies.append(reply)
+            if len(replies) > most:
+                raise ProtocolError("sent replies that nothing asked for")
+        if len(self._buffer.removesuffix(b"\r")) > MAX_REPLY_LINE:
             raise ProtocolError(f"reply line of more than {MAX_REPLY_LINE} octets")
         return replies
 
     def _line(self, line: bytes) -> Reply | None:
         line = line.rstrip(b"\r")
         match = re.fullmatch(rb"([2-5][0-9]{2})(?:([ -])(.*))?", line, re.S)
+        self._size += len(line)
         if not match or len(line) > MAX_REPLY_LINE or len(self._lines) >= MAX_REPLY_LINES:
             raise ProtocolError("answered something that is no SMTP reply")
+        if self._size > MAX_REPLY:
+            raise ProtocolError(f"reply of more than {MAX_REPLY} octets")
         self._lines.append((match[3] or b"").decode("ascii", "replace").strip())
         if match[2] == b"-":
             return None
         reply = Reply(int(match[1]), tuple(self._lines))
         self._lines = []
+        self._size = 0
         return reply
 
 
