@@ -13,6 +13,7 @@ VENV := .venv/bin
 PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovider
 # Boots of both releases, unless told otherwise: make lab RELAY_OPTIONS="--os debian-12 -k chat"
 RELAY_OPTIONS ?=
+CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
 .PHONY: help relay test lint unit salt lab vm bench documents reference webdev setup clean unit-and-salt
@@ -27,11 +28,14 @@ relay: python3 ## boot a throwaway relay, pass a message through it, show an acc
 test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
 	@$(MAKE) --no-print-directory --jobs=3 unit-and-salt relay-debian-13 relay-debian-12
 
+# And once more on bare machines, which is work and no waiting: it fills what the relays leave idle.
 unit-and-salt: .venv/ready
 	$(PYTEST) test/unit test/salt
+	$(PYTEST) $(CONTRIBUTOR)
 
 relay-debian-%: .venv/ready
-	$(PYTEST) test/relay --os debian-$* $(RELAY_OPTIONS) 2>&1 | sed -u 's/^/debian-$*  /'
+	$(PYTEST) test/relay --ignore $(CONTRIBUTOR) --os debian-$* $(RELAY_OPTIONS) 2>&1 \
+		| sed -u 's/^/debian-$*  /'
 
 lint: .venv/ready ## ruff, salt-lint, yamllint, shellcheck
 	$(VENV)/ruff check
