@@ -339,7 +339,7 @@ def test_retention_and_dovecot_are_told_beside_it(day):
     assert found["dovecot_imap_hibernated_total"] >= 1
     assert found["dovecot_imap_unhibernated_reason_total idle_done"] >= 1
     parts = {name: up for name, up in day.after.items() if name.startswith("chatmail_metrics_up")}
-    assert len(parts) == 9
+    assert len(parts) == 10  # the filter has a process for each of its four roles
     assert set(parts.values()) == {1}
 
 
