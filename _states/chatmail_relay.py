@@ -1,13 +1,20 @@
 """What must be true of a machine before it becomes a relay."""
 
+import ipaddress
 import os
+import socket
+
+from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "chatmail_relay"
 
 
 def __virtual__():
     if "chatmail_relay.ports" not in __salt__:
-        return False, "chatmail_relay: the execution module of this name is not loaded"
+        return False, (
+            "chatmail_relay needs its execution module, which needs psutil. With salt-ssh, install "
+            "the package python3-psutil on the machine"
+        )
     return __virtualname__
 
 
@@ -43,6 +50,78 @@ def _shown(listener):
         return f"{place}: a process that is not visible from here"
     unit = f" ({listener['unit']})" if listener["unit"] else ""
     return f"{place}: {listener['process']}, process {listener['pid']}{unit}"
+
+
+def master_found(name, search=()):
+    """Ensure that this minion finds its master through the relay's own resolver, too.
+
+    name: of no meaning. search: the domains that resolv.conf searches, those that it will.
+    Changes nothing. Fails for a name of a master that the machine finds now, and that the resolver
+    on 127.0.0.1 does not. IP addresses, names in /etc/hosts and a machine without a master pass.
+
+    .. code-block:: yaml
+
+        resolver finds the Salt master:
+          chatmail_relay.master_found:
+            - search: [example.org]
+            - failhard: True
+    """
+    ret = {"name": name, "changes": {}, "result": True, "comment": "No master would be lost"}
+    names = [each for each in _master_names() if _is_found(each)]
+    if not names:
+        return ret
+    if __opts__["test"] and not __salt__["service.status"]("unbound"):
+        ret.update(result=None, comment="The resolver is asked for the master once it runs")
+        return ret
+    try:
+        lost = [each for each in names if not _ask("resolves", name=each, search=list(search))]
+    except CommandExecutionError as error:
+        return {**ret, "result": False, "comment": str(error)}
+    if lost:
+        ret["result"] = False
+        ret["comment"] = (
+            f"The relay's own resolver does not find the Salt master of this minion, "
+            f"{', '.join(lost)}; with it, the minion would lose the master. /etc/resolv.conf was "
+            "left as it is. Either give the minion the master's IP address or a name that public "
+            "DNS knows (`master` in its configuration), or name the master in /etc/hosts, or set "
+            "resolver:forwarders to name servers that know it. Then apply the state again."
+        )
+    return ret
+
+
+def _master_names():
+    """Return the host names of this minion's masters that only DNS can know."""
+    if __opts__["file_client"] == "local":
+        return []
+    given = __opts__["master"]
+    hosts = [_without_port(each) for each in (given if isinstance(given, list) else [given])]
+    return [each for each in hosts if not _is_ip(each) and not __salt__["hosts.get_ip"](each)]
+
+
+def _without_port(master):
+    """Return the host of `host`, `host:port` or an IP address."""
+    host, colon, _port = master.rpartition(":")
+    return host if colon and not _is_ip(master) else master
+
+
+def _is_ip(host):
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_found(host):
+    """Tell whether the machine finds a host, as it is now."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def _ask(command, **arguments):
+    return __salt__["chatmail_program.call"]("dns", command, arguments, settings={})
 
 
 def kernel_limit(name, value):

@@ -7,10 +7,12 @@ what Salt's `py` renderer calls; states and templates call it through `chatmail/
 `make documents` writes `pillar.example` and `docs/settings.md` from the table.
 """
 
+import contextlib
 import copy
 import difflib
 import hashlib
 import ipaddress
+import json
 import posixpath
 import re
 from collections.abc import Callable
@@ -431,6 +433,52 @@ DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 # Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
 SERVICES = ["accounts", "filter", "metadata", "transport"]
 
+# The settings that each service reads when it starts. A change of another one does not restart it.
+SETTINGS_READ = {
+    "accounts": (
+        "address_domain",
+        "form",
+        "mail_domain",
+        "mailboxes_dir",
+        "max_load_1m",
+        "max_registrations_per_hour",
+        "min_available_memory",
+        "min_free_disk_space",
+        "password_min_length",
+        "registration",
+        "tls_mode",
+        "username_max_length",
+        "username_min_length",
+    ),
+    "filter": (
+        "address_domain",
+        "dkim_required",
+        "federation",
+        "mail_domain",
+        "mailboxes_dir",
+        "max_message_size",
+        "max_user_send_burst_size",
+        "max_user_send_per_minute",
+    ),
+    "metadata": (
+        "address_domain",
+        "disable_ipv6",
+        "iroh_relay",
+        "mail_domain",
+        "mailboxes_dir",
+        "notification_url",
+    ),
+    "metrics": ("metrics_address",),
+    "transport": (
+        "address_domain",
+        "disable_ipv6",
+        "federation",
+        "hostname",
+        "mail_domain",
+        "max_message_size",
+    ),
+}
+
 # All daemons read these files, wherever the certificate comes from.
 TLS_CERTIFICATE, TLS_KEY = "/etc/chatmail/tls/fullchain.pem", "/etc/chatmail/tls/privkey.pem"
 
@@ -747,8 +795,8 @@ def resolve(pillar, grains):
     """Return the relay's settings: every key of `KEYS` and what is derived from them.
 
     pillar: the whole pillar; its mapping `chatmail` is used, which may be partial.
-    grains: `os`, `osmajorrelease`, `cpuarch`, `ipv4` (all of the machine's addresses) and
-    `pythonpath` (Salt's own search path) are used.
+    grains: `os`, `osmajorrelease`, `cpuarch`, `dns` (what resolv.conf says), `ipv4` (all of the
+    machine's addresses) and `pythonpath` (Salt's own search path) are used.
     Sizes come back in bytes; nested keys as nested dictionaries.
     Raises SettingsError naming every offending key, its value and what is allowed.
     """
@@ -769,6 +817,11 @@ def resolve(pillar, grains):
     )
     settings["iroh_binary"] = _iroh_binary(settings["iroh_binary"], grains.get("cpuarch"))
     settings["salt_site_packages"] = _site_packages(grains)
+    settings["search_domains"] = _search_domains(grains.get("dns") or {})
+    settings["settings_digests"] = {
+        service: _digest({name: settings[name] for name in names})
+        for service, names in SETTINGS_READ.items()
+    }
     return settings
 
 
@@ -919,6 +972,25 @@ def _iroh_binary(given, architecture):
         # A mirror of ours needs no digest of its own.
         "sha256": given["sha256"] or known,
     }
+
+
+def _search_domains(given):
+    """Return the domains that resolv.conf shall search, which are those that it searches now.
+
+    given: Salt's grain `dns`. The machine may find other machines, such as its Salt master, by a
+    name without a domain. `domain` is the older form of one search domain (resolv.conf(5)).
+    """
+    found = []
+    for each in given.get("search") or [given.get("domain")]:
+        # "search ." stands for no domain.
+        with contextlib.suppress(ValueError):
+            found.append(domain_name(each))
+    return found
+
+
+def _digest(values):
+    """Return what changes when one of these values does."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _external_ip(addresses, own):

@@ -24,11 +24,14 @@ operator's certificate is watched:
         certificate: {{ certificate }}
         key: {{ key }}
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
   service.running:
     - name: chatmail-certificate.path
     - enable: True
     - watch:
       - file: operator's certificate is watched
     - require:
+      - cmd: systemd reads its units
       - chatmail_certificate: operator's certificate
       - sls: chatmail.certificate.service

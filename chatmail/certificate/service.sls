@@ -7,6 +7,7 @@ include:
   - chatmail.modules
   - chatmail.host
   - chatmail.program
+  - chatmail.services.units
 
 # Releases up to 2026.11 ran a copy of a Salt module. It is the deploy hook of certificates from that time.
 certbot's hook is the program:
@@ -33,6 +34,8 @@ unit chatmail-certificate:
     - name: /etc/systemd/system/chatmail-certificate.service
     - source: salt://chatmail/certificate/files/chatmail-certificate.service
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 hardening of chatmail-certificate:
   file.managed:
@@ -40,25 +43,22 @@ hardening of chatmail-certificate:
     - source: salt://chatmail/certificate/files/hardening.conf
     - mode: "0644"
     - makedirs: True
-
-# Salt reloads systemd for units that it starts itself. The timer starts this unit.
-systemd knows the unit chatmail-certificate:
-  module.run:
-    - service.systemctl_reload: []
-    - onchanges:
-      - file: unit chatmail-certificate
-      - file: hardening of chatmail-certificate
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 timer chatmail-certificate:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.timer
     - source: salt://chatmail/certificate/files/chatmail-certificate.timer
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
   service.running:
     - name: chatmail-certificate.timer
     - enable: True
     - watch:
       - file: timer chatmail-certificate
     - require:
+      - cmd: systemd reads its units
       - file: program
       - file: unit chatmail-certificate

@@ -8,12 +8,26 @@ include:
   - chatmail.host
   - chatmail.certificate
   - chatmail.postfix.package
+  - chatmail.services.units
+
+# The stock unit does not restart a crashed master process. This file comes before the package, which would start the
+# daemon at once, with Debian's configuration.
+dovecot is started again after a crash:
+  file.managed:
+    - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
+    - source: salt://chatmail/dovecot/files/restart.conf
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 dovecot packages:
   pkg.installed:
     - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
     - require:
-      - sls: chatmail.host
+      - file: dovecot is started again after a crash
 
 {{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "dovecot packages"}) }}
 
@@ -53,14 +67,6 @@ dovecot configuration:
       - file: dovecot push script
       - sls: chatmail.certificate
 
-# The stock unit does not restart a crashed master process.
-dovecot is started again after a crash:
-  file.managed:
-    - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
-    - source: salt://chatmail/dovecot/files/restart.conf
-    - mode: "0644"
-    - makedirs: True
-
 {% if relay.mail %}
 # A reload is enough for all of these files, and idle clients do not notice it. A restart would disconnect them.
 dovecot service:
@@ -72,9 +78,9 @@ dovecot service:
       - file: dovecot configuration
       - file: dovecot authentication script
       - file: dovecot push script
-      - file: dovecot is started again after a crash
       - chatmail_certificate: self-signed certificate
     - require:
+      - cmd: systemd reads its units
       - pkg: postfix package
 {%- else %}
 # This ends all sessions, too: during a move, no client may change a mailbox that is being copied.

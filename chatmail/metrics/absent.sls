@@ -6,6 +6,12 @@ include:
   - chatmail.metrics.clean
 
 extend:
+  systemd reads its units:
+    cmd:
+      - onchanges:
+{%- for service in relay.services %}
+        - file: chatmail-{{ service }} does not count
+{%- endfor %}
 {%- for service in relay.services %}
   service chatmail-{{ service }}:
     service:

@@ -23,25 +23,21 @@ chatmail-{{ service }} counts:
     - require:
       - pkg: metrics library
     - onchanges_in:
-      - cmd: systemd knows that the services count
+      - cmd: systemd reads its units
     - watch_in:
       - service: service chatmail-{{ service }}
 {% endfor %}
 
-# Salt asks systemd whether files changed. The systemd of Debian 12 does not notice a drop-in in a new directory.
-systemd knows that the services count:
-  cmd.run:
-    - name: systemctl daemon-reload
-    - require_in:
-{%- for service in relay.services %}
-      - service: service chatmail-{{ service }}
-{%- endfor %}
-
 unit chatmail-metrics:
   file.managed:
     - name: /etc/systemd/system/chatmail-metrics.service
-    - source: salt://chatmail/metrics/files/chatmail-metrics.service
+    - source: salt://chatmail/metrics/files/chatmail-metrics.service.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 metrics service:
   service.running:
@@ -52,4 +48,6 @@ metrics service:
       - file: program
       - file: hardening of the services
       - file: unit chatmail-metrics
+    - require:
+      - cmd: systemd reads its units
       - file: settings of the services

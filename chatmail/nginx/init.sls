@@ -5,9 +5,10 @@
 include:
   - chatmail.host
   - chatmail.certificate
+  - chatmail.services.units
 
-# Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the first
-# start, which is when the package is installed.
+# Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the package,
+# which would start the daemon at once, with Debian's configuration.
 nginx may hold many connections and is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/nginx.service.d/chatmail.conf
@@ -16,6 +17,8 @@ nginx may hold many connections and is started again after a crash:
     - makedirs: True
     - require:
       - sls: chatmail.host
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 nginx packages:
   pkg.installed:
@@ -45,6 +48,7 @@ nginx runs with these limits:
     - watch:
       - file: nginx may hold many connections and is started again after a crash
     - require:
+      - cmd: systemd reads its units
       - file: nginx configuration
 
 nginx service:

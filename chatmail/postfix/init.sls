@@ -58,29 +58,31 @@ postfix main configuration:
       - file: original of /etc/postfix/main.cf is kept
       - file: postfix services
 
-# Stock units do not restart a crashed master(8).
-postfix is started again after a crash:
-  file.managed:
-    # On Debian 12 the unit of Postfix is an instance of a template.
-    - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
-    - source: salt://chatmail/postfix/files/restart.conf
-    - mode: "0644"
-    - makedirs: True
-
 {% if relay.mail %}
-postfix service:
+postfix runs with these addresses and this resolver:
   service.running:
     - name: postfix
     - enable: True
     - watch:
-      - chatmail_certificate: self-signed certificate
-      - file: postfix main configuration
-      - file: postfix services
       - file: postfix is started again after a crash
       # Postfix copies resolv.conf into its chroot when it starts.
       - file: resolv.conf names our resolver
     - require:
+      - cmd: systemd reads its units
+      - file: postfix main configuration
       - sls: chatmail.services
+
+# A reload is enough for all of these files, and sessions do not notice it.
+postfix service:
+  service.running:
+    - name: postfix
+    - reload: True
+    - watch:
+      - chatmail_certificate: self-signed certificate
+      - file: postfix main configuration
+      - file: postfix services
+    - require:
+      - service: postfix runs with these addresses and this resolver
 {%- else %}
 # The queue stays as it is.
 postfix service:

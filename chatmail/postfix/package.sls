@@ -1,13 +1,33 @@
 {#- Postfix as Debian ships it, and the directories for the sockets of our services. These are below Postfix's own
     directory, because most of its daemons run in a chroot there. Needs the users (chatmail.host). -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
 include:
   - chatmail.host
+  - chatmail.services.units
+
+# Stock units do not restart a crashed master(8). This file comes before the package, which would start the daemon at
+# once, with Debian's configuration.
+postfix is started again after a crash:
+  file.managed:
+    # On Debian 12 the unit of Postfix is an instance of a template.
+    - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
+    - source: salt://chatmail/postfix/files/restart.conf.jinja
+    - template: jinja
+    - context:
+        relay: {{ relay | json }}
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 postfix package:
   pkg.installed:
     - name: postfix
     - require:
-      - sls: chatmail.host
+      - file: postfix is started again after a crash
 
 # The sockets inherit the group of the directories, so only Postfix can connect.
 directory of the filter's sockets:

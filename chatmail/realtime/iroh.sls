@@ -29,6 +29,8 @@ unit chatmail-iroh:
     - name: /etc/systemd/system/chatmail-iroh.service
     - source: salt://chatmail/realtime/files/chatmail-iroh.service
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 iroh relay service:
   service.running:
@@ -39,3 +41,5 @@ iroh relay service:
       - file: iroh relay configuration
       - file: unit chatmail-iroh
       - file: hardening of the services
+    - require:
+      - cmd: systemd reads its units

@@ -49,6 +49,8 @@ TURN unit reads our configuration:
         relay: {{ relay | json }}
     - mode: "0644"
     - makedirs: True
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 hardening of the TURN unit:
   file.symlink:
@@ -57,6 +59,8 @@ hardening of the TURN unit:
     - require:
       - file: hardening of the services
       - file: TURN unit reads our configuration
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 TURN package:
   pkg.installed:
@@ -71,6 +75,7 @@ TURN service:
     - name: coturn
     - enable: True
     - require:
+      - cmd: systemd reads its units
       - pkg: TURN package
     - watch:
       - cmd: secret of TURN is made

@@ -29,3 +29,15 @@ resolver is stopped:
       - file: original of /etc/resolv.conf is back
 
 {{ original_is_back("/etc/unbound/unbound.conf", {"service": "resolver is stopped"}) }}
+
+drop-in of the resolver is gone:
+  file.absent:
+    - name: /etc/systemd/system/unbound.service.d/chatmail.conf
+    - require:
+      - service: resolver is stopped
+
+systemd forgets the drop-in of the resolver:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: drop-in of the resolver is gone

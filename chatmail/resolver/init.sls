@@ -5,13 +5,28 @@
 
 include:
   - chatmail.host
+  - chatmail.modules
+  - chatmail.program
+  - chatmail.services.units
   - .resolv_conf
+
+# This file comes before the package, which would start the daemon at once, with Debian's configuration.
+resolver runs with our configuration alone:
+  file.managed:
+    - name: /etc/systemd/system/unbound.service.d/chatmail.conf
+    - source: salt://chatmail/resolver/files/daemon.conf
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 resolver packages:
   pkg.installed:
     - pkgs: [unbound, dns-root-data]
     - require:
-      - sls: chatmail.host
+      - file: resolver runs with our configuration alone
 
 {{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver packages"}) }}
 
@@ -33,6 +48,20 @@ resolver service:
     - enable: True
     - watch:
       - file: resolver configuration
+    - require:
+      - cmd: systemd reads its units
+
+# A minion that no longer finds its master takes no more orders. So the run ends here, and resolv.conf stays.
+resolver finds the Salt master:
+  chatmail_relay.master_found:
+    - name: chatmail
+    - search: {{ relay.search_domains | json }}
+    - failhard: True
+    - require:
+      - service: resolver service
+      - file: program
+    - require_in:
+      - sls: chatmail.resolver.resolv_conf
 
 {{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
 
@@ -43,6 +72,9 @@ resolv.conf names our resolver:
     - contents:
       - "# Managed by the chatmail formula."
       - "nameserver 127.0.0.1"
+{%- if relay.search_domains %}
+      - "search {{ relay.search_domains | join(" ") }}"
+{%- endif %}
       - "options edns0 trust-ad"
     - mode: "0644"
     - follow_symlinks: False

@@ -20,6 +20,8 @@ unit chatmail-expire:
     - context:
         relay: {{ relay | json }}
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 unit chatmail-report:
   file.managed:
@@ -29,14 +31,8 @@ unit chatmail-report:
     - context:
         relay: {{ relay | json }}
     - mode: "0644"
-
-# Salt reloads systemd for units that it starts itself. The timers start these units.
-systemd knows the units of retention:
-  cmd.run:
-    - name: systemctl daemon-reload
-    - onchanges:
-      - file: unit chatmail-expire
-      - file: unit chatmail-report
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 {% for timer in ["expire", "report"] %}
 schedule of chatmail-{{ timer }}:
@@ -44,6 +40,8 @@ schedule of chatmail-{{ timer }}:
     - name: /etc/systemd/system/chatmail-{{ timer }}.timer
     - source: salt://chatmail/retention/files/chatmail-{{ timer }}.timer
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 timer chatmail-{{ timer }}:
   service.running:
@@ -52,6 +50,7 @@ timer chatmail-{{ timer }}:
     - watch:
       - file: schedule of chatmail-{{ timer }}
     - require:
+      - cmd: systemd reads its units
       - file: program
       - file: unit chatmail-{{ timer }}
       - file: hardening of the services

@@ -4,18 +4,12 @@
 
 include:
   - .renamed
+  - .units
   - chatmail.host
   - chatmail.resolver
   - chatmail.dkim
   - chatmail.postfix.package
   - chatmail.program
-
-hardening of the services:
-  file.managed:
-    - name: /etc/systemd/system/chatmail-.service.d/hardening.conf
-    - source: salt://chatmail/services/files/hardening.conf
-    - mode: "0644"
-    - makedirs: True
 
 {% for service in relay.services %}
 unit chatmail-{{ service }}:
@@ -26,6 +20,8 @@ unit chatmail-{{ service }}:
     - context:
         relay: {{ relay | json }}
     - mode: "0644"
+    - onchanges_in:
+      - cmd: systemd reads its units
 
 service chatmail-{{ service }}:
   service.running:
@@ -36,9 +32,13 @@ service chatmail-{{ service }}:
       - file: program
       - file: hardening of the services
       - file: unit chatmail-{{ service }}
-      - file: settings of the services
+{%- if service != "accounts" %}
+      # It asks DNS, by the servers that resolv.conf named when it started.
       - file: resolv.conf names our resolver
+{%- endif %}
     - require:
+      - cmd: systemd reads its units
+      - file: settings of the services
       - sls: chatmail.dkim
       - file: directory of the filter's sockets
       - file: directory of the transport's socket

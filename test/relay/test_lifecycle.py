@@ -98,6 +98,25 @@ def test_first_converge_on_a_machine_that_never_synced_a_module_succeeds(first_r
     assert re.search(r"^Failed: +0$", first.stdout, re.MULTILINE)
 
 
+def test_daemon_runs_with_our_configuration_from_its_first_start_on(box):
+    """Debian's packages start the daemons at once, which are open to all with stock settings."""
+    instance = box.run("ls -d /etc/systemd/system/postfix@-.service.d", check=False)
+    # coturn's unit names our file from before the package on.
+    configurations = {
+        "unbound": "/etc/unbound/unbound.conf",
+        "dovecot": "/etc/dovecot/dovecot.conf",
+        "postfix" if instance.returncode else "postfix@-": "/etc/postfix/main.cf",
+        "nginx": "/etc/nginx/nginx.conf",
+    }
+    for unit, path in configurations.items():
+        # A start that was skipped is in the journal, too.
+        started = box.run(
+            f"journalctl -o short-unix UNIT={unit}.service JOB_TYPE=start | grep ': Started '"
+        ).stdout.splitlines()
+        assert started, unit
+        assert float(started[0].split()[0]) > float(box.run(f"stat -c %.6Z {path}").stdout), unit
+
+
 def test_second_converge_finds_nothing_to_do(box):
     assert not_as_expected(states(box.run(f"{APPLY} --out=json"))) == {}
     assert not_as_expected(states(box.run(f"{APPLY} test=True --out=json"))) == {}

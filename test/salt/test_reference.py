@@ -7,7 +7,7 @@ import pytest
 from support import reference
 
 # The states give these another name on the machine; each is one file there.
-RENAMED = {"dovecot-2.3.conf", "dovecot-2.4.conf", "coturn.conf"}
+RENAMED = {"dovecot-2.3.conf", "dovecot-2.4.conf", "coturn.conf", "restart.conf"}
 
 
 @pytest.fixture(scope="module")

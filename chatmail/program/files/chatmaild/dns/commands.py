@@ -39,6 +39,16 @@ def publish(settings: dict, names: list[str] | str | None) -> list[dict]:
     return publishing.publish(settings, names)
 
 
+def resolves(_settings: dict, name: str, search: list[str]) -> bool:
+    """Return whether the relay's own resolver finds an address of a host.
+
+    name: a host, as a program would ask for it. search: domains to try it in, too.
+    """
+    from chatmaild.dns import own_resolver
+
+    return own_resolver.finds(name, search)
+
+
 COMMANDS = {
     "records": list_records,
     "zone": make_zone,
@@ -46,6 +56,7 @@ COMMANDS = {
     "report": report,
     "changes": list_changes,
     "publish": publish,
+    "resolves": resolves,
 }
 
 if __name__ == "__main__":
