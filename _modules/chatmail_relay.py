@@ -58,7 +58,10 @@ SMTP_PORTS = {25, 465, 587, 10465}
 
 def __virtual__():
     if not HAS_PSUTIL:
-        return False, "chatmail_relay: `psutil` is not in Salt's Python"
+        return False, (
+            "chatmail_relay needs psutil, which Salt's Python lacks. With salt-ssh, which uses "
+            "Debian's Python, install the package python3-psutil on the machine"
+        )
     return __virtualname__
 
 
@@ -66,7 +69,9 @@ def settings():
     """Return the settings that the pillar gives this relay, as states and services see them.
 
     A dictionary: every key of pillar.example, defaults filled in, sizes in bytes, and what is
-    derived from them. Raises CommandExecutionError naming every key that is wrong.
+    derived from them. A function that salt-ssh calls gets neither the formula nor the pillar; then
+    these are the settings that the last converge wrote. Raises CommandExecutionError naming every
+    key that is wrong, and on a machine that has no settings at all.
 
     CLI Example:
 
@@ -81,7 +86,7 @@ def settings():
     )
     if "error" in relay:
         raise CommandExecutionError(relay["error"])
-    return relay
+    return relay or _running()
 
 
 def ports():
