@@ -5,5 +5,7 @@ include:
 
 DNS has the relay's records:
   chatmail_dns.verified:
+    # Without a way to publish there may be no state of chatmail.dns; what there is comes before this one.
     - require:
-      - sls: chatmail.dns
+      - file: program
+      - sls: chatmail.dkim

@@ -2,6 +2,9 @@
     the kernel limits for many idle connections. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import ours %}
+{#- This one tells where Salt's own Python is: with salt-ssh elsewhere than with a minion. -#}
+{% set stored = dict(relay) %}
+{% do stored.pop("salt_site_packages") %}
 
 include:
   - .ports
@@ -19,7 +22,7 @@ relay configuration directory:
 settings of the services:
   file.serialize:
     - name: /etc/chatmail/relay.json
-    - dataset: {{ relay | json }}
+    - dataset: {{ stored | json }}
     - serializer: json
     - mode: "0644"
     - require:

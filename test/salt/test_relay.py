@@ -1,5 +1,6 @@
 """chatmail_relay: who is on the relay's ports, and how the relay is doing."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -208,3 +209,65 @@ def test_certificate_that_is_none_raises_with_its_path(relay_module, salt_module
     with pytest.raises(CommandExecutionError, match=r"x\.pem: expected a PEM certificate"):
         salt_modules["chatmail_relay.certificate"](str(tmp_path / "x.pem"))
     assert salt_modules["chatmail_relay.certificate"](str(tmp_path / "none.pem")) is None
+
+
+@pytest.mark.parametrize("kind", ["_modules", "_states"])
+def test_missing_psutil_is_named_with_its_package(kind):
+    """salt-ssh uses Debian's Python, where only a package can put it."""
+    path = Path(__file__).parents[2] / kind / "chatmail_relay.py"
+    spec = importlib.util.spec_from_file_location("chatmail_relay", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.HAS_PSUTIL, module.__salt__ = False, {}
+    loaded, reason = module.__virtual__()
+    assert loaded is False
+    assert "python3-psutil" in reason
+
+
+MASTERS = {
+    "salt": {"salt"},
+    "salt.example:4510": {"salt.example"},
+    "[2001:db8::1]:4510": set(),
+    "2001:db8::1": set(),
+    "192.0.2.1": set(),
+}
+
+
+@pytest.mark.parametrize("master", [*MASTERS, list(MASTERS)])
+@pytest.mark.parametrize("known", ["now and then", "now alone", "never"])
+def test_master_that_only_the_old_resolver_knows_is_refused(
+    salt_opts, salt_modules, salt_states, monkeypatch, master, known
+):
+    """A minion that cannot find its master takes no orders any more, not even to undo it."""
+    call = salt_states
+    monkeypatch.setitem(salt_opts, "master", master)
+    monkeypatch.setitem(salt_opts, "file_client", "remote")
+    asked = []
+
+    def program(part, do, arguments, settings):
+        assert (part, do, settings) == ("dns", "resolves", {})
+        asked.append((arguments["name"], arguments["search"]))
+        return known == "now and then"
+
+    monkeypatch.setitem(salt_modules, "chatmail_program.call", program)
+    monkeypatch.setattr(
+        socket, "getaddrinfo", (lambda *_: ["found"]) if known != "never" else raise_not_found
+    )
+    names = set().union(*MASTERS.values()) if isinstance(master, list) else MASTERS[master]
+    ret = call("chatmail_relay.master_found", name="relay", search=["lan.example"])
+    assert ret["changes"] == {}
+    assert ret["result"] is (known != "now alone" or not names)
+    expected = [] if known == "never" else [(name, ["lan.example"]) for name in sorted(names)]
+    assert sorted(asked) == expected
+    if names and known == "now alone":
+        assert all(name in ret["comment"] for name in names)
+        assert "resolver:forwarders" in ret["comment"]
+
+
+def raise_not_found(*_):
+    raise OSError("Name or service not known")
+
+
+def test_machine_without_a_master_is_not_asked_for_one(salt_states):
+    ret = salt_states("chatmail_relay.master_found", name="relay")
+    assert (ret["result"], ret["changes"]) == (True, {})

@@ -1,0 +1,120 @@
+"""Salt on this side of a relay: a master that a minion asks, and salt-ssh, which needs no minion.
+
+Both are those of the tests' own environment. They have the formula of this checkout, and as pillar
+what the relay has.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def configure(directory, pillar, **options):
+    """Write a master's configuration below a directory; return the directory that it is in.
+
+    pillar: {name: text} of the pillar's files. options: further ones of the master's.
+    """
+    configuration, roots, pillars = (directory / name for name in ("etc", "roots", "pillar"))
+    for each in (configuration, roots, pillars):
+        each.mkdir(parents=True, exist_ok=True)
+    # The checkout itself as a root would make Salt walk through .venv.
+    for folder in ("chatmail", "_modules", "_states"):
+        (roots / folder).symlink_to(REPOSITORY / folder)
+    for name, text in pillar.items():
+        (pillars / f"{name}.sls").write_text(text)
+    given = {
+        "root_dir": str(directory),
+        "fileserver_followsymlinks": True,
+        "file_roots": {"base": [str(roots)]},
+        "pillar_roots": {"base": [str(pillars)]},
+        "log_level": "error",
+        **options,
+    }
+    (configuration / "master").write_text(json.dumps(given))
+    return configuration
+
+
+def pillar_files(relay):
+    """Return the pillar that a box of the lab has, as `configure` takes it."""
+    names = ("top", "lab", "extra", "relay")
+    return {name: relay.run(f"cat /srv/pillar/{name}.sls").stdout for name in names}
+
+
+def run(program, configuration, *arguments):
+    """Run a program of Salt's with a configuration; return its CompletedProcess, with text."""
+    command = [Path(sys.executable).with_name(program), f"--config-dir={configuration}"]
+    return subprocess.run(
+        [*command, "--out=json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "HOME": str(configuration.parent)},
+    )
+
+
+class SaltSsh:
+    """salt-ssh with one machine, `relay`, that a key opens."""
+
+    def __init__(self, directory, pillar, address, key):
+        self.configuration = configure(directory, pillar)
+        machine = {"host": address, "user": "root", "priv": str(key)}
+        (self.configuration / "roster").write_text(json.dumps({"relay": machine}))
+
+    def run(self, *arguments):
+        """Call a function on the machine; return its CompletedProcess."""
+        # The host key of a machine that was made a moment ago is known to nobody.
+        return run("salt-ssh", self.configuration, "--ignore-host-keys", "relay", *arguments)
+
+    def call(self, *arguments):
+        """Call a function on the machine; return its result."""
+        return result(self.run(*arguments))
+
+
+class Master:
+    """A master that accepts every minion; `with Master(...) as master` ends it."""
+
+    def __init__(self, directory, pillar, address):
+        self.configuration = configure(
+            directory, pillar, interface=address, auto_accept=True, worker_threads=2, timeout=60
+        )
+
+    def __enter__(self):
+        command = [Path(sys.executable).with_name("salt-master")]
+        with open(self.configuration.parent / "master.out", "w") as output:
+            self.process = subprocess.Popen(
+                [*command, f"--config-dir={self.configuration}"],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+            )
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(30)
+
+    def call(self, *arguments):
+        """Call a function on the minion `relay`; return its result."""
+        return result(run("salt", self.configuration, "relay", *arguments))
+
+    def await_minion(self, seconds=60):
+        """Wait until the minion answers."""
+        deadline = time.monotonic() + seconds
+        while run("salt", self.configuration, "--timeout=5", "relay", "test.ping").returncode != 0:
+            if time.monotonic() > deadline:
+                said = (self.configuration.parent / "master.out").read_text()
+                raise AssertionError(f"the minion does not answer within {seconds} s:\n{said}")
+
+
+def result(done):
+    """Return what a function answered."""
+    try:
+        return json.loads(done.stdout)["relay"]
+    except (ValueError, KeyError):
+        raise AssertionError(f"no answer:\n{done.stdout}{done.stderr}") from None
