@@ -77,11 +77,11 @@ class SaltSsh:
 
 
 class Master:
-    """A master that accepts every minion; `with Master(...) as master` ends it."""
+    """A master that accepts every minion and key; `with Master(...) as master` ends it."""
 
     def __init__(self, directory, pillar, address):
         self.configuration = configure(
-            directory, pillar, interface=address, auto_accept=True, worker_threads=2, timeout=60
+            directory, pillar, interface=address, open_mode=True, worker_threads=2, timeout=60
         )
 
     def __enter__(self):
@@ -103,7 +103,7 @@ class Master:
         """Call a function on the minion `relay`; return its result."""
         return result(run("salt", self.configuration, "relay", *arguments))
 
-    def await_minion(self, seconds=60):
+    def await_minion(self, seconds=90):
         """Wait until the minion answers."""
         deadline = time.monotonic() + seconds
         while run("salt", self.configuration, "--timeout=5", "relay", "test.ping").returncode != 0:

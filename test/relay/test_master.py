@@ -1,0 +1,110 @@
+"""A relay with a real Salt master, which runs on this side of the lab's network.
+
+The relay that the session's tests share gets a minion of its own, beside the Salt that other tests
+call without a master, and loses it again.
+"""
+
+import json
+
+import pytest
+from support.converging import apply, failed, not_as_expected
+from support.salt_master import Master, pillar_files
+
+# This side, as relays of the lab see it (test/lab/network.py).
+THIS_SIDE = "198.51.100.200"
+MINION = "/run/tests-minion"
+CHECK = "resolver finds the Salt master"
+# A second resolver on the relay, which stands for the provider's: it alone knows the name.
+PROVIDER = f"""
+server:
+    interface: 127.0.0.2
+    chroot: ""
+    username: ""
+    pidfile: ""
+    do-daemonize: no
+    use-syslog: no
+    local-zone: "inside.example." static
+    local-data: "salt.inside.example. A {THIS_SIDE}"
+"""
+
+
+class Minion:
+    """A minion on a relay that knows its master by a name."""
+
+    def __init__(self, relay, name):
+        configuration = {
+            "id": "relay",
+            "master": name,
+            "root_dir": MINION,
+            "pki_dir": f"{MINION}/pki",
+            "acceptance_wait_time": 1,
+            "auth_timeout": 5,
+        }
+        relay.run(f"mkdir -p {MINION} && cat > {MINION}/minion", input=json.dumps(configuration))
+        relay.run(f"systemd-run --unit=tests-minion salt-minion --config-dir={MINION}")
+        self.relay = relay
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.relay.run(f"systemctl stop tests-minion; rm -r {MINION}")
+
+
+@pytest.fixture(scope="module")
+def master(relay, tmp_path_factory):
+    """A master with the formula and the relay's pillar."""
+    relay.needs_lab("a master that it can reach")
+    with Master(tmp_path_factory.mktemp("master"), pillar_files(relay), THIS_SIDE) as running:
+        yield running
+
+
+@pytest.fixture
+def resolv_conf(relay):
+    """Return what writes resolv.conf; afterwards it is as before."""
+    before = relay.run("cat /etc/resolv.conf").stdout
+    yield lambda text: relay.run("cat > /etc/resolv.conf", input=text)
+    relay.run("cat > /etc/resolv.conf", input=before)
+    assert failed(apply(relay, "chatmail.resolver")) == set()
+
+
+def test_master_finds_a_converged_relay_with_nothing_to_do(relay, master, resolv_conf):
+    """The minion finds the master by a search domain, and still does after the converge."""
+    name = f"salt-{relay.name}"
+    relay.dns_set(f"{name}.plain.example", "A", THIS_SIDE)
+    resolv_conf("nameserver 127.0.0.1\nsearch plain.example\n")
+    try:
+        with Minion(relay, name):
+            master.await_minion()
+            assert failed(master.call("state.apply", "chatmail.resolver")) == set()
+            assert not_as_expected(master.call("state.apply", "chatmail", "test=True")) == {}
+            assert master.call("chatmail_relay.status")["domain"] == relay.domain
+            settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
+            found = master.call("chatmail_relay.settings")
+            assert {key: found[key] for key in settings} == settings
+        assert "search plain.example\n" in relay.run("cat /etc/resolv.conf").stdout
+        assert THIS_SIDE in relay.run(f"getent hosts {name}").stdout
+    finally:
+        relay.dns_del(f"{name}.plain.example")
+
+
+def test_relay_that_would_lose_its_master_is_not_converged(relay, master, resolv_conf):
+    """Its resolver asks the world, which does not know the provider's own names."""
+    provider = "tests-provider"
+    relay.run(f"cat > /run/{provider}.conf", input=PROVIDER)
+    relay.run(f"systemd-run --unit={provider} unbound -d -c /run/{provider}.conf")
+    given = "nameserver 127.0.0.2\nsearch inside.example\n"
+    resolv_conf(given)
+    try:
+        relay.wait_until(lambda: relay.run("getent hosts salt", check=False).returncode == 0)
+        with Minion(relay, "salt"):
+            master.await_minion()
+            # A dry run goes on after a failure, through all that would not be done.
+            for test in ("test=True", "test=False"):
+                report = master.call("state.apply", "chatmail", test)
+                refused = {each["__id__"]: each["comment"] for each in report.values()}[CHECK]
+                assert "does not find the Salt master of this minion, salt;" in refused
+                assert relay.run("cat /etc/resolv.conf").stdout == given
+            assert failed(report) == {CHECK}
+    finally:
+        relay.run(f"systemctl stop {provider}; rm /run/{provider}.conf")
