@@ -62,14 +62,16 @@ class SaltSsh:
     """salt-ssh with one machine, `relay`, that a key opens."""
 
     def __init__(self, directory, pillar, address, key):
-        self.configuration = configure(directory, pillar)
+        # Boxes get the addresses of others that are gone, and with them other host keys.
+        known = str(directory / "known_hosts")
+        self.configuration = configure(directory, pillar, known_hosts_file=known)
         machine = {"host": address, "user": "root", "priv": str(key)}
         (self.configuration / "roster").write_text(json.dumps({"relay": machine}))
 
     def run(self, *arguments):
         """Call a function on the machine; return its CompletedProcess."""
-        # Boxes get each other's addresses, and their host keys are nobody's to remember.
-        return run("salt-ssh", self.configuration, "--no-host-keys", "relay", *arguments)
+        # The host key of a machine that was made a moment ago is known to nobody.
+        return run("salt-ssh", self.configuration, "--ignore-host-keys", "relay", *arguments)
 
     def call(self, *arguments):
         """Call a function on the machine; return its result."""
