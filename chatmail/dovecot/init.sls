@@ -81,7 +81,7 @@ dovecot service:
       - chatmail_certificate: self-signed certificate
     - require:
       - cmd: systemd reads its units
-      - pkg: postfix package
+      - file: directory of the private sockets of postfix
 {%- else %}
 # This ends all sessions, too: during a move, no client may change a mailbox that is being copied.
 dovecot service:

@@ -29,6 +29,16 @@ postfix package:
     - require:
       - file: postfix is started again after a crash
 
+# Postfix makes it when it first starts. Dovecot, which starts before, puts its sockets there.
+directory of the private sockets of postfix:
+  file.directory:
+    - name: /var/spool/postfix/private
+    - user: postfix
+    - group: root
+    - mode: "0700"
+    - require:
+      - pkg: postfix package
+
 # The sockets inherit the group of the directories, so only Postfix can connect.
 directory of the filter's sockets:
   file.directory:
