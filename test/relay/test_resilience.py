@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from relay.client import cleartext, encrypted, imap, new_account, smtp
+from support.converging import APPLY, changing
 
 SENDERS, MESSAGES = 20, 10  # a sender's burst is ten
 
@@ -57,6 +58,25 @@ def message_ids(relay, account):
 def test_delivered_message_is_on_the_disk(relay):
     """Postfix has let go of its copy by then: a power cut took what nobody would send again."""
     assert relay.run("doveconf -h mail_fsync").stdout.strip() == "optimized"
+
+
+def test_postfix_of_debian_12_that_an_upgrade_left_running_gives_way(relay):
+    """Until a reboot the old programs ran, and systemd refused to restart the new unit."""
+    if 'VERSION_ID="12"' in relay.run("cat /etc/os-release").stdout:
+        pytest.skip("Debian 12's own unit for Postfix is right on Debian 12")
+    relay.run("ln -s /etc/postfix /etc/postfix- && systemctl stop postfix")
+    try:
+        relay.run("systemctl start postfix@-")
+    finally:
+        relay.run("rm /etc/postfix-")
+    changed = changing(relay.run(f"{APPLY} --out=json", check=False))
+    assert any("unit of Debian 12 for postfix is stopped" in state for state in changed)
+    assert relay.run("systemctl is-active postfix postfix@-", check=False).stdout.split() == [
+        "active",
+        "inactive",
+    ]
+    assert relay.run("systemctl show --value -p MainPID postfix").stdout.strip() != "0"
+    assert changing(relay.run(f"{APPLY} --out=json", check=False)) == set()
 
 
 OURS = ("chatmail-accounts", "chatmail-metadata", "chatmail-filter", "chatmail-transport")
