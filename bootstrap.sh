@@ -111,10 +111,26 @@ refuse_taken_ports() {
         "Stop them for good (systemctl disable --now …) and run this again."
 }
 
+# apt-get, which waits for others: apt's own timers hold its locks for minutes after a machine booted.
+# apt-get itself waits for dpkg's lock alone.
+apt_get() {
+    local attempt errors
+    for attempt in {1..120}; do
+        if { errors=$(LC_ALL=C apt-get -o DPkg::Lock::Timeout=600 "$@" 2>&1 1>&3); } 3>&1; then
+            return 0
+        fi
+        [[ $errors == *"Could not get lock"* ]] || break
+        ((attempt > 1)) || say "another program uses apt; waiting until it has finished"
+        sleep 5
+    done
+    printf '%s\n' "$errors" >&2
+    return 1
+}
+
 # --- Salt: what is there, else its own packages, else pip.
 
 salt_from_packages() {
-    apt-get install -qy salt-minion || return
+    apt_get install -qy salt-minion || return
     # Only salt-call is needed; the daemon would look for a master.
     systemctl disable --now salt-minion
 }
@@ -122,12 +138,12 @@ salt_from_packages() {
 # Salt's own Python environment: nothing else on the machine sees it. PIP_* settings are honoured.
 salt_from_pip() {
     local pip=/opt/salt/bin/pip
-    apt-get install -qy --no-install-recommends python3-venv
+    apt_get install -qy --no-install-recommends python3-venv
     python3 -m venv --clear /opt/salt
     # One of its dependencies is C source for most package sources, and a mail server has no compiler.
     if ! $pip install --quiet "salt==$SALT_VERSION"; then
         say "once more with a compiler, for what is not prebuilt"
-        apt-get install -qy --no-install-recommends python3-dev gcc libc6-dev
+        apt_get install -qy --no-install-recommends python3-dev gcc libc6-dev
         $pip install --quiet "salt==$SALT_VERSION"
     fi
     ln -sf /opt/salt/bin/salt-call /usr/local/bin/salt-call
@@ -137,7 +153,7 @@ install_salt() {
     if salt-call --version >/dev/null 2>&1; then
         return
     fi
-    apt-get update -q
+    apt_get update -q
     # Who has Salt's official repository among the package sources gets Salt, and its updates, from there.
     if apt-cache show salt-minion >/dev/null 2>&1; then
         salt_from_packages && return
