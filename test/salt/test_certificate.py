@@ -500,7 +500,7 @@ def test_mail_domain_that_fails_fails_the_state_and_keeps_the_pair(acme, certbot
     ("settings", "later", "reason"),
     [
         ({}, 65, "expires in 24 days"),
-        ({"acme_directory": "https://new.example/dir"}, 0, "of another authority"),
+        ({"acme_directory": "https://new.example/dir"}, 0, "another authority issued it"),
     ],
 )
 def test_valid_certificate_stays_when_its_renewal_fails(

@@ -418,6 +418,11 @@ def test_verify_names_each_disagreement(own, directory, tmp_path):
     assert not found["result"]
     assert (found["keys"][rsa]["dns"], found["keys"][ed25519]["dns"]) == ("wrong", "missing")
     told = "\n".join(found["problems"])
-    for part in (f"{rsa}._domainkey.{DOMAIN}. is wrong", "is missing", "is 0644", "takes"):
+    for part in (
+        f"{rsa}._domainkey.{DOMAIN}. is wrong",
+        "is missing",
+        "is 0644",
+        "signing.json says",
+    ):
         assert part in told
     assert len(found["problems"]) == 4

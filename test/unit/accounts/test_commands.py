@@ -78,7 +78,7 @@ def test_what_is_no_address_is_refused(relay, ask, command, address, why):
 
 def test_unblock_without_the_old_password_says_what_to_do(relay, ask):
     (commands.home_of(relay, ADDRESS) / "password").write_text("")
-    assert "delete it" in ask("unblock", address=ADDRESS)["error"]
+    assert "delete the address" in ask("unblock", address=ADDRESS)["error"]
 
 
 def test_invitation_is_told_as_link_and_code_and_never_again(ask):

@@ -417,5 +417,5 @@ def test_lost_session_after_the_message_is_temporary(tmp_path, monkeypatch):
     async def uncertain(*_):
         raise smtp_client.Uncertain("no reply")
 
-    monkeypatch.setattr(smtp_client.SmtpSession, "_data", uncertain)
+    monkeypatch.setattr(smtp_client.SmtpSession, "_send_data", uncertain)
     assert post(tmp_path, Smtpd())[0] == 503

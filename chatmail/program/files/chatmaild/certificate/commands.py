@@ -1,9 +1,9 @@
-"""What the Salt module and states chatmail_certificate ask for."""
+"""The commands of the Salt module and the states chatmail_certificate."""
 
 from chatmaild.certificate import certbot, external, installing, self_signed, summary
 from chatmaild.common.commands import answer
 
-# All commands get the settings; those about files that they name have no use for them.
+# Each command gets the settings. A command whose arguments name the files does not use them.
 COMMANDS = {
     "summary": lambda _settings, path: summary.read_certificate(path),
     "pair": lambda _settings, certificate, key: summary.read_pair(certificate, key),

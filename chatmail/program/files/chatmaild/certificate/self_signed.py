@@ -1,4 +1,4 @@
-"""A certificate of our own making: for good, or until a better one is there."""
+"""A self-signed certificate: the relay's own, or a placeholder until another one exists."""
 
 import datetime
 import grp
@@ -21,11 +21,12 @@ MAX_COMMON_NAME = 64
 
 
 def ensure(name, key, subject_names, group, days, days_remaining, placeholder, test):
-    """Ensure that a certificate for these names and its private key are there.
+    """Ensure that a certificate for these names and its private key exist.
 
-    The arguments are those of the state `chatmail_certificate.self_signed`; `test` writes nothing.
-    Returns {"reason", "changes", "left"}: why a new certificate is due (": reason" or ""), old and
-    new, and which of the changes did not take.
+    The arguments are those of the state `chatmail_certificate.self_signed`. With `test`, nothing is
+    written.
+    Returns {"reason", "changes", "left"}: why a new certificate is due (": reason" or ""), the
+    changes with their old and new values, and the names of changes that had no effect.
     """
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     wanted = {"names": sorted(subject_names), "not_after": end.date().isoformat()}
@@ -43,7 +44,7 @@ def ensure(name, key, subject_names, group, days, days_remaining, placeholder, t
 
 
 def _compare(name, key, group, wanted, acceptable):
-    """Return why a new certificate is due (": reason" or "") and the changes, old and new."""
+    """Return why a new certificate is due (": reason" or ""), and the changes: old and new."""
     changes, reason = {}, ""
     if not (acceptable["placeholder"] and _is_usable(name, key)):
         private_key = _load_key(key)
@@ -69,7 +70,7 @@ def _compare(name, key, group, wanted, acceptable):
 
 
 def _is_usable(name, key):
-    """Tell whether a daemon could serve with this pair, whatever kind of key it is."""
+    """Return whether a daemon could use this pair. The key may be of any kind."""
     try:
         read_pair(name, key)
     except OperatorError:
@@ -78,7 +79,7 @@ def _is_usable(name, key):
 
 
 def _read_present(name):
-    """Return what the certificate says, None where there is none that can be read."""
+    """Return the content of the certificate, None without a readable one."""
     try:
         return read_certificate(name)
     except OperatorError:
@@ -86,9 +87,9 @@ def _read_present(name):
 
 
 def _find_fault(present, private_key, acceptable):
-    """Return what is wrong with the certificate, "" if nothing is."""
+    """Return what is wrong with the certificate, "" if it is good."""
     if present is None:
-        return "there is none that can be read"
+        return "no readable one exists"
     if private_key is None or present["key_sha256"] != digest_key(private_key.public_key()):
         return "it does not belong to the key"
     if acceptable["placeholder"]:
@@ -103,7 +104,10 @@ def _find_fault(present, private_key, acceptable):
 
 
 def _write_pair(name, key, group, names, end, changes):
-    """Write what `changes` names, the key first: a certificate can be made for it at any time."""
+    """Write the parts that `changes` names.
+
+    The key is written first, because a certificate can be made for an existing key at any time.
+    """
     try:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
@@ -120,11 +124,11 @@ def _write_pair(name, key, group, names, end, changes):
 
 
 def _load_key(path):
-    """Return the private key of a file, None where there is none that may be used."""
+    """Return the private key in a file, None without a key of a good kind and size."""
     try:
         with open(path, "rb") as stream:
             key = serialization.load_pem_private_key(stream.read(), password=None)
-    except (OSError, ValueError, TypeError):  # TypeError: it has a passphrase
+    except (OSError, ValueError, TypeError):  # A key with a passphrase raises TypeError.
         return None
     good = isinstance(key, ec.EllipticCurvePrivateKey)
     good = good or (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048)
@@ -140,7 +144,7 @@ def _encode_key(private_key):
 
 
 def _issue_certificate(private_key, names, end):
-    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM."""
+    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM form."""
     common_name = names[0] if len(names[0]) <= MAX_COMMON_NAME else "chatmail"
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
     builder = (
@@ -149,7 +153,7 @@ def _issue_certificate(private_key, names, end):
         .issuer_name(subject)
         .public_key(private_key.public_key())
         .serial_number(x509.random_serial_number())
-        # A day back, for clients whose clock is behind.
+        # It begins a day ago, for clients whose clocks are slow.
         .not_valid_before(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1))
         .not_valid_after(end)
     )
@@ -172,14 +176,14 @@ def _make_general_name(name):
 
 
 def _write_file(path, content, mode, gid):
-    """Replace a file in one step; after a power failure it is the old or the new one, whole."""
-    # The pair may lie behind links (installing.install), which stay.
+    """Replace a file in one step, so that a power failure leaves the old file or the new file."""
+    # The path may be a link (see installing.install). The link stays, and its target is replaced.
     path = os.path.realpath(path)
     atomic_files.replace(path, content, mode=mode, owner=(0, gid), durable=True)
 
 
 def _describe_access(path):
-    """Return a file's owner, group and mode such as "root:root 0640", None without a file."""
+    """Return owner, group and mode of a file, such as "root:root 0640", None without the file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -191,7 +195,7 @@ def _describe_access(path):
 
 
 def _find_name(look_up, number):
-    """Return the name of a user or group, its number where it has none."""
+    """Return the name of a user or group, or its number when it has no name."""
     try:
         return look_up(number)[0]
     except KeyError:

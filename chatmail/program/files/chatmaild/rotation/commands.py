@@ -1,4 +1,4 @@
-"""What the Salt module chatmail_dkim asks for about the keys and their records in DNS."""
+"""The commands of the Salt module chatmail_dkim about the keys and their records in DNS."""
 
 from chatmaild.common.commands import answer
 from chatmaild.rotation import rotating
