@@ -1,16 +1,11 @@
 """What Prometheus is told of a relay that sends, refuses, receives and forgets mail."""
 
-import asyncio
 import contextlib
-import fcntl
-import http.client
 import imaplib
 import json
 import re
 import secrets
 import smtplib
-import socket
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from relay.client import Account, cleartext, encrypted, imap, new_account, smtp, tls_context
 from relay.notifications import notification_service
-from support import transport_peers as peers
+from relay.relay_at_address import mxdeliv, other_relay, own_address
 from support.converging import apply, failed, not_as_expected
 from support.devices import new_device
 from support.incoming_smtp import deliver, refusal
@@ -34,14 +29,6 @@ LEFT = (
     "ls -d /run/chatmail-metrics /run/dovecot/http /etc/systemd/system/chatmail-metrics.service"
     " /etc/systemd/system/chatmail-*.service.d/metrics.conf"
 )
-
-
-def own_address(relay):
-    """Return the address of this host that the relay sees."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
-        probe.connect((relay.ip, 9))
-        return probe.getsockname()[0]
 
 
 def nothing_is_there(relay):
@@ -102,40 +89,6 @@ def moved(before, after):
         for name in after
         if after[name] != before.get(name, 0)
     }
-
-
-@contextlib.contextmanager
-def other_relay(address, directory):
-    """Take mail at an address literal, by HTTPS and SMTP; gives the two peers."""
-    https, smtp_server = peers.HttpsPeer(), peers.SmtpPeer()
-    context = peers.Authority(directory).server(address)
-    loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def serve():
-        async with https.at(address, 443, context), smtp_server.at(address, 25, context):
-            ready.set()
-            await done.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    # Tests of the other release may run beside these, and all have one address.
-    with open("/run/lock/chatmail-test-relay", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        thread.start()
-        try:
-            assert ready.wait(10)
-            yield https, smtp_server
-        finally:
-            loop.call_soon_threadsafe(done.set)
-            thread.join()
-
-
-def mxdeliv(relay, sender, recipient, message):
-    """Bring a message over HTTPS as another relay does; returns the status."""
-    connection = http.client.HTTPSConnection(relay.domain, 443, context=tls_context(), timeout=20)
-    headers = {"X-Mail-From": sender, "X-Mail-To": recipient}
-    with contextlib.closing(connection):
-        connection.request("POST", "/mxdeliv", message, headers)
-        return connection.getresponse().status
 
 
 # Whatever the load is, it is above this limit.

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import imaplib
 import json
-import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -70,10 +69,7 @@ def test_pages_forbid_whatever_they_do_not_bring_themselves(relay):
         assert "unsafe" not in policy
 
 
-@pytest.mark.skipif(
-    not (browser.BROWSER and shutil.which("zbarimg")),
-    reason="needs Debian's packages chromium and zbar-tools",
-)
+@browser.needed
 def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, tmp_path):
     self_signed = settings(relay)["tls_mode"] == "self_signed"
     artifacts = elsewhere.writable(ARTIFACTS, tmp_path)

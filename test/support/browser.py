@@ -12,8 +12,13 @@ import tempfile
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 BROWSER = shutil.which("chromium")
+needed = pytest.mark.skipif(
+    not (BROWSER and shutil.which("zbarimg")),
+    reason="needs Debian's packages chromium and zbar-tools",
+)
 # Without the background flags Chromium asks its maker's hosts at every start.
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -104,6 +104,15 @@ def make_keys(own):
     return own.dkim.sign_with(made)
 
 
+def bad_records(own):
+    """Return {"name type": found} of what `check` takes for missing or wrong."""
+    return {
+        f"{entry['name']} {entry['type']}": entry["found"]
+        for entry in own.dns.check()["records"]
+        if entry["status"] not in ("ok", "not needed")
+    }
+
+
 # A machine of one's own, as far as files go: /etc and /usr/local/lib are overlays that vanish, with
 # the relay's directory and the ACME account of the test in them, its resolver, and its users.
 MACHINE = """

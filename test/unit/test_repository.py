@@ -1,18 +1,15 @@
 """The rules of this repository that a reader would otherwise have to watch over."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from support import settings_documents
+from support.settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("chatmail_settings", ROOT / "chatmail/settings.py")
-settings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(settings)
 
 SLS = sorted((ROOT / "chatmail").rglob("*.sls"))
 TEMPLATES = sorted(each for each in (ROOT / "chatmail").rglob("*.j*nja*") if each.is_file())

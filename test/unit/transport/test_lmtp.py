@@ -8,13 +8,14 @@ import signal
 
 import pytest
 from chatmaild.message import spool
-from chatmaild.transport import lmtp
+from chatmaild.transport import delivery, lmtp
+from support import running_transport
 from support import transport_peers as peers
 
 
 @contextlib.asynccontextmanager
 async def server(tmp_path, to_domain, max_size=10**6):
-    start = peers.Transactions(to_domain).start
+    start = delivery.Transactions(to_domain).start
     made = lmtp.LmtpServer(start, "ours.example", max_size, str(tmp_path))
     path = str(tmp_path / "lmtp")
     await made.listen(path)
@@ -204,9 +205,9 @@ async def around_a_process(tmp_path):
         peers.dns_server(ZONE) as (_, resolver),
         https.at("127.0.0.2", ports[0], authority.server("b.example")),
     ):
-        with peers.systemd(tmp_path) as notified:
+        with running_transport.systemd(tmp_path) as notified:
             arguments = (tmp_path, authority, resolver.port, ports, notified)
-            yield https, lambda: peers.service(*arguments), notified
+            yield https, lambda: running_transport.service(*arguments), notified
 
 
 def test_service_delivers_and_tells_systemd_when_it_stops(tmp_path):
