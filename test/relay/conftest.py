@@ -105,7 +105,7 @@ def box_record(name):
     """What the lab knows of a box: name, release, domain and more."""
     path = STATE / name / "box.json"
     if not path.exists():
-        raise pytest.UsageError(f"there is no box {name}; `lab list` shows which there are")
+        raise pytest.UsageError(f"there is no box {name}; `lab list` shows the boxes")
     return json.loads(path.read_text())
 
 
