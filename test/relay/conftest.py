@@ -1,22 +1,22 @@
 """Boxes for the tests in this folder.
 
     pytest test/relay                        boots a relay of each release, one after the other
-    pytest test/relay --os debian-12         of one release
-    pytest test/relay --box one              on a box that `lab up one` made, and leaves it be
-    pytest test/relay --hosts ssh://HOST     on a machine that somebody else converged (kitchen)
+    pytest test/relay --os debian-12         boots a relay of one release
+    pytest test/relay --box one              uses a box that `lab up one` made, and does not end it
+    pytest test/relay --hosts ssh://HOST     uses a machine that was converged by kitchen or by hand
 
-A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
-`classic` (a mail server that is no relay), `empty_box` (makes machines of the test's own),
-`idle_box` or `bare_box` (unconverged ones that a file shares), `domain_box` (a converged one with
-an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay` (a converged
-one without a domain) or `lab` (any verb). From the first of these on, this very process stands in
-the lab's client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that
-it starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would
-to any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
-own; nothing of the machine changes.
+The fixtures are `relay` (a converged machine), `host` (the same machine as pytest-testinfra's
+object), `classic` (a mail server that is not a relay), `empty_box` (makes machines for one test),
+`idle_box` and `bare_box` (unconverged machines that a file shares), `domain_box` (a converged
+machine with an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay`
+(a converged machine without a domain) and `lab` (runs a verb). After the first of these, this
+process is in the lab's client network, with the lab's DNS in its /etc/resolv.conf. So is every
+program that it starts: imaplib, smtplib, dnspython and deltachat-rpc-server connect to
+`relay.domain` as to any server. The verbs of `lab` work from there too. The resolv.conf is a mount
+that only this process has, so the machine does not change.
 
-With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped. This
-process, and it alone, then takes `relay.domain` for the machine's address.
+With --hosts there is no lab. Tests that need its DNS, or further machines, are skipped. Only this
+process then resolves `relay.domain` to the address of the machine.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000  # linux/mount.h
 
 counter = itertools.count(1)
-missing_lab = []  # why there is none, once a test has asked for it
+missing_lab = []  # the reason why there is no lab, after a test has asked for it
 
 
 def pytest_addoption(parser):
@@ -62,7 +62,7 @@ def pytest_generate_tests(metafunc):
 
 
 def releases(option):
-    """The releases to test: as asked, that of the named box, or what the machine elsewhere has."""
+    """Return the releases to test: as requested, or that of the box or machine in the options."""
     if option.hosts:
         return ["elsewhere"]
     if option.box:
@@ -71,7 +71,7 @@ def releases(option):
 
 
 def pytest_collection_modifyitems(items):
-    """A test's time begins when its machine is there."""
+    """Let the time limit of a test begin when its machine is ready."""
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300, func_only=True))
@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
-    """Say loudly, and last, that machines were not tested: a skip is easily overlooked."""
+    """Print loudly at the end that machines were not tested, because a skip is easy to overlook."""
     yield
     for reason in missing_lab:
         terminalreporter.section("NO RELAY WAS TESTED", sep="!", red=True, bold=True)
@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
-    """Run a verb of the lab; returns its CompletedProcess, output as text."""
+    """Run a verb of the lab; return its CompletedProcess, with the output as text."""
     kwargs.setdefault("capture_output", True)
     argv = [str(LAB), *map(str, arguments)]
     done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **kwargs)
@@ -102,7 +102,7 @@ def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
 
 
 def box_record(name):
-    """What the lab knows of a box: name, release, domain and more."""
+    """Return the lab's description of a box: name, release, domain and more."""
     path = STATE / name / "box.json"
     if not path.exists():
         raise pytest.UsageError(f"there is no box {name}; `lab list` shows the boxes")
@@ -110,7 +110,7 @@ def box_record(name):
 
 
 class LabBackend(BaseBackend):
-    """How pytest-testinfra reaches a box: by `lab run`."""
+    """The backend of pytest-testinfra for a box: it uses `lab run`."""
 
     NAME = "lab"
 
@@ -122,8 +122,8 @@ class LabBackend(BaseBackend):
 class Relay:
     """A machine under test: a box of the lab, or with --hosts one elsewhere.
 
-    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object);
-    `in_lab`, and `in_dns`: whether the programs of this side find the domain by DNS.
+    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object),
+    `in_lab` (whether it is a box), `in_dns` (whether programs on this side find the domain by DNS).
     """
 
     def __init__(self, host, name, domain, ip):
@@ -151,7 +151,7 @@ class Relay:
         return self.ssh.run(line, sent)
 
     def salt(self, function, *arguments, check=True):
-        """Call an execution function on the machine; returns its result, parsed from JSON."""
+        """Call an execution function on the machine; return its result, parsed from JSON."""
         call = ["salt-call", "--local", "--out=json", "--log-level=error", function, *arguments]
         done = self.run(call, check=check)
         try:
@@ -160,31 +160,31 @@ class Relay:
             pytest.fail(f"on {self.name}: {function} gave no JSON:\n{done.stdout}{done.stderr}")
 
     def client(self, *argv, check=True, **kwargs):
-        """Run a program of this machine as a host beside the relay; returns CompletedProcess."""
+        """Run a program of this machine in the relay's network; return its CompletedProcess."""
         kwargs.setdefault("timeout", 60)
         return subprocess.run(argv, capture_output=True, text=True, check=check, **kwargs)
 
     def dns_set(self, name, kind, value):
-        """Make `value` the one record of that name and type in the lab's DNS."""
+        """Set the record of that name and type in the lab's DNS, and remove others."""
         self.needs_lab("its DNS")
         lab("dns", "set", name, kind, value)
 
     def dns_del(self, name, kind=None):
-        """Remove a name from the lab's DNS, or its records of one type."""
+        """Remove all records of a name from the lab's DNS, or those of one type."""
         self.needs_lab("its DNS")
         lab("dns", "del", name, *([kind] if kind else []))
 
     def reboot(self):
-        """Reboot the machine and wait until it is back."""
+        """Reboot the machine and wait until it has booted."""
         self.needs_lab("its power switch")
         lab("reboot", self.name)
 
     def wait(self, seconds):
-        """Let time pass between two looks at the machine."""
+        """Wait for a moment between two looks at the machine."""
         time.sleep(seconds)
 
     def wait_until(self, condition, seconds=30):
-        """Ask `condition` until it is true, and return its value; fail after `seconds`."""
+        """Call `condition` until it returns a true value; return it. Fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -193,26 +193,26 @@ class Relay:
         return value
 
     def clock_ahead(self):
-        """Return by how many seconds the machine's clock is ahead; a box has that of its host."""
+        """Return the seconds by which the machine's clock is ahead: 0 for a box."""
         return 0 if self.in_lab else elsewhere.clock_ahead(self.ssh)
 
     def round_trip(self):
-        """Return the seconds that the way to the machine and back takes; none in the lab."""
+        """Return the seconds of a round trip to the machine; 0 in the lab."""
         return 0 if self.in_lab else elsewhere.round_trip(self.ip)
 
     def needs_lab(self, what):
-        """Skip the test where there is no lab."""
+        """Skip the test if there is no lab."""
         if not self.in_lab:
             pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
 
     def needs_dns(self, who):
-        """Skip the test where `who`, a program that asks the DNS itself, finds no domain."""
+        """Skip the test if `who`, a program that asks the DNS itself, would not find the domain."""
         if not self.in_dns:
             pytest.skip(f"{who} asks the DNS, and none here knows {self.domain}")
 
 
 def lab_relay(name):
-    """The Relay object of a box of the lab."""
+    """Return the Relay object of a box of the lab."""
     record = box_record(name)
     host = testinfra.host.Host(LabBackend(name))
     host.backend.set_host(host)
@@ -221,7 +221,7 @@ def lab_relay(name):
 
 @contextlib.contextmanager
 def elsewhere_relay(option):
-    """The Relay object of the machine that --hosts names; it must be converged already."""
+    """Return the Relay object of the machine in --hosts, which must be converged already."""
     with contextlib.closing(elsewhere.Ssh(option)) as ssh:
         domain = json.loads(elsewhere.settings_text(ssh))["mail_domain"]
         backend = elsewhere.SshBackend(ssh)
@@ -236,7 +236,7 @@ def elsewhere_relay(option):
 
 @pytest.fixture(scope="session")
 def lab_network(request):
-    """The lab's network, with this process in it; where none can be, skip, or fail if CI=true."""
+    """Put this process into the lab's network. Without a lab, skip; with CI=true, fail."""
     if request.config.option.hosts:
         pytest.skip("needs the lab; the machine under test is elsewhere")
     done = lab("check", check=False)
@@ -246,7 +246,7 @@ def lab_network(request):
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    # Once, here: a box that must build its own image fails each test that asks for one.
+    # Images are built here once. Otherwise each test that needs a box could fail in its time limit.
     if (built := lab("images", check=False)).returncode != 0:
         pytest.exit(f"the lab cannot build its images:\n{built.stderr}", returncode=1)
     remove_orphans()
@@ -254,7 +254,7 @@ def lab_network(request):
 
 
 def remove_orphans():
-    """End the boxes of sessions that were killed before they could."""
+    """End the boxes of sessions that were killed."""
     for line in lab("list").stdout.splitlines():
         found = re.match(r"(d1[23]-([0-9]+)-[0-9]+) ", line)
         if found and not Path(f"/proc/{found[2]}").exists():
@@ -262,7 +262,7 @@ def remove_orphans():
 
 
 def enter_client():
-    """Move this process into the client's network, and give it that one's resolv.conf."""
+    """Move this process into the client's network, and give it the client's resolv.conf."""
     with open(CLIENT_NAMESPACE) as namespace:
         libc("setns", namespace.fileno(), CLONE_NEWNET)
     libc("unshare", CLONE_NEWNS)
@@ -279,14 +279,14 @@ def libc(function, *arguments):
 
 
 def make_box(release, *options):
-    """Boot a box under a name that no other session has; returns its Relay."""
+    """Boot a box with a name that no other session uses; return its Relay."""
     name = f"d{release.removeprefix('debian-')}-{os.getpid()}-{next(counter)}"
     lab("up", name, "--os", release, *options, capture_output=False)
     return lab_relay(name)
 
 
 def remove_box(box, option):
-    """End a box, or tell how to look at it."""
+    """End a box, or print how to look inside."""
     if option.keep_boxes:
         print(f"\nkept: {LAB} run {box.name}   (end it with {LAB} down {box.name})")
     else:
@@ -295,7 +295,7 @@ def remove_box(box, option):
 
 @pytest.fixture(scope="session")
 def relay(release, request):
-    """A converged machine that the session's tests share: they leave it as they found it."""
+    """A converged machine that the tests of the session share. A test must undo its changes."""
     option = request.config.option
     if release == "elsewhere":
         with elsewhere_relay(option) as there:
@@ -312,29 +312,29 @@ def relay(release, request):
 
 @pytest.fixture(scope="session")
 def host(relay):
-    """The machine as pytest-testinfra knows it; takes the place of the plugin's own fixture."""
+    """The machine as pytest-testinfra's object. This replaces the plugin's own fixture."""
     return relay.host
 
 
 @pytest.fixture(scope="module")
 def idle_box(release, request):
-    """An unconverged machine that a file's tests share."""
+    """An unconverged machine that the tests of a file share."""
     with boxes(release, request) as make:
         yield make()
 
 
 @pytest.fixture(scope="module")
 def bare_box(release, request):
-    """A machine that a file's tests share and that has only what a provider installs: no Salt."""
+    """A machine without Salt, as from a provider, that the tests of a file share."""
     with boxes(release, request) as make:
         yield make("--bare")
 
 
 @pytest.fixture(scope="session")
 def classic(relay, release, request):
-    """A classic mail server; the relay trusts the authority of its certificates meanwhile.
+    """A classic mail server. While it exists, the relay trusts the authority of its certificates.
 
-    The session's tests share it, for the half minute that its packages take.
+    The tests of the session share it, because its packages take half a minute.
     """
     trust = "update-ca-certificates --fresh && systemctl restart chatmail-transport"
     with boxes(release, request) as make:
@@ -351,9 +351,9 @@ def classic(relay, release, request):
 
 @pytest.fixture(scope="session")
 def ip_relay(release, request):
-    """A converged machine whose mail domain is its IP address, shared by the session's tests.
+    """A converged machine whose mail domain is its IP address. The tests of the session share it.
 
-    It is the machine of --box, if that is one.
+    The box of --box is used if it is such a machine.
     """
     box = request.config.option.box
     if box and box_record(box)["domain"] == lab("ip", box).stdout.strip():
@@ -367,9 +367,9 @@ def ip_relay(release, request):
 
 @pytest.fixture(scope="session")
 def domain_box(release, request):
-    """A converged machine that the session's tests share, with an ACME certificate.
+    """A converged machine with an ACME certificate, which the tests of the session share.
 
-    Its domain lies in a signed zone. A box that --box names is used if it is such a one.
+    Its domain is in a signed zone. The box of --box is used if it is such a machine.
     """
     named = request.config.option.box
     if named and box_record(named)["domain"].endswith(".signed.example"):
@@ -388,7 +388,7 @@ def other_relay(release, request):
 
 
 def with_domain(make, release):
-    """Make and converge a machine with a domain in the lab's signed zone."""
+    """Make and converge a machine whose domain is in the lab's signed zone."""
     domain = f"chat{os.getpid()}-{next(counter)}.signed.example"
     box = make("--domain", domain, release=release)
     lab("converge", box.name, capture_output=False)
@@ -397,10 +397,10 @@ def with_domain(make, release):
 
 @pytest.fixture
 def empty_box(release, request):
-    """Makes machines for one test alone.
+    """A function that makes machines for one test.
 
-    `empty_box()` is one with Salt and the pillar, not converged; options of `lab up` may follow:
-    `empty_box("--bare")`, `empty_box("--pillar", path)`. All of them end with the test.
+    `empty_box()` returns a machine with Salt and the pillar, not converged. It takes options of
+    `lab up`: `empty_box("--bare")`, `empty_box("--pillar", path)`. The machines end with the test.
     """
     with boxes(release, request) as make:
         yield make
@@ -408,7 +408,7 @@ def empty_box(release, request):
 
 @contextlib.contextmanager
 def boxes(release, request):
-    """A function that makes unconverged boxes, which end with the context."""
+    """Yield a function that makes unconverged boxes. They end with the context."""
     if release == "elsewhere":
         pytest.skip("needs the lab for a machine of its own; the machine under test is elsewhere")
     request.getfixturevalue("lab_network")
@@ -427,5 +427,5 @@ def boxes(release, request):
 
 @pytest.fixture(scope="session", name="lab")
 def lab_verb(lab_network):
-    """The function that runs a verb of the lab."""
+    """A function that runs a verb of the lab."""
     return lab
