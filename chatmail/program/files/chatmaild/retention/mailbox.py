@@ -145,9 +145,9 @@ class Mailbox:
     def _scan_messages(self, directory, place):
         """Remove the messages that are due, and count the others.
 
-        A run spends nearly all of its time in this loop. An old file is removed, whatever its name
-        is: Dovecot keeps no other files here, and files of other programs would stay for ever. Only
-        a file with the name of a message counts as a message.
+        A run spends nearly all of its time in this loop. An old file with any name is removed:
+        Dovecot keeps no other files here, and files of other programs would stay for ever. Only a
+        file with the name of a message counts as a message.
         """
         self.places.append(place)
         tally, old, is_cut = self.tally, self.plan.old, self.is_cut
