@@ -111,11 +111,11 @@ refuse_taken_ports() {
         "Stop them for good (systemctl disable --now …) and run this again."
 }
 
-# --- Salt: an installed one, else from Salt's packages, else from pip.
+# --- Salt: what is there, else its own packages, else pip.
 
 salt_from_packages() {
     apt-get install -qy salt-minion || return
-    # The relay needs only salt-call. The daemon would look for a master.
+    # Only salt-call is needed; the daemon would look for a master.
     systemctl disable --now salt-minion
 }
 
@@ -126,7 +126,7 @@ salt_from_pip() {
     python3 -m venv --clear /opt/salt
     # Most package sources have one dependency as C source only, and a mail server has no compiler.
     if ! $pip install --quiet "salt==$SALT_VERSION"; then
-        say "trying again with a compiler, because a package is not prebuilt"
+        say "once more with a compiler, for what is not prebuilt"
         apt-get install -qy --no-install-recommends python3-dev gcc libc6-dev
         $pip install --quiet "salt==$SALT_VERSION"
     fi
@@ -138,7 +138,7 @@ install_salt() {
         return
     fi
     apt-get update -q
-    # A machine with Salt's official repository gets Salt, and updates of it, from there.
+    # Who has Salt's official repository among the package sources gets Salt, and its updates, from there.
     if apt-cache show salt-minion >/dev/null 2>&1; then
         salt_from_packages && return
     fi

@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
-    """Run a verb of the lab; return its CompletedProcess, with the output as text."""
+    """Run a verb of the lab; returns its CompletedProcess, output as text."""
     kwargs.setdefault("capture_output", True)
     argv = [str(LAB), *map(str, arguments)]
     done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **kwargs)
@@ -102,15 +102,15 @@ def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
 
 
 def box_record(name):
-    """Return the lab's description of a box: name, release, domain and more."""
+    """What the lab knows of a box: name, release, domain and more."""
     path = STATE / name / "box.json"
     if not path.exists():
-        raise pytest.UsageError(f"there is no box {name}; `lab list` shows the boxes")
+        raise pytest.UsageError(f"there is no box {name}; `lab list` shows which there are")
     return json.loads(path.read_text())
 
 
 class LabBackend(BaseBackend):
-    """The backend of pytest-testinfra for a box: it uses `lab run`."""
+    """How pytest-testinfra reaches a box: by `lab run`."""
 
     NAME = "lab"
 
@@ -122,8 +122,8 @@ class LabBackend(BaseBackend):
 class Relay:
     """A machine under test: a box of the lab, or with --hosts one elsewhere.
 
-    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object),
-    `in_lab` (whether it is a box), `in_dns` (whether programs on this side find the domain by DNS).
+    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object);
+    `in_lab`, and `in_dns`: whether the programs of this side find the domain by DNS.
     """
 
     def __init__(self, host, name, domain, ip):
@@ -151,7 +151,7 @@ class Relay:
         return self.ssh.run(line, sent)
 
     def salt(self, function, *arguments, check=True):
-        """Call an execution function on the machine; return its result, parsed from JSON."""
+        """Call an execution function on the machine; returns its result, parsed from JSON."""
         call = ["salt-call", "--local", "--out=json", "--log-level=error", function, *arguments]
         done = self.run(call, check=check)
         try:
@@ -160,31 +160,31 @@ class Relay:
             pytest.fail(f"on {self.name}: {function} gave no JSON:\n{done.stdout}{done.stderr}")
 
     def client(self, *argv, check=True, **kwargs):
-        """Run a program of this machine in the relay's network; return its CompletedProcess."""
+        """Run a program of this machine as a host beside the relay; returns CompletedProcess."""
         kwargs.setdefault("timeout", 60)
         return subprocess.run(argv, capture_output=True, text=True, check=check, **kwargs)
 
     def dns_set(self, name, kind, value):
-        """Set the record of that name and type in the lab's DNS, and remove others."""
+        """Make `value` the one record of that name and type in the lab's DNS."""
         self.needs_lab("its DNS")
         lab("dns", "set", name, kind, value)
 
     def dns_del(self, name, kind=None):
-        """Remove all records of a name from the lab's DNS, or those of one type."""
+        """Remove a name from the lab's DNS, or its records of one type."""
         self.needs_lab("its DNS")
         lab("dns", "del", name, *([kind] if kind else []))
 
     def reboot(self):
-        """Reboot the machine and wait until it has booted."""
+        """Reboot the machine and wait until it is back."""
         self.needs_lab("its power switch")
         lab("reboot", self.name)
 
     def wait(self, seconds):
-        """Wait for a moment between two looks at the machine."""
+        """Let time pass between two looks at the machine."""
         time.sleep(seconds)
 
     def wait_until(self, condition, seconds=30):
-        """Call `condition` until it returns a true value; return it. Fail after `seconds`."""
+        """Ask `condition` until it is true, and return its value; fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -193,26 +193,26 @@ class Relay:
         return value
 
     def clock_ahead(self):
-        """Return the seconds by which the machine's clock is ahead: 0 for a box."""
+        """Return by how many seconds the machine's clock is ahead; a box has that of its host."""
         return 0 if self.in_lab else elsewhere.clock_ahead(self.ssh)
 
     def round_trip(self):
-        """Return the seconds of a round trip to the machine; 0 in the lab."""
+        """Return the seconds that the way to the machine and back takes; none in the lab."""
         return 0 if self.in_lab else elsewhere.round_trip(self.ip)
 
     def needs_lab(self, what):
-        """Skip the test if there is no lab."""
+        """Skip the test where there is no lab."""
         if not self.in_lab:
             pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
 
     def needs_dns(self, who):
-        """Skip the test if `who`, a program that asks the DNS itself, would not find the domain."""
+        """Skip the test where `who`, a program that asks the DNS itself, finds no domain."""
         if not self.in_dns:
             pytest.skip(f"{who} asks the DNS, and none here knows {self.domain}")
 
 
 def lab_relay(name):
-    """Return the Relay object of a box of the lab."""
+    """The Relay object of a box of the lab."""
     record = box_record(name)
     host = testinfra.host.Host(LabBackend(name))
     host.backend.set_host(host)
@@ -221,7 +221,7 @@ def lab_relay(name):
 
 @contextlib.contextmanager
 def elsewhere_relay(option):
-    """Return the Relay object of the machine in --hosts, which must be converged already."""
+    """The Relay object of the machine that --hosts names; it must be converged already."""
     with contextlib.closing(elsewhere.Ssh(option)) as ssh:
         domain = json.loads(elsewhere.settings_text(ssh))["mail_domain"]
         backend = elsewhere.SshBackend(ssh)

@@ -115,7 +115,7 @@ def test_taken_ports_are_refused_and_all_of_them_named(bare_box, refused):
     ]
 
 
-# The lab cannot reach the iroh relay's program, and a box shows the load of the whole host.
+# The lab has no way to the iroh relay's program, and a box has the load of the whole host.
 LAB_PILLAR = """ext_pillar:
   - cmd_yaml: "echo '{chatmail: {iroh_relay: \\"\\", max_load_1m: 1000}}'"
 """

@@ -39,7 +39,7 @@ LEFT = (
 def own_address(relay):
     """Return the address of this host that the relay sees."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Connecting a datagram socket sends nothing. It only chooses the address.
+        # Nothing is sent: connecting a datagram socket only chooses the address.
         probe.connect((relay.ip, 9))
         return probe.getsockname()[0]
 
@@ -106,7 +106,7 @@ def moved(before, after):
 
 @contextlib.contextmanager
 def other_relay(address, directory):
-    """Accept mail at an address literal, by HTTPS and SMTP; yield the two peers."""
+    """Take mail at an address literal, by HTTPS and SMTP; gives the two peers."""
     https, smtp_server = peers.HttpsPeer(), peers.SmtpPeer()
     context = peers.Authority(directory).server(address)
     loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
@@ -117,7 +117,7 @@ def other_relay(address, directory):
             await done.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    # Tests of the other release may run at the same time, and all have one address.
+    # Tests of the other release may run beside these, and all have one address.
     with open("/run/lock/chatmail-test-relay", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread.start()
@@ -130,7 +130,7 @@ def other_relay(address, directory):
 
 
 def mxdeliv(relay, sender, recipient, message):
-    """Send a message over HTTPS like another relay; return the status."""
+    """Bring a message over HTTPS as another relay does; returns the status."""
     connection = http.client.HTTPSConnection(relay.domain, 443, context=tls_context(), timeout=20)
     headers = {"X-Mail-From": sender, "X-Mail-To": recipient}
     with contextlib.closing(connection):
@@ -138,7 +138,7 @@ def mxdeliv(relay, sender, recipient, message):
         return connection.getresponse().status
 
 
-# Every load is above this limit.
+# Whatever the load is, it is above this limit.
 NO_LOAD = """
 import json
 path = "/etc/chatmail/relay.json"
