@@ -71,8 +71,8 @@ def selftest(domain, timeout=30):
 
 
 def show(box, account, converged, total):
-    """Print what the user needs to know."""
-    # A client on this machine does not use the lab's DNS, so the link contains the IP address.
+    """Print all that the user needs to know."""
+    # A client on this machine does not ask the lab's DNS: the link names the address.
     link = account.get("dclogin_url") or f"dclogin:{account['email']}?p={account['password']}&v=1"
     if "&ih=" not in link:
         link = link.replace("&v=1", f"&v=1&ih={box.ip}&sh={box.ip}")

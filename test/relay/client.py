@@ -46,11 +46,11 @@ def new_credentials(relay):
 
 
 def login_link(relay):
-    """Return a new account as a link for Delta Chat. With this link it checks no certificate."""
+    """Return a fresh account as the link that Delta Chat takes; it checks no certificate."""
     fresh = invitation(relay)
     by_hand = f"dclogin:{fresh['email']}?p={fresh['password']}&v=1&ic=3"
     link = fresh.get("dclogin_url", by_hand)
-    # Without both servers in the link, Delta Chat would ask the DNS itself.
+    # Delta Chat asks the DNS itself, unless the link names both servers.
     return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}"
 
 

@@ -26,7 +26,7 @@ VERSIONS = ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"]
 
 
 def context(oldest=None, newest=None, alpn=None, verify=True):
-    """Return a client's TLS context. For old protocols it allows all that OpenSSL can do."""
+    """Return a client's TLS settings; those for old protocols take what OpenSSL still can do."""
     if verify:
         made = ssl.create_default_context(cafile=str(ROOT))
     else:
@@ -42,7 +42,7 @@ def context(oldest=None, newest=None, alpn=None, verify=True):
 
 
 def connect(relay, port, tls, name=None):
-    """Return a TLS connection to a port, after STARTTLS if the port begins without TLS."""
+    """Return a TLS connection to a port, after STARTTLS where the port begins without TLS."""
     plain = socket.create_connection((relay.ip, port), timeout=20)
     try:
         if port in (25, 587, 143):
@@ -54,7 +54,7 @@ def connect(relay, port, tls, name=None):
 
 
 def ask_for_tls(plain, port):
-    """Bring a plain session to the start of TLS."""
+    """Get a plain session to where TLS begins."""
     with plain.makefile("rwb") as stream:
         stream.readline()
         if port != 143:

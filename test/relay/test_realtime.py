@@ -26,7 +26,7 @@ PROGRAM = "/usr/local/bin/iroh-relay"
 RELAY_PORTS = (49152, 65535)
 # This part, and the states of other parts that depend on its settings: quicker than all states.
 PART = "chatmail.nginx,chatmail.realtime"
-# Only these states fail when the program cannot be downloaded.
+# What fails where the program cannot be had, and nothing besides.
 IROH_STATES = {"iroh relay program", "iroh relay service"}
 
 
