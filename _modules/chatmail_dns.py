@@ -1,8 +1,8 @@
-"""Say what DNS must hold for this relay, compare it with what is there, and publish it.
+"""Show the DNS records that this relay needs, compare them with DNS, and publish them.
 
-Three parts: the records (from the settings and what the machine holds), the comparison (asks the
-authoritative servers and goes by meaning, not by text) and the publication (RFC 2136 with TSIG, or
-a function of the operator's). The program does the work (`chatmaild.dns`).
+The records follow from the settings, the keys and the ACME account. The comparison asks the
+authoritative servers, and compares the meaning of records, not their text. The publication uses
+RFC 2136 with TSIG, or a Salt function of the operator. The package `chatmaild.dns` does the work.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -15,11 +15,11 @@ def __virtual__():
 
 
 def records():
-    """Return every record that DNS should hold for this relay.
+    """Return every record that DNS should have for this relay.
 
     Returns a list of {"name", "type", "ttl" in seconds, "value", "need", "why"}. Names end with a
-    dot; a TXT value is one unsplit text; need is required or recommended. The list is empty for a
-    relay that is a bare IP address. Raises CommandExecutionError when no public address is known.
+    dot. A TXT value is one text. need is required or recommended. The list is empty for a relay
+    without a domain. Raises CommandExecutionError when no public address is known.
 
     CLI Example:
 
@@ -31,10 +31,11 @@ def records():
 
 
 def zone(nameservers=None):
-    """Return the records as zone-file text (RFC 1035 section 5), to put into a zone by hand.
+    """Return the records as the text of a zone file (RFC 1035 section 5).
 
-    nameservers: list of host names, or one text with commas. With them the text is a whole zone
-    for the mail domain, with SOA and NS; without them it is what belongs into an existing zone.
+    nameservers: a list of host names, or one text with commas. With name servers the text is a
+        complete zone of the mail domain, with SOA and NS. Without them the text is the records
+        that an operator adds to an existing zone.
 
     CLI Example:
 
@@ -47,14 +48,17 @@ def zone(nameservers=None):
 
 
 def check(names=None):
-    """Compare what the authoritative servers answer with what they should, record by record.
+    """Compare the answers of the authoritative servers with the records that the relay needs.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}: result is true when
-    every required record is right; servers says for each what it did; each of the records is
-    {"name", "type", "status", "need", "expected", "found", "why"} with the status ok, missing,
-    wrong or not needed, and "servers" where only some of them answer otherwise. dnssec and ptr are
-    for information. Raises CommandExecutionError when no authoritative server answers.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}.
+    result: true when every required record is right.
+    servers: {server: "answers", or what the server did instead}.
+    records: a list of {"name", "type", "status", "need", "expected", "found", "why"}. The status is
+        ok, missing, wrong or not needed. When the servers disagree, the entry has a list "servers"
+        too: those that gave this answer.
+    dnssec, ptr: for information only.
+    Raises CommandExecutionError when no authoritative server answers.
 
     CLI Example:
 
@@ -67,7 +71,7 @@ def check(names=None):
 
 
 def report():
-    """Return the outcome of `check` as text for a terminal, what is wrong first.
+    """Return the result of `check` as text for a terminal, with the wrong records first.
 
     CLI Example:
 
@@ -79,12 +83,13 @@ def report():
 
 
 def changes(names=None):
-    """Return what `publish` would change.
+    """Return the changes that `publish` would make.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}: all values of a name and type
-    before and after; those of others stay among them. Raises CommandExecutionError when pillar
-    names no way to publish or the zone cannot be read.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}. old and new are all values of
+    the name and type before and after the change. Values that are not the relay's are in both.
+    Raises CommandExecutionError when the pillar has no way to publish, or when the zone cannot be
+    read.
 
     CLI Example:
 
@@ -96,13 +101,14 @@ def changes(names=None):
 
 
 def publish(names=None):
-    """Make DNS hold what it should: all changes in one step, or none.
+    """Publish the records that the relay needs: all changes in one step, or none.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns the changes made, as `changes` shows them. With `dns:server` in pillar they are one
-    RFC 2136 update signed with the TSIG key of `dns:tsig_key_file`, whose prerequisites make the
-    primary refuse it when the zone changed meanwhile. With `dns:hook` the Salt function named
-    there gets the list. Raises CommandExecutionError when anything refuses.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns the changes that were made, in the form of `changes`. With `dns:server` they are one
+    RFC 2136 update, signed with the key of `dns:tsig_key_file`. The update has prerequisites: the
+    primary refuses it when the zone has changed meanwhile. With `dns:hook` the named Salt function
+    gets the list of changes. Raises CommandExecutionError when the zone cannot be read, or when
+    the primary or the hook refuses.
 
     CLI Example:
 
@@ -116,7 +122,7 @@ def publish(names=None):
 
 
 def _call_hook(planned):
-    """Hand changes to the operator's function; return them."""
+    """Call the operator's function with the changes; return the changes."""
     hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
     if not planned:
         return planned

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""A stand-in for iroh-relay: takes its options and its configuration, and echoes on /relay.
+"""A stand-in for iroh-relay, with the same options and configuration. It echoes on /relay.
 
-`GET /ping` answers VERSION, so that tests see which program runs.
+`GET /ping` answers VERSION, so tests see which program runs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def echo(self):
-        """Become a stream, as an upgraded connection does (RFC 9110 section 7.8)."""
+        """Echo all bytes of an upgraded connection (RFC 9110 section 7.8)."""
         self.send_response(101)
         self.send_header("Upgrade", self.headers["Upgrade"])
         self.send_header("Connection", "upgrade")

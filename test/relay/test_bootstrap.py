@@ -1,7 +1,7 @@
-"""bootstrap.sh on a bare server: what it refuses, and what it makes.
+"""bootstrap.sh on a bare server: its refusals and its result.
 
 A bare box has the repository at /srv/checkout, as after `git clone`, and wheels of Salt at
-/srv/wheels, which stand in for a package index: the lab has no way out but to Debian's packages.
+/srv/wheels instead of a package index: the lab can only reach Debian's packages.
 """
 
 import json
@@ -31,7 +31,7 @@ def files(box):
 
 
 def hold(box, unit, protocol, *ports):
-    """Start a program that listens on ports, as a unit of its own."""
+    """Start a unit with a program that listens on ports."""
     more = "Listen => 1" if protocol == "tcp" else ""
     program = LISTEN.format(protocol=protocol, more=more, ports=", ".join(map(str, ports)))
     box.run(["systemd-run", f"--unit={unit}", "perl", "-e", program])
@@ -40,7 +40,7 @@ def hold(box, unit, protocol, *ports):
 
 @pytest.fixture
 def refused(bare_box):
-    """Run a command line that must be refused; returns what it said, and checks nothing changed."""
+    """Run a command line that must be refused; check that nothing changed; return its output."""
     before = files(bare_box)
 
     def run(line):

@@ -1,6 +1,6 @@
-"""Certificates: of the lab's ACME authority, of the operator, and what TLS the ports speak.
+"""Certificates of the lab's ACME authority and of the operator, and the TLS of the ports.
 
-The tests of a file share a machine and follow each other: each leaves it with a certificate of the
+The tests of this file share a machine. After each test the machine has a certificate of the
 authority for all its names.
 """
 
@@ -80,7 +80,7 @@ def serials(relay):
 
 
 def states(relay, **pillar):
-    """Apply the formula with further pillar; return each state's result by its id."""
+    """Apply the formula with further pillar; return {state id: result}."""
     override = json.dumps({"chatmail": {"mail_domain": relay.domain, **pillar}})
     done = relay.run(f"{APPLY} pillar={shlex.quote(override)}", check=False)
     return {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
@@ -95,13 +95,13 @@ def changed(applied):
 
 
 def forget_certificate(relay):
-    """Take away what certbot has, as on a machine that never had a certificate."""
+    """Remove certbot's files, as on a machine that never had a certificate."""
     relay.run("certbot delete --non-interactive --cert-name chatmail")
 
 
 @contextlib.contextmanager
 def no_authority(relay):
-    """Cut the machine off from the authority."""
+    """Block the way from the machine to the authority."""
     relay.run(f"ip route add unreachable {AUTHORITY}/32")
     try:
         yield
@@ -109,7 +109,7 @@ def no_authority(relay):
         relay.run(f"ip route del unreachable {AUTHORITY}/32")
 
 
-# The protocols. Any relay will do.
+# The protocols. These tests can use any relay.
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -129,7 +129,7 @@ def test_shared_port_speaks_no_protocol_below_the_contracts(relay, alpn, oldest,
 
 
 def probe(relay, port, version, oldest, alpn=None):
-    """Offer one protocol version and nothing else; only `oldest` and newer may be taken."""
+    """Offer only one protocol version. The relay may accept only `oldest` and newer ones."""
     only = getattr(ssl.TLSVersion, version)
     tls = context(only, only, alpn, verify=False)
     if VERSIONS.index(version) >= VERSIONS.index(oldest):
@@ -138,7 +138,7 @@ def probe(relay, port, version, oldest, alpn=None):
         return
     with pytest.raises((ssl.SSLError, ConnectionResetError)) as refused:
         connect(relay, port, tls).close()
-    # It must be the relay that refuses, and not this machine's OpenSSL that cannot ask. Dovecot 2.3
+    # The relay must refuse, and not this machine's OpenSSL, which may be unable to ask. Dovecot 2.3
     # hangs up without an alert.
     hung_up = isinstance(
         refused.value, ssl.SSLZeroReturnError | ssl.SSLEOFError | ConnectionResetError
@@ -175,7 +175,7 @@ def waiting_client(relay, account, port):
 
 
 def end_waiting(client):
-    """Leave IDLE; a connection that was dropped fails the test."""
+    """Leave IDLE. If the connection was dropped, the test fails."""
     client.send(b"DONE\r\n")
     while not (line := client.readline()).startswith(b"idle "):
         assert line, "the relay closed an idle connection"
@@ -184,7 +184,7 @@ def end_waiting(client):
 
 
 def test_renewal_reaches_all_daemons_and_drops_no_idle_connection(domain_box):
-    """By certbot alone, as its timer does it; hibernated clients survive too."""
+    """Only certbot runs, as by its timer. Hibernated clients stay connected too."""
     account = new_account(domain_box)
     with connect(domain_box, 993, context()):
         clients = [waiting_client(domain_box, account, port) for port in (993, 443)]
@@ -235,7 +235,7 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
 
 def test_failing_authority_leaves_the_relay_on_its_certificate_and_says_so(domain_box):
     before = serials(domain_box)
-    # Due, because the last one seems to be of another authority.
+    # A new one is due, because another authority seems to have issued the last one.
     conf = "/etc/letsencrypt/renewal/chatmail.conf"
     domain_box.run(f"sed -i 's,^server = .*,server = https://old.example/dir,' {conf}")
     with no_authority(domain_box):
@@ -273,7 +273,7 @@ def test_challenge_by_dns_needs_no_port_80_and_shows_no_secret(domain_box):
     dns = {"server": "198.51.100.53", "tsig_key_file": "/etc/chatmail/tsig.key"}
     forget_certificate(domain_box)
     before = serials(domain_box)
-    # Port 80 answers nobody for the time being.
+    # Port 80 does not answer now.
     domain_box.run("mv /var/lib/chatmail/acme /var/lib/chatmail/acme.away")
     domain_box.run("touch /var/lib/chatmail/acme.new")
     try:
@@ -301,7 +301,7 @@ PAIR = ["/etc/ssl/relay/fullchain.pem", "/etc/ssl/relay/privkey.pem"]
 
 
 def make_pair(relay, directory="/etc/ssl/relay"):
-    """Make a certificate for the relay's names; return its serial number."""
+    """Make a certificate file for the relay's names; return its serial number."""
     names = ",".join(f"DNS:{name}{relay.domain}" for name in ("", "www.", "mta-sts."))
     relay.run(
         f"mkdir -p {directory} && openssl req -x509 -nodes -days 90 -newkey ec "
@@ -314,7 +314,7 @@ def make_pair(relay, directory="/etc/ssl/relay"):
 
 
 def served(relay, port=443):
-    """Return the serial number of what a port serves, whoever issued it."""
+    """Return the serial number of a port's certificate, from any issuer."""
     with connect(relay, port, context(verify=False)) as connection:
         encoded = connection.getpeercert(binary_form=True)
     text = ssl.DER_cert_to_PEM_cert(encoded)
@@ -324,7 +324,7 @@ def served(relay, port=443):
 
 @pytest.fixture
 def external(domain_box):
-    """Return a function that goes over to the operator's files; after the test all is back."""
+    """Return a function that switches to the operator's files. The test's end undoes it."""
     number = make_pair(domain_box)
     yield lambda: (states(domain_box, tls_external_cert_and_key=PAIR), number)
     domain_box.run("systemctl disable --now chatmail-certificate.path; rm -rf /etc/ssl/relay")
@@ -360,7 +360,7 @@ def test_files_of_the_operator_are_used_and_followed_when_they_change(domain_box
     again, _ = external()
     assert (failed(again), changed(again)) == ({}, {})
 
-    # As most programs do it: one file after the other, so that for a while they do not match.
+    # Most programs replace one file after the other, so the files do not match for a while.
     number = make_pair(domain_box, "/etc/ssl/relay.new")
     domain_box.run("mv /etc/ssl/relay.new/fullchain.pem /etc/ssl/relay/")
     domain_box.wait(0.5)

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a relay that sends, refuses, receives and forgets mail."""
+"""The metrics of a relay that sends, refuses, receives and deletes mail."""
 
 import contextlib
 import imaplib
@@ -23,7 +23,7 @@ from support.incoming_smtp import deliver, refusal
 
 DOCS = Path(__file__).parents[2] / "docs"
 PORT = 3903
-# What follows from the setting.
+# The states that depend on the setting.
 PART = "chatmail.services,chatmail.metrics,chatmail.dovecot"
 LEFT = (
     "ls -d /run/chatmail-metrics /run/dovecot/http /etc/systemd/system/chatmail-metrics.service"
@@ -32,7 +32,7 @@ LEFT = (
 
 
 def nothing_is_there(relay):
-    """Return whether the relay neither tells nor counts anything."""
+    """Return whether the relay neither shows nor counts anything."""
     listening = relay.run("ss -Hlntp").stdout
     counting = relay.run("systemctl show --property=Environment 'chatmail-*.service'").stdout
     return (
@@ -44,7 +44,7 @@ def nothing_is_there(relay):
 
 @pytest.fixture(scope="module")
 def settings(relay):
-    """The settings of a relay with metrics and a notification service of the test's."""
+    """The settings of a relay with metrics, and with a notification service of the test."""
     relay.needs_lab("a notification service beside it")
     with notification_service(relay.domain) as service:
         yield SimpleNamespace(
@@ -55,7 +55,7 @@ def settings(relay):
 
 @pytest.fixture(scope="module")
 def told(relay, settings):
-    """The relay as its operator asked for metrics, until the tests of this file end."""
+    """The relay with metrics, until the tests of this file end."""
     assert failed(apply(relay, PART, **settings.pillar)) == set()
     yield settings
     assert failed(apply(relay, PART)) == set()
@@ -64,7 +64,7 @@ def told(relay, settings):
 
 
 def scrape(relay, accept="text/plain"):
-    """Return what the endpoint answers, as text."""
+    """Return the answer of the endpoint as text."""
     url = f"http://{relay.ip}:{PORT}/metrics"
     request = urllib.request.Request(url, headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -83,7 +83,7 @@ def numbers(relay):
 
 
 def moved(before, after):
-    """Return by how much each series has moved that has."""
+    """Return the differences of the series that have changed."""
     return {
         name: after[name] - before.get(name, 0)
         for name in after
@@ -102,7 +102,7 @@ json.dump(settings, open(path, "w"))
 
 @contextlib.contextmanager
 def no_new_addresses(relay):
-    """Have the relay reject registrations."""
+    """Let the relay reject registrations."""
     restart = "systemctl restart chatmail-accounts"
     relay.run("cp -p /etc/chatmail/relay.json /root/")
     relay.run(["python3", "-c", NO_LOAD])
@@ -128,7 +128,7 @@ def test_nothing_is_told_or_counted_without_the_setting(relay):
 
 
 def test_second_run_with_metrics_changes_nothing(relay, told):
-    # What the fixture left out of the first run.
+    # The fixture left these out of the first run.
     assert failed(apply(relay, "chatmail", **told.pillar)) == set()
     assert not_as_expected(apply(relay, "chatmail", **told.pillar)) == {}
     assert not_as_expected(apply(relay, "chatmail", **told.pillar, test=True)) == {}
@@ -144,14 +144,14 @@ def test_endpoint_is_nobody_and_listens_at_its_address_alone(relay, told):
 
 
 def read_until(connection, start):
-    """Read lines to one that begins so; a server may tell of messages at any time in between."""
+    """Read lines until one begins so. In between, a server may report messages at any time."""
     while not (line := connection.readline()).startswith(start):
         assert line, "the relay closed the connection"
 
 
 @pytest.fixture(scope="module")
 def day(relay, told, tmp_path_factory):
-    """What happens on a relay, each thing once or twice; with the numbers before and after."""
+    """Events on a relay, each once or twice, with the numbers before and after."""
     here = own_address(relay)
     before = numbers(relay)
     alice, bob = new_account(relay), new_account(relay)
@@ -179,7 +179,7 @@ def day(relay, told, tmp_path_factory):
         relay.wait_until(lambda: other_smtp.mails)
     send(relay, alice, "x@nowhere.example")
 
-    # What the relay itself has signed is a message with a good signature.
+    # A message that the relay itself has signed has a good signature.
     signed = https.posts[0][1]
     with smtplib.SMTP(relay.domain, 25, timeout=20) as connection:
         connection.starttls(context=tls_context())
@@ -189,7 +189,7 @@ def day(relay, told, tmp_path_factory):
     elsewhere = "someone@elsewhere.example"
     assert deliver(relay, elsewhere, bob.address, encrypted(elsewhere, bob.address))[0] == 554
 
-    # No mail comes to this one, so nothing but DONE wakes it.
+    # No mail comes to this client, so only DONE wakes it.
     with imap(relay, ci) as connection:
         connection.select("INBOX")
         connection.send(b"x1 NOSUCHCOMMAND\r\n")
@@ -208,11 +208,11 @@ def day(relay, told, tmp_path_factory):
         "created_ci_accounts": 1,
         "created_nonci_accounts": 2,
         "chatmail_registrations_rejected_total max_load_1m": 1,
-        # To bob two, to the other relay two, to nowhere one.
+        # Two to bob, two to the other relay, one to a dead host.
         "chatmail_passed_total outgoing encrypted": 5,
         "chatmail_refused_total outgoing unencrypted": 1,
         "chatmail_refused_total outgoing forged From": 1,
-        # Those and the bounce from nowhere.
+        # These, and the bounce for the dead host.
         "dkim_signed": 6,
         "chatmail_pushes_total sent": 1,
         "chatmail_pushes_total gone": 1,
@@ -226,7 +226,7 @@ def day(relay, told, tmp_path_factory):
         "chatmail_mxdeliv_total refused": 1,
         "chatmail_refused_total incoming no such address": 1,
         "chatmail_refused_total incoming no DKIM signature": 1,
-        # To bob two from alice and two from elsewhere, the bounce to alice.
+        # To bob two from alice and two from another relay, and the bounce to alice.
         "delivered_mail": 5,
         "filtered_outgoing_mail_count": 6,
         "outgoing_encrypted_mail_count": 5,
@@ -258,7 +258,7 @@ def day(relay, told, tmp_path_factory):
     )
 
 
-# Not of the services that count: what the report says, and which parts answer.
+# These are not counters of services: the numbers of the report, and the parts that answer.
 OTHERS = (
     "chatmail_accounts",
     "chatmail_expire_",
@@ -282,8 +282,8 @@ def test_retention_and_dovecot_are_told_beside_it(day):
     assert "chatmail_expire_removed_total inactive" in day.after
     assert found["dovecot_mail_delivery_total"] == day.expected["delivered_mail"]
     assert found["dovecot_mail_delivery_duration_count"] == day.expected["delivered_mail"]
-    # By IMAP. Those by SMTP are told by the auth process that Postfix is connected to, which may be
-    # one from before Dovecot's reload and unknown to its statistics.
+    # Logins by IMAP. For logins by SMTP, Postfix may still be connected to an auth process from
+    # before Dovecot's reload, which Dovecot's statistics do not know.
     assert found["dovecot_auth_request_total yes"] >= 5
     # The rejected registration, and the wrong password.
     assert found["dovecot_auth_failed_total"] == 2

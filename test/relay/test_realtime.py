@@ -24,7 +24,7 @@ DAY = 24 * 3600
 SECRET = "/etc/chatmail/turn-secret"
 PROGRAM = "/usr/local/bin/iroh-relay"
 RELAY_PORTS = (49152, 65535)
-# The part and what of other parts depends on its settings; quicker than the whole relay.
+# This part, and the states of other parts that depend on its settings: quicker than all states.
 PART = "chatmail.nginx,chatmail.realtime"
 # What fails where the program cannot be had, and nothing besides.
 IROH_STATES = {"iroh relay program", "iroh relay service"}
@@ -36,7 +36,7 @@ def account(relay):
 
 
 def changed(report):
-    """Return the states that did something or, in a dry run, would do it."""
+    """Return the states with changes, also the predicted changes of a dry run."""
     return ids(report, lambda state: state["changes"] or state["result"] is None)
 
 
@@ -50,15 +50,15 @@ def turn_password(secret, user):
 
 @pytest.fixture
 def credentials(relay, account):
-    """User and password as a client gets them."""
+    """The user and password that a client gets."""
     _, _, user, password = server_entry(relay, account, "turn").split(":")
     return user, password
 
 
 def turn_client(relay, user, password, *options):
-    """Ask for an allocation, send a message through it; return what coturn's client said.
+    """Ask for an allocation and send a message through it; return the output of coturn's client.
 
-    options: what it sends to (see turnutils_uclient(1)); by default -y, another client of its own.
+    options: the peer (see turnutils_uclient(1)); by default -y, a second client of the program.
     """
     command = ["turnutils_uclient", "-v", "-c", "-n", "1", "-m", "1", *(options or ["-y"])]
     login = ["-u", user, "-w", password] if user else []
@@ -67,7 +67,7 @@ def turn_client(relay, user, password, *options):
 
 
 def relayed_from(said):
-    """Return (address, port) of the first allocation that turnutils_uclient tells of."""
+    """Return (address, port) of the first allocation in the output of turnutils_uclient."""
     found = re.search(r"Received relay addr: ([0-9.]+):([0-9]+)", said)
     assert found, said
     return found[1], int(found[2])
@@ -76,7 +76,7 @@ def relayed_from(said):
 def test_client_learns_its_address_by_stun(relay):
     said = relay.client("turnutils_stunclient", relay.ip).stdout
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
+        # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((relay.ip, 9))
         assert f"UDP reflexive addr: {probe.getsockname()[0]}:" in said
 
@@ -119,7 +119,7 @@ def test_wrong_credentials_get_no_allocation(relay, credentials, wrong):
 INSIDE_4 = ["127.0.0.1", "0.0.0.0", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.1.1"]
 INSIDE_4 += ["100.64.0.1", "240.0.0.1"]
 INSIDE_6 = ["::1", "::", "fe80::1", "fd00::1"]
-# The same machines by another name.
+# The same addresses in the form of IPv6.
 INSIDE_6 += ["::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.1.2.3", "64:ff9b::a00:1", "2002:a00:1::"]
 
 
@@ -134,7 +134,7 @@ def test_nothing_is_relayed_to_what_is_not_the_public_internet(relay, credential
 def test_turnserver_listens_on_one_udp_port_alone(relay):
     listening = relay.run("ss -Hlntup | grep turnserver").stdout.splitlines()
     ports = {(line.split()[0], int(line.split()[4].rpartition(":")[2])) for line in listening}
-    # Those that relay for the clients of other tests are not for everybody.
+    # Ports that relay for the clients of other tests are left out.
     assert {each for each in ports if each[1] < RELAY_PORTS[0]} == {("udp", 3478)}
     assert {proto for proto, _ in ports} == {"udp"}
 
@@ -214,7 +214,7 @@ def test_turn_works_after_a_reboot(relay, account):
 
 
 def server_entry_or_none(relay, account, name):
-    """Return an entry, None while Dovecot is not there."""
+    """Return an entry, None while Dovecot does not answer."""
     try:
         return server_entry(relay, account, name)
     except OSError:
@@ -231,7 +231,7 @@ def stand_in(version):
 
 
 def archive(version):
-    """Return what a project would publish: a compressed archive with the program in it."""
+    """Return a compressed archive with the program, as a project publishes it."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as made:
         member = tarfile.TarInfo("iroh-relay")
@@ -242,7 +242,7 @@ def archive(version):
 
 @pytest.fixture(scope="module")
 def source(relay):
-    """The URL on a host beside the relay where `/<version>.tar.gz` is to be had."""
+    """The URL of a server beside the relay with `/<version>.tar.gz`."""
     relay.needs_lab("a download server beside it")
 
     class Handler(BaseHTTPRequestHandler):
@@ -297,7 +297,7 @@ def ask(relay, path):
 
 
 def process(relay):
-    """Return the pid of the iroh relay, "0" if there is none."""
+    """Return the pid of the iroh relay, "0" if it does not run."""
     return relay.run("systemctl show --value --property=MainPID chatmail-iroh").stdout.strip()
 
 
@@ -335,7 +335,7 @@ def test_iroh_relay_runs_as_nobody_else_and_listens_to_nginx_alone(relay):
 @pytest.mark.usefixtures("iroh")
 def test_second_run_with_an_iroh_relay_changes_nothing(relay, source):
     own = own_iroh(source)
-    # What the fixture left out of the first run.
+    # The fixture left these out of the first run.
     assert failed(apply(relay, "chatmail", **own)) == set()
     assert not_as_expected(apply(relay, "chatmail", **own)) == {}
     assert not_as_expected(apply(relay, "chatmail", **own, test=True)) == {}
@@ -391,7 +391,7 @@ def test_relay_that_points_elsewhere_runs_none(relay, account, elsewhere):
 
 def test_program_that_cannot_be_had_takes_nothing_else_down(relay, source):
     apply(relay, PART, iroh_relay="")
-    # Port 1 of that host has nobody.
+    # No process listens on port 1 of that host.
     nowhere = own_iroh(f"{source.rpartition(':')[0]}:1")
     report = apply(relay, "chatmail", **nowhere)
     assert failed(report) == IROH_STATES

@@ -1,4 +1,4 @@
-"""Nothing accepted is lost and nothing readable passes, whatever dies; a reboot mends all."""
+"""When any process dies, no accepted message is lost and no unencrypted one passes."""
 
 import contextlib
 import smtplib
@@ -12,7 +12,7 @@ SENDERS, MESSAGES = 20, 10  # a sender's burst is ten
 
 
 def send_until_accepted(relay, account, recipient, number):
-    """Send one message as a client does: again after a temporary failure, at most a minute long."""
+    """Send one message like a client: again after temporary failures, for at most a minute."""
     message = encrypted(account.address, recipient, Message_ID=f"<{number}@stream>")
     for _ in range(300):
         try:
@@ -32,7 +32,7 @@ def send_until_accepted(relay, account, recipient, number):
 
 
 def try_cleartext(relay, account, recipient, stop, accepted):
-    """Try to slip a readable message through, over and over until stop is set."""
+    """Try to send an unencrypted message again and again, until stop is set."""
     while not stop.is_set():
         with (
             contextlib.suppress(OSError, smtplib.SMTPException),
@@ -44,7 +44,7 @@ def try_cleartext(relay, account, recipient, stop, accepted):
 
 
 def message_ids(relay, account):
-    """Return the Message-IDs of the INBOX, doubles included."""
+    """Return the Message-IDs in the INBOX. A message that came twice is there twice."""
     with imap(relay, account) as connection:
         connection.select("INBOX", readonly=True)
         _, data = connection.uid("fetch", "1:*", "(BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])")
@@ -56,7 +56,7 @@ def message_ids(relay, account):
 
 
 def test_delivered_message_is_on_the_disk(relay):
-    """Postfix has let go of its copy by then: a power cut took what nobody would send again."""
+    """Postfix has deleted its copy by then. A power failure lost such messages for good."""
     assert relay.run("doveconf -h mail_fsync").stdout.strip() == "optimized"
 
 

@@ -1,4 +1,4 @@
-"""The pages of a relay as its nginx serves them and as a browser shows them."""
+"""The pages of a relay: the answers of nginx, and their look in a browser."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def settings(relay):
 
 @contextlib.contextmanager
 def pillar(relay, **more):
-    """Apply the website with further pillar, and without it again at the end."""
+    """Apply the website with further pillar, and again without it at the end."""
     override = json.dumps({"chatmail": {"mail_domain": relay.domain, **more}})
     try:
         relay.run(f"{APPLY} pillar='{override}'")
@@ -108,7 +108,7 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
 
 
 def login(relay, link):
-    """Log in with a `dclogin:` link and return the IMAP server's word."""
+    """Log in with a `dclogin:` link; return the answer of the IMAP server."""
     address, _, query = link.removeprefix("dclogin:").partition("?")
     [password] = urllib.parse.parse_qs(query)["p"]
     with imaplib.IMAP4_SSL(relay.domain, ssl_context=tls_context(), timeout=10) as imap:

@@ -1,11 +1,14 @@
-"""The commands of the Salt module chatmail_accounts. The process runs as the user vmail."""
+"""The commands of the Salt module chatmail_accounts.
+
+The process runs as the user vmail. Only for `disconnect` and `nocreate` it runs as root.
+"""
 
 import contextlib
 import datetime
 import time
 from pathlib import Path
 
-from chatmaild.accounts import invitations, mailboxes
+from chatmaild.accounts import invitations, mailboxes, nocreate, sessions
 from chatmaild.common.addresses import is_address
 from chatmaild.common.commands import answer
 from chatmaild.common.errors import OperatorError
@@ -71,6 +74,20 @@ def wake_up(settings: dict, address: str) -> None:
         wake.touch(folder / "new")
 
 
+def disconnect(settings: dict, address: str, mail_user: str) -> int:
+    """End the IMAP sessions of a blocked address; return how many there were.
+
+    mail_user: the user to whom the mailboxes belong.
+    """
+
+    def wake_as_mail_user():
+        with sessions.acting_as(mail_user):
+            wake_up(settings, address)
+
+    home_of(settings, address)
+    return sessions.disconnect(address, wake_as_mail_user)
+
+
 def invite(settings: dict, uses: int, days: int, note: str) -> dict:
     """Make an invitation; return its id, its link, and the code that an app scans."""
     if settings["registration"] != "invite":
@@ -120,7 +137,8 @@ COMMANDS = {
     "info": info,
     "block": block,
     "unblock": unblock,
-    "wake": wake_up,
+    "disconnect": disconnect,
+    "nocreate": lambda _settings, state: nocreate.switch(state),
     "invite": invite,
     "invites": invites,
     "revoke": revoke,

@@ -24,17 +24,16 @@ import errno
 import ipaddress
 import logging
 import time
-from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
 from chatmaild.accounts import invitations, limits, mailboxes
+from chatmaild.accounts.nocreate import NOCREATE
 from chatmaild.common.addresses import inadmissible, new_credentials
 from chatmaild.common.rate_limit import RateLimit
 from chatmaild.metrics import counters
 
-NOCREATE = Path("/etc/chatmail-nocreate")
 # No request needs a body. The password is in a header: 511 bytes, each as %XX.
 MAX_BODY = 1024
 # A network of this size counts as one client. Providers give a site a /48 (RFC 6177), and a /24 is

@@ -5,7 +5,7 @@ from chatmaild.common.commands import answer
 
 # Each command gets the settings. A command whose arguments name the files does not use them.
 COMMANDS = {
-    "summary": lambda _settings, path: summary.read_certificate(path),
+    "summary": lambda settings, path: summary.read_certificate(path or settings["tls_certificate"]),
     "pair": lambda _settings, certificate, key: summary.read_pair(certificate, key),
     "installed": lambda _settings: installing.describe_installed(),
     "differs": lambda _settings, certificate, key: installing.differs(certificate, key),

@@ -10,6 +10,14 @@ from chatmaild.common import atomic_files
 FAILURE = Path("/var/lib/chatmail/certificate.json")
 
 
+def read_failure():
+    """Return the last failure, {"time", "error", "missing"}, None after a success."""
+    try:
+        return json.loads(FAILURE.read_text())
+    except FileNotFoundError:
+        return None
+
+
 def record_failure(error, missing):
     """Write the failure to its file, or remove the file when nothing failed.
 

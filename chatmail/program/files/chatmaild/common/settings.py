@@ -18,5 +18,6 @@ def load_settings(path: str = SETTINGS) -> dict:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise OperatorError(
-            f"cannot read the relay's settings in {path}: {error}. Apply the chatmail state first."
+            f"cannot read the relay's settings in {path}: {error}. "
+            "Run `salt-call state.apply chatmail` first."
         ) from error
