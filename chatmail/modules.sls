@@ -29,7 +29,7 @@ def run():
     # A state without changes reloads modules only with force_reload_modules
     # (salt.state.State.check_refresh).
     reload_now = {"test.nop": [{"force_reload_modules": True}, {"order": "first"}]}
-    return {"modules and states of this release are loaded": reload_now}
+    return {"chatmail modules and states are of this release": reload_now}
 
 
 def _stale():

@@ -9,17 +9,17 @@ include:
   - chatmail.program
   - chatmail.resolver
 
-certbot:
+chatmail certbot packages:
   pkg.installed:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
     - require:
       - sls: chatmail.resolver
 
-account with the authority:
+chatmail account with the authority:
   chatmail_certificate.acme_account:
     - name: {{ relay.acme_directory }}
     - settings: {{ relay | json }}
     - require:
-      - pkg: certbot
-      - file: program
+      - pkg: chatmail certbot packages
+      - file: chatmail program
 {%- endif %}

@@ -11,7 +11,7 @@ include:
   - chatmail.nginx
   - chatmail.program
 
-directory of the ACME challenges:
+chatmail directory of the ACME challenges:
   file.directory:
     - name: /var/lib/chatmail/acme
     - mode: "0755"
@@ -19,20 +19,20 @@ directory of the ACME challenges:
     - require:
       - sls: chatmail.host
 
-certificate of the authority:
+chatmail certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
     - settings: {{ relay | json }}
     - require:
-      - chatmail_certificate: account with the authority
-      - file: directory of the ACME challenges
-      - file: program
-      - service: nginx service
+      - chatmail_certificate: chatmail account with the authority
+      - file: chatmail directory of the ACME challenges
+      - file: chatmail program
+      - service: chatmail nginx service
 
-certbot's timer:
+chatmail certbot timer:
   service.running:
     - name: certbot.timer
     - enable: True
     - require:
-      - pkg: certbot
+      - pkg: chatmail certbot packages
 {%- endif %}

@@ -12,10 +12,10 @@
       - fun: service.available
         name: {{ unit }}
     - require_in:
-      - file: certificate program and its units are gone
+      - file: chatmail certificate program and its units are gone
 {% endfor %}
 
-certificate program and its units are gone:
+chatmail certificate program and its units are gone:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-certificate.path
@@ -35,7 +35,7 @@ certificate program and its units are gone:
 {%- if relay.tls_mode == "acme" %}
 
 # Otherwise its timer would ask for renewals, and nothing would answer the challenges.
-certbot is removed:
+chatmail certbot is removed:
   pkg.removed:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
 {%- endif %}

@@ -6,16 +6,16 @@ include:
   - .self_signed
   - .service
 
-operator's certificate:
+chatmail certificate of the operator:
   chatmail_certificate.external:
     - name: {{ relay.tls_certificate }}
     - certificate: {{ certificate }}
     - key: {{ key }}
     - subject_names: {{ relay.tls_names | json }}
     - require:
-      - chatmail_certificate: self-signed certificate
+      - chatmail_certificate: chatmail self-signed certificate
 
-operator's certificate is watched:
+chatmail certificate of the operator is watched:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.path
     - source: salt://chatmail/certificate/files/chatmail-certificate.path.jinja
@@ -28,7 +28,7 @@ operator's certificate is watched:
     - name: chatmail-certificate.path
     - enable: True
     - watch:
-      - file: operator's certificate is watched
+      - file: chatmail certificate of the operator is watched
     - require:
-      - chatmail_certificate: operator's certificate
+      - chatmail_certificate: chatmail certificate of the operator
       - sls: chatmail.certificate.service

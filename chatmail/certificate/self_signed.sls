@@ -6,19 +6,19 @@ include:
   - chatmail.host
   - chatmail.program
 
-directory of the certificate:
+chatmail directory of the certificate:
   file.directory:
     - name: /etc/chatmail/tls
     - mode: "0755"
     - require:
       - sls: chatmail.host
 
-self-signed certificate:
+chatmail self-signed certificate:
   chatmail_certificate.self_signed:
     - name: {{ relay.tls_certificate }}
     - key: {{ relay.tls_key }}
     - subject_names: {{ relay.tls_names | json }}
     - placeholder: {{ relay.tls_mode != "self_signed" }}
     - require:
-      - file: directory of the certificate
-      - file: program
+      - file: chatmail directory of the certificate
+      - file: chatmail program

@@ -3,7 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.salt_site_packages %}
-dnspython is no longer in Salt's own Python:
+chatmail link to dnspython is gone:
   file.absent:
     - name: {{ relay.salt_site_packages }}/dns
     # Only our link is removed: the package itself may be installed there.

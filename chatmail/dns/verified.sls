@@ -3,7 +3,7 @@
 include:
   - chatmail.dns
 
-DNS has the relay's records:
+chatmail records are in DNS:
   chatmail_dns.verified:
     - require:
       - sls: chatmail.dns

@@ -9,24 +9,24 @@ include:
   - .journal
   - .kernel
 
-relay configuration directory:
+chatmail relay configuration directory:
   file.directory:
     - name: /etc/chatmail
     - mode: "0755"
     - require:
-      - chatmail_relay: ports of the relay are free
+      - chatmail_relay: chatmail ports of the relay are free
 
-settings of the services:
+chatmail settings of the services:
   file.serialize:
     - name: /etc/chatmail/relay.json
     - dataset: {{ relay | json }}
     - serializer: json
     - mode: "0644"
     - require:
-      - file: relay configuration directory
+      - file: chatmail relay configuration directory
 
 # Existing relays know this file: while it exists, no address is created.
-file that stops new addresses:
+chatmail file that stops new addresses:
 {%- if relay.nocreate %}
   file.managed:
     - name: /etc/chatmail-nocreate
@@ -40,7 +40,7 @@ file that stops new addresses:
 {%- endif %}
 
 # Without TZ, glibc checks /etc/localtime for each time stamp that a program formats.
-time zone is looked up once per process:
+chatmail time zone is looked up once per process:
   file.keyvalue:
     - name: /etc/environment
     - key: TZ

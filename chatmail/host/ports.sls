@@ -3,7 +3,7 @@
 include:
   - chatmail.modules
 
-ports of the relay are free:
+chatmail ports of the relay are free:
   chatmail_relay.ports_free:
     - name: chatmail
     - failhard: True

@@ -4,11 +4,11 @@
 include:
   - .iroh_absent
 
-TURN package is removed:
+chatmail TURN package is removed:
   pkg.purged:
     - name: coturn
 
-TURN configuration is removed:
+chatmail TURN configuration is removed:
   file.absent:
     - names:
       - /etc/systemd/system/coturn.service.d
@@ -17,4 +17,4 @@ TURN configuration is removed:
       - /etc/chatmail/turn-secret
 {%- endif %}
     - require:
-      - pkg: TURN package is removed
+      - pkg: chatmail TURN package is removed

@@ -11,11 +11,11 @@ chatmail-dict is stopped:
       - fun: file.file_exists
         path: {{ unit }}
     - require:
-      - file: unit chatmail-metadata
-      - file: program
+      - file: chatmail-metadata unit
+      - file: chatmail program
       - sls: chatmail.dkim
 
-notifications of chatmail-dict are kept:
+chatmail-dict notifications are kept:
   file.rename:
     - name: /var/lib/chatmail-metadata
     - source: /var/lib/chatmail-dict
@@ -25,9 +25,9 @@ notifications of chatmail-dict are kept:
     - require:
       - service: chatmail-dict is stopped
     - require_in:
-      - service: service chatmail-metadata
+      - service: chatmail-metadata service
 
-unit chatmail-dict is gone:
+chatmail-dict unit is gone:
   file.absent:
     - names:
       - {{ unit }}

@@ -82,7 +82,7 @@ def release(tmp_path):
 
 def test_own_state_runs_on_a_minion_that_never_synced_and_after_an_upgrade(salt_call, release):
     """Only a highstate syncs; state.apply failed at first, and ran old code after an upgrade."""
-    reload_state = "modules and states of this release are loaded"
+    reload_state = "chatmail modules and states are of this release"
 
     def run(word, *arguments):
         roots = {"base": [str(release(word)), str(salt_call.roots)]}
