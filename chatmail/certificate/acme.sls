@@ -7,7 +7,7 @@
 include:
   - .account
   - .service
-  - .self_signed
+  - chatmail.certificate
   - chatmail.nginx
   - chatmail.program
 

@@ -1,9 +1,12 @@
-{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. -#}
+{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. Other relays
+    have nothing to copy. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% set certificate, key = relay.tls_external_cert_and_key %}
+
+{%- if relay.tls_mode == "external" %}
+{%- set certificate, key = relay.tls_external_cert_and_key %}
 
 include:
-  - .self_signed
+  - chatmail.certificate
   - .service
 
 chatmail certificate of the operator:
@@ -32,3 +35,4 @@ chatmail certificate of the operator is watched:
     - require:
       - chatmail_certificate: chatmail certificate of the operator
       - sls: chatmail.certificate.service
+{%- endif %}

@@ -13,8 +13,6 @@ chatmail relay configuration directory:
   file.directory:
     - name: /etc/chatmail
     - mode: "0755"
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 chatmail settings of the services:
   file.serialize:

@@ -6,8 +6,6 @@ chatmail journal directory for drop-ins:
   file.directory:
     - name: /etc/systemd/journald.conf.d
     - mode: "0755"
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 chatmail journal in memory, for three days at most:
   file.managed:
@@ -21,8 +19,6 @@ chatmail journal in memory, for three days at most:
 chatmail rsyslog is removed:
   pkg.removed:
     - name: rsyslog
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 chatmail journal service:
   service.running:

@@ -19,8 +19,6 @@ chatmail kernel limits at boot:
 {%- for key, value in limits.items() %}
       - "{{ key }} = {{ value }}"
 {%- endfor %}
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 {% for key, value in limits.items() %}
 chatmail kernel limit {{ key }}:

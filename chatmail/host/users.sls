@@ -9,8 +9,6 @@ chatmail group of the signing keys:
   group.present:
     - name: chatmail-dkim
     - system: True
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 chatmail user of the mail:
   user.present:
@@ -20,8 +18,6 @@ chatmail user of the mail:
     - home: /home/vmail
     - createhome: False
     - shell: /usr/sbin/nologin
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 # The group vmail lets the filter see whether a recipient exists. Only the user vmail can read mail.
 chatmail user of the filter:
@@ -45,8 +41,6 @@ chatmail user of the transport:
     - home: /nonexistent
     - createhome: False
     - shell: /usr/sbin/nologin
-    - require:
-      - chatmail_relay: chatmail ports of the relay are free
 
 chatmail home of the mail:
   file.directory:

@@ -1,6 +1,9 @@
 {#- Up to release 2026.11 the service behind METADATA was called chatmail-dict: it ends here, and the notifications that
     wait in its directory go to chatmail-metadata. Needs the new unit (chatmail.services); finds nothing to do on a
     machine that never had the old one. Can go once nobody upgrades from that release. -#}
+include:
+  - chatmail.services
+
 {% set unit = "/etc/systemd/system/chatmail-dict.service" %}
 
 chatmail-dict is stopped:
