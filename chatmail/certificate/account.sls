@@ -2,12 +2,12 @@
     names the account. Relays without an ACME certificate have neither certbot nor an account. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.tls_mode == "acme" %}
-
 include:
   - chatmail.modules
   - chatmail.program
   - chatmail.resolver
+
+{%- if relay.tls_mode == "acme" %}
 
 chatmail certbot packages:
   pkg.installed:

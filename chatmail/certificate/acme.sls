@@ -2,14 +2,12 @@
     renews it. Needs nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.tls_mode == "acme" %}
-
 include:
+  - chatmail.certificate
+{%- if relay.tls_mode == "acme" %}
   - .account
   - .service
-  - chatmail.certificate
   - chatmail.nginx
-  - chatmail.program
 
 chatmail directory of the ACME challenges:
   file.directory:

@@ -2,11 +2,10 @@
     have nothing to copy. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.tls_mode == "external" %}
-{%- set certificate, key = relay.tls_external_cert_and_key %}
-
 include:
   - chatmail.certificate
+{%- if relay.tls_mode == "external" %}
+{%- set certificate, key = relay.tls_external_cert_and_key %}
   - .service
 
 chatmail certificate of the operator:

@@ -6,4 +6,7 @@
 chatmail signing keys are gone:
   file.absent:
     - name: /etc/chatmail/dkim
+{%- else %}
+chatmail signing keys stay:
+  test.nop: []
 {%- endif %}

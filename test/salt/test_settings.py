@@ -92,11 +92,12 @@ def test_own_state_runs_on_a_minion_that_never_synced_and_after_an_upgrade(salt_
     first = run("one", "test=True")
     assert first["own state"]["comment"] == "one one"
     assert first[reload_state]["changes"] == {}
-    assert set(run("one")) == {"own state"}
+    assert first[reload_state]["name"] == "they are loaded anew"
+    assert run("one")[reload_state]["name"] == "they were current"
     upgraded = run("two")
     assert upgraded["own state"]["comment"] == "two two"
-    assert reload_state in upgraded
-    assert set(run("two")) == {"own state"}
+    assert upgraded[reload_state]["name"] == "they are loaded anew"
+    assert run("two")[reload_state]["name"] == "they were current"
 
 
 def test_modules_that_cannot_be_synced_are_named(salt_call):
