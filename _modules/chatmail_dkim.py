@@ -3,6 +3,9 @@
 Private keys lie in `/etc/chatmail/dkim/<selector>.pem` and never leave the machine: no function
 returns one. `signing.json` beside them says which keys the filter signs with, which are the next
 ones and which are retired. The program does the work (`chatmaild.dkim`, `chatmaild.rotation`).
+
+Functions about records go by the settings that the machine runs with, and before the first converge
+by those of the pillar.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -107,7 +110,7 @@ def txt(selector):
 
         salt-call chatmail_dkim.txt spring
     """
-    return _ask("txt", settings="pillar", selector=selector)
+    return _ask("txt", settings=_settings(), selector=selector)
 
 
 def records():
@@ -123,7 +126,7 @@ def records():
 
         salt-call chatmail_dkim.records
     """
-    return _ask("records", settings="pillar")
+    return _ask("records", settings=_settings())
 
 
 def withdrawn():
@@ -135,7 +138,7 @@ def withdrawn():
 
         salt-call chatmail_dkim.withdrawn
     """
-    return _ask("withdrawn", settings="pillar")
+    return _ask("withdrawn", settings=_settings())
 
 
 def verify():
@@ -150,7 +153,7 @@ def verify():
 
         salt-call chatmail_dkim.verify
     """
-    return _ask("verify", part="rotation", settings="pillar")
+    return _ask("verify", part="rotation", settings=_settings())
 
 
 def probe():
@@ -165,17 +168,34 @@ def probe():
 
         salt-call chatmail_dkim.probe
     """
-    domain = __salt__["chatmail_relay.settings"]()["mail_domain"]
+    settings = _settings()
     signing = [selector for selector, key in list_().items() if key["status"] == "signing"]
     if not signing:
         raise CommandExecutionError("no key signs: run `state.apply chatmail.dkim`")
-    names = [f"{selector}._domainkey.{domain}." for selector in signing]
-    found = __salt__["chatmail_dns.check"](names)
+    names = [f"{selector}._domainkey.{settings['mail_domain']}." for selector in signing]
+    found = __salt__["chatmail_dns.check"](names, settings)
     txt = {each["name"]: each["found"] for each in found["records"]}
-    return _ask("probe", settings="pillar", user=FILTER_USER, txt=txt)
+    return _ask("probe", settings=settings, user=FILTER_USER, txt=txt)
 
 
-def rotate(wait=300, force=False):
+def plan(days=None, settings=None):
+    """Return what `rotate` and `withdraw` would do now, with DNS that takes and gives the records.
+
+    days: age at which a key is replaced; without it, only a rotation that has begun goes on.
+    settings: the relay's settings; those that it runs with if not given.
+    Returns lists of selectors: {"signing": now, "next": that would sign, [] where no rotation would
+    begin or go on, "withdraw": whose records and keys would go}.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_dkim.plan days=90
+    """
+    return _ask("plan", part="rotation", settings=_settings(settings), days=days)
+
+
+def rotate(wait=300, force=False, settings=None):
     """Replace the keys that sign, without a moment in which nobody can verify a signature.
 
     Goes on where an earlier call stopped: makes the next keys; publishes their records, or returns
@@ -185,6 +205,7 @@ def rotate(wait=300, force=False):
 
     wait: seconds to wait for the name servers; 0 asks them once.
     force: begin a rotation although the last one's keys are still in DNS.
+    settings: the relay's settings; those that it runs with if not given.
     Returns {"step", "comment", "signing", "publish"}: the step is waiting, switched or retiring;
     publish has the records that are still to be published.
 
@@ -194,24 +215,26 @@ def rotate(wait=300, force=False):
 
         salt-call chatmail_dkim.rotate wait=60
     """
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
+    settings = _settings(settings)
+    hook = settings["dns"]["hook"]
     if hook:
-        withdraw()
-    told = _rotate(0 if hook else wait, force)
+        withdraw(settings)
+    told = _rotate(settings, 0 if hook else wait, force)
     if hook and told["step"] == "waiting":
         # Salt calls the hook, and the program goes on where it waits for DNS.
-        __salt__["chatmail_dns.publish"]([record["name"] for record in told["publish"]])
-        told = _rotate(wait, force)
+        __salt__["chatmail_dns.publish"]([record["name"] for record in told["publish"]], settings)
+        told = _rotate(settings, wait, force)
     return told
 
 
-def _rotate(wait, force):
-    return _ask("rotate", part="rotation", settings="pillar", wait=wait, force=force)
+def _rotate(settings, wait, force):
+    return _ask("rotate", part="rotation", settings=settings, wait=wait, force=force)
 
 
-def withdraw():
+def withdraw(settings=None):
     """Remove the records of keys that were retired `dkim:retire_after` days ago, then the keys.
 
+    settings: the relay's settings; those that it runs with if not given.
     Returns {"withdrawn", "remove"}: the selectors forgotten now, and the names whose TXT records
     an operator without `dns:server` and `dns:hook` has to remove first.
 
@@ -221,9 +244,14 @@ def withdraw():
 
         salt-call chatmail_dkim.withdraw
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"] and (names := withdrawn()):
-        __salt__["chatmail_dns.publish"](names)
-    return _ask("withdraw", part="rotation", settings="pillar")
+    settings = _settings(settings)
+    if settings["dns"]["hook"] and (names := _ask("withdrawn", settings=settings)):
+        __salt__["chatmail_dns.publish"](names, settings)
+    return _ask("withdraw", part="rotation", settings=settings)
+
+
+def _settings(given=None):
+    return __salt__["chatmail_program.settings"](given)
 
 
 def _ask(command, part="dkim", settings=None, user=None, **arguments):

@@ -3,6 +3,10 @@
 Three parts: the records (from the settings and what the machine holds), the comparison (asks the
 authoritative servers and goes by meaning, not by text) and the publication (RFC 2136 with TSIG, or
 a function of the operator's). The program does the work (`chatmaild.dns`).
+
+All functions go by the settings that the machine runs with, and before the first converge by those
+of the pillar. So a pillar that the minion has in memory, and that is older or newer than the last
+converge, publishes nothing.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -46,10 +50,11 @@ def zone(nameservers=None):
     return _ask("zone", nameservers=nameservers)
 
 
-def check(names=None):
+def check(names=None, settings=None):
     """Compare what the authoritative servers answer with what they should, record by record.
 
     names: list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; those that it runs with if not given.
     Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}: result is true when
     every required record is right; servers says for each what it did; each of the records is
     {"name", "type", "status", "need", "expected", "found", "why"} with the status ok, missing,
@@ -63,7 +68,7 @@ def check(names=None):
         salt-call chatmail_dns.check
         salt-call chatmail_dns.check names=www.chat.example.org. --out=json
     """
-    return _ask("check", names=names)
+    return _ask("check", settings, names=names)
 
 
 def report():
@@ -78,13 +83,14 @@ def report():
     return _ask("report")
 
 
-def changes(names=None):
+def changes(names=None, settings=None):
     """Return what `publish` would change.
 
     names: list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; those that it runs with if not given.
     Returns a list of {"zone", "name", "type", "ttl", "old", "new"}: all values of a name and type
-    before and after; those of others stay among them. Raises CommandExecutionError when pillar
-    names no way to publish or the zone cannot be read.
+    before and after; those of others stay among them. Raises CommandExecutionError when the
+    settings name no way to publish or the zone cannot be read.
 
     CLI Example:
 
@@ -92,14 +98,15 @@ def changes(names=None):
 
         salt-call chatmail_dns.changes
     """
-    return _ask("changes", names=names)
+    return _ask("changes", settings, names=names)
 
 
-def publish(names=None):
+def publish(names=None, settings=None):
     """Make DNS hold what it should: all changes in one step, or none.
 
     names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns the changes made, as `changes` shows them. With `dns:server` in pillar they are one
+    settings: the relay's settings; those that it runs with if not given.
+    Returns the changes made, as `changes` shows them. With the setting `dns:server` they are one
     RFC 2136 update signed with the TSIG key of `dns:tsig_key_file`, whose prerequisites make the
     primary refuse it when the zone changed meanwhile. With `dns:hook` the Salt function named
     there gets the list. Raises CommandExecutionError when anything refuses.
@@ -110,14 +117,14 @@ def publish(names=None):
 
         salt-call chatmail_dns.publish
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"]:
-        return _call_hook(changes(names))
-    return _ask("publish", names=names)
+    settings = __salt__["chatmail_program.settings"](settings)
+    if hook := settings["dns"]["hook"]:
+        return _call_hook(hook, changes(names, settings))
+    return _ask("publish", settings, names=names)
 
 
-def _call_hook(planned):
+def _call_hook(hook, planned):
     """Hand changes to the operator's function; return them."""
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
     if not planned:
         return planned
     if hook not in __salt__:
@@ -130,5 +137,6 @@ def _call_hook(planned):
     return planned
 
 
-def _ask(command, **arguments):
-    return __salt__["chatmail_program.call"]("dns", command, arguments, settings="pillar")
+def _ask(command, settings=None, **arguments):
+    settings = __salt__["chatmail_program.settings"](settings)
+    return __salt__["chatmail_program.call"]("dns", command, arguments, settings=settings)

@@ -16,6 +16,8 @@ __virtualname__ = "chatmail_program"
 # `state.apply chatmail.program` puts it there.
 PROGRAM = "/usr/local/lib/chatmail"
 PYTHON = "/usr/bin/python3"
+# What the last converge wrote: the settings that this machine runs with.
+SETTINGS = "/etc/chatmail/relay.json"
 
 
 def __virtual__():
@@ -36,13 +38,64 @@ def installed(part="common"):
     return os.path.exists(os.path.join(PROGRAM, "chatmaild", part, "commands.py"))
 
 
+def awaited(part):
+    """Return what a dry run says that cannot ask the program yet, "" where it can.
+
+    part: a subpackage of the program.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.awaited dkim
+    """
+    if installed(part):
+        return ""
+    return "This can be looked at once the program is installed (chatmail.program)."
+
+
+def settings(given=None):
+    """Return the settings that functions about DNS and keys go by.
+
+    given: settings that a state has; returned as they are, with `own_addresses`.
+    If none are given, they are those that the last converge wrote, whatever the pillar in the
+    minion's memory says by now. On a machine that is no relay yet, they are those of the pillar.
+    `own_addresses`, the machine's own, is added where `dns:addresses` is not set. Raises
+    CommandExecutionError where there are no settings, or wrong ones.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.settings
+    """
+    found = given or _converged() or __salt__["chatmail_relay.settings"]()
+    if found["dns"]["addresses"] or "own_addresses" in found:
+        return found
+    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
+    return {**found, "own_addresses": own}
+
+
+def _converged():
+    """Return the settings that the last converge wrote, None where there was none."""
+    try:
+        with open(SETTINGS, encoding="utf-8") as stream:
+            return json.load(stream)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CommandExecutionError(
+            f"{SETTINGS}: expected JSON, found: {error}. Run: salt-call state.apply chatmail"
+        ) from None
+
+
 def call(part, do, arguments=None, settings=None, user=None):
     """Have a part of the program do something; return the result.
 
     part: the subpackage, such as `accounts`. do: one of its commands (`commands.py` in it).
     arguments: the command's arguments, by name.
-    settings: the relay's settings, `pillar` for those that the pillar gives, or the path of a file
-        that has them; if not given, those that the last converge wrote.
+    settings: the relay's settings, or the path of a file that has them; if not given, those that
+        the last converge wrote.
     user: whom the program runs as; root if not given.
     The request goes by standard input, where nobody else on the machine sees it. Raises
     SaltInvocationError for a wrong argument, and CommandExecutionError for all else that fails.
@@ -59,7 +112,7 @@ def call(part, do, arguments=None, settings=None, user=None):
         raise CommandExecutionError(_missing("it is not installed or of an older release"))
     request = {"do": do, "arguments": arguments or {}}
     if settings is not None:
-        request["settings"] = _pillar_settings() if settings == "pillar" else settings
+        request["settings"] = settings
     done = _run([PYTHON, "-m", f"chatmaild.{part}.commands"], json.dumps(request), user)
     try:
         answer = json.loads(done.stdout)
@@ -69,15 +122,6 @@ def call(part, do, arguments=None, settings=None, user=None):
         kind = SaltInvocationError if answer.get("invalid") else CommandExecutionError
         raise kind(answer["error"])
     return answer["result"]
-
-
-def _pillar_settings():
-    """Return the settings, with the machine's addresses where DNS shall have those."""
-    settings = __salt__["chatmail_relay.settings"]()
-    if settings["dns"]["addresses"]:
-        return settings
-    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
-    return {**settings, "own_addresses": own}
 
 
 def _run(command, request, user):

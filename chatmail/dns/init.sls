@@ -23,6 +23,7 @@ chatmail link to dnspython is gone:
 
 chatmail records of the relay:
   chatmail_dns.published:
+    - settings: {{ relay | json }}
     - require:
       - sls: chatmail.dkim
       - file: chatmail program
@@ -30,6 +31,7 @@ chatmail records of the relay:
 
 chatmail signing keys are rotated in time:
   chatmail_dkim.rotated:
+    - settings: {{ relay | json }}
     - require:
       - chatmail_dns: chatmail records of the relay
 {%- endif %}
