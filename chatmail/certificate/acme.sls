@@ -17,12 +17,23 @@ chatmail directory of the ACME challenges:
     - require:
       - sls: chatmail.host
 
+# chatmail.certificate.clean has put it aside.
+chatmail certbot renews our certificate again:
+  file.rename:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - source: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
+    - makedirs: True
+    - onlyif:
+      - fun: file.file_exists
+        path: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
+
 chatmail certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: chatmail account with the authority
+      - file: chatmail certbot renews our certificate again
       - file: chatmail directory of the ACME challenges
       - file: chatmail program
       - service: chatmail nginx service

@@ -11,14 +11,6 @@ chatmail settings of the relay are gone:
       - /etc/sysctl.d/90-chatmail.conf
       - /usr/local/lib/chatmail
 
-chatmail time zone is looked up as before:
-  file.replace:
-    - name: /etc/environment
-    - pattern: '^TZ=:/etc/localtime\n'
-    - repl: ""
-    - backup: False
-    - ignore_if_missing: True
-
 chatmail journal is kept as before:
   file.absent:
     - name: /etc/systemd/journald.conf.d/chatmail.conf

@@ -37,12 +37,11 @@ chatmail file that stops new addresses:
     - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
-# Without TZ, glibc checks /etc/localtime for each time stamp that a program formats.
-chatmail time zone is looked up once per process:
-  file.keyvalue:
+# Releases up to 2026.11 put TZ there, where no service reads it. Now the units have it.
+chatmail time zone is not in the environment of logins:
+  file.replace:
     - name: /etc/environment
-    - key: TZ
-    - value: ":/etc/localtime"
-    - separator: "="
-    - append_if_not_found: True
-    - create_if_missing: True
+    - pattern: '^TZ=:/etc/localtime\n'
+    - repl: ""
+    - backup: False
+    - ignore_if_missing: True
