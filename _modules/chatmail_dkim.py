@@ -3,6 +3,9 @@
 Private keys are in `/etc/chatmail/dkim/<selector>.pem` and never leave the machine: no function
 returns one. The file `signing.json` beside them says which keys sign, which come next and which are
 retired. The packages `chatmaild.dkim` and `chatmaild.rotation` do the work.
+
+Functions about records use the settings that the relay runs with. Before the first converge they
+use the settings of the pillar.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -109,7 +112,7 @@ def txt(selector):
 
         salt-call chatmail_dkim.txt spring
     """
-    return _ask("txt", settings="pillar", selector=selector)
+    return _ask("txt", settings=_settings(), selector=selector)
 
 
 def records():
@@ -125,7 +128,7 @@ def records():
 
         salt-call chatmail_dkim.records
     """
-    return _ask("records", settings="pillar")
+    return _ask("records", settings=_settings())
 
 
 def withdrawn():
@@ -139,7 +142,7 @@ def withdrawn():
 
         salt-call chatmail_dkim.withdrawn
     """
-    return _ask("withdrawn", settings="pillar")
+    return _ask("withdrawn", settings=_settings())
 
 
 def verify():
@@ -155,7 +158,7 @@ def verify():
 
         salt-call chatmail_dkim.verify
     """
-    return _ask("verify", part="rotation", settings="pillar")
+    return _ask("verify", part="rotation", settings=_settings())
 
 
 def probe():
@@ -171,17 +174,36 @@ def probe():
 
         salt-call chatmail_dkim.probe
     """
-    domain = __salt__["chatmail_relay.settings"]()["mail_domain"]
+    settings = _settings()
     signing = [selector for selector, key in list_().items() if key["status"] == "signing"]
     if not signing:
         raise CommandExecutionError("no key signs: run `state.apply chatmail.dkim`")
-    names = [f"{selector}._domainkey.{domain}." for selector in signing]
-    found = __salt__["chatmail_dns.check"](names)
+    names = [f"{selector}._domainkey.{settings['mail_domain']}." for selector in signing]
+    found = __salt__["chatmail_dns.check"](names, settings)
     txt = {each["name"]: each["found"] for each in found["records"]}
-    return _ask("probe", settings="pillar", user=FILTER_USER, txt=txt)
+    return _ask("probe", settings=settings, user=FILTER_USER, txt=txt)
 
 
-def rotate(wait=300, force=False):
+def plan(days=None, settings=None):
+    """Return what `rotate` and `withdraw` would do now, if DNS answers and takes the records.
+
+    days: the age in days at which a key is replaced. Without it, only a rotation that has begun
+        goes on.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns lists of selectors: {"signing", "next", "withdraw"}. signing: the keys that sign now.
+    next: the keys that would sign, [] when no rotation would begin or go on. withdraw: the keys
+    that would be removed, with their records.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_dkim.plan days=90
+    """
+    return _ask("plan", part="rotation", settings=_settings(settings), days=days)
+
+
+def rotate(wait=300, force=False, settings=None):
     """Replace the keys that sign. At every moment other servers can verify the signatures.
 
     A call goes on where the last one stopped. It makes the next keys. It publishes their records,
@@ -192,6 +214,7 @@ def rotate(wait=300, force=False):
 
     wait: seconds to wait for the name servers. With 0 they are asked once.
     force: begin a rotation although the keys of the last one are still in DNS.
+    settings: the relay's settings; by default those that the relay runs with.
     Returns {"step", "comment", "signing", "publish"}. step: waiting, switched or retiring.
     signing: the selectors that sign. publish: the records that are not in DNS yet.
 
@@ -201,24 +224,26 @@ def rotate(wait=300, force=False):
 
         salt-call chatmail_dkim.rotate wait=60
     """
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
+    settings = _settings(settings)
+    hook = settings["dns"]["hook"]
     if hook:
-        withdraw()
-    found = _rotate(0 if hook else wait, force)
+        withdraw(settings)
+    found = _rotate(settings, 0 if hook else wait, force)
     if hook and found["step"] == "waiting":
         # Only Salt can call the hook. After that, the program goes on with waiting for DNS.
-        __salt__["chatmail_dns.publish"]([record["name"] for record in found["publish"]])
-        found = _rotate(wait, force)
+        __salt__["chatmail_dns.publish"]([record["name"] for record in found["publish"]], settings)
+        found = _rotate(settings, wait, force)
     return found
 
 
-def _rotate(wait, force):
-    return _ask("rotate", part="rotation", settings="pillar", wait=wait, force=force)
+def _rotate(settings, wait, force):
+    return _ask("rotate", part="rotation", settings=settings, wait=wait, force=force)
 
 
-def withdraw():
+def withdraw(settings=None):
     """Remove the records of keys that were retired `dkim:retire_after` days ago, then the keys.
 
+    settings: the relay's settings; by default those that the relay runs with.
     Returns {"withdrawn", "remove"}. withdrawn: the selectors whose keys were removed now. remove:
     the names of TXT records that the operator has to remove first, without `dns:server` and
     `dns:hook`.
@@ -229,9 +254,14 @@ def withdraw():
 
         salt-call chatmail_dkim.withdraw
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"] and (names := withdrawn()):
-        __salt__["chatmail_dns.publish"](names)
-    return _ask("withdraw", part="rotation", settings="pillar")
+    settings = _settings(settings)
+    if settings["dns"]["hook"] and (names := _ask("withdrawn", settings=settings)):
+        __salt__["chatmail_dns.publish"](names, settings)
+    return _ask("withdraw", part="rotation", settings=settings)
+
+
+def _settings(given=None):
+    return __salt__["chatmail_program.settings"](given)
 
 
 def _ask(command, part="dkim", settings=None, user=None, **arguments):

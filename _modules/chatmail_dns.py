@@ -3,6 +3,9 @@
 The records follow from the settings, the keys and the ACME account. The comparison asks the
 authoritative servers, and compares the meaning of records, not their text. The publication uses
 RFC 2136 with TSIG, or a Salt function of the operator. The package `chatmaild.dns` does the work.
+
+All functions use the settings that the relay runs with. Before the first converge they use the
+settings of the pillar. So a pillar that is older or newer than the last converge publishes nothing.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -47,10 +50,11 @@ def zone(nameservers=None):
     return _ask("zone", nameservers=nameservers)
 
 
-def check(names=None):
+def check(names=None, settings=None):
     """Compare the answers of the authoritative servers with the records that the relay needs.
 
     names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
     Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}.
     result: true when every required record is right.
     servers: {server: "answers", or what the server did instead}.
@@ -67,7 +71,7 @@ def check(names=None):
         salt-call chatmail_dns.check
         salt-call chatmail_dns.check names=www.chat.example.org. --out=json
     """
-    return _ask("check", names=names)
+    return _ask("check", settings, names=names)
 
 
 def report():
@@ -82,14 +86,15 @@ def report():
     return _ask("report")
 
 
-def changes(names=None):
+def changes(names=None, settings=None):
     """Return the changes that `publish` would make.
 
     names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
     Returns a list of {"zone", "name", "type", "ttl", "old", "new"}. old and new are all values of
     the name and type before and after the change. Values that are not the relay's are in both.
-    Raises CommandExecutionError when the pillar has no way to publish, or when the zone cannot be
-    read.
+    Raises CommandExecutionError when the settings have no way to publish, or when the zone cannot
+    be read.
 
     CLI Example:
 
@@ -97,13 +102,14 @@ def changes(names=None):
 
         salt-call chatmail_dns.changes
     """
-    return _ask("changes", names=names)
+    return _ask("changes", settings, names=names)
 
 
-def publish(names=None):
+def publish(names=None, settings=None):
     """Publish the records that the relay needs: all changes in one step, or none.
 
     names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
     Returns the changes that were made, in the form of `changes`. With `dns:server` they are one
     RFC 2136 update, signed with the key of `dns:tsig_key_file`. The update has prerequisites: the
     primary refuses it when the zone has changed meanwhile. With `dns:hook` the named Salt function
@@ -116,14 +122,14 @@ def publish(names=None):
 
         salt-call chatmail_dns.publish
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"]:
-        return _call_hook(changes(names))
-    return _ask("publish", names=names)
+    settings = __salt__["chatmail_program.settings"](settings)
+    if hook := settings["dns"]["hook"]:
+        return _call_hook(hook, changes(names, settings))
+    return _ask("publish", settings, names=names)
 
 
-def _call_hook(planned):
+def _call_hook(hook, planned):
     """Call the operator's function with the changes; return the changes."""
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
     if not planned:
         return planned
     if hook not in __salt__:
@@ -136,5 +142,6 @@ def _call_hook(planned):
     return planned
 
 
-def _ask(command, **arguments):
-    return __salt__["chatmail_program.call"]("dns", command, arguments, settings="pillar")
+def _ask(command, settings=None, **arguments):
+    settings = __salt__["chatmail_program.settings"](settings)
+    return __salt__["chatmail_program.call"]("dns", command, arguments, settings=settings)

@@ -16,6 +16,8 @@ __virtualname__ = "chatmail_program"
 # `state.apply chatmail.program` installs the program here.
 PROGRAM = "/usr/local/lib/chatmail"
 PYTHON = "/usr/bin/python3"
+# The last converge wrote here the settings that this machine runs with.
+SETTINGS = "/etc/chatmail/relay.json"
 
 
 def __virtual__():
@@ -36,13 +38,64 @@ def installed(part="common"):
     return os.path.exists(os.path.join(PROGRAM, "chatmaild", part, "commands.py"))
 
 
+def awaited(part):
+    """Return the comment of a dry run on a machine without the program, "" on any other.
+
+    part: a subpackage of the program.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.awaited dkim
+    """
+    if installed(part):
+        return ""
+    return "This can be looked at once the program is installed (chatmail.program)."
+
+
+def settings(given=None):
+    """Return the settings for functions about DNS and keys.
+
+    given: the settings that a state has. By default they are those that the last converge wrote,
+        although the pillar in the minion's memory may differ by now. On a machine that is no relay
+        yet, they are those of the pillar.
+    Without `dns:addresses`, the machine's IP addresses are added as `own_addresses`. Raises
+    CommandExecutionError when there are no settings, or wrong ones.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_program.settings
+    """
+    found = given or _converged() or __salt__["chatmail_relay.settings"]()
+    if found["dns"]["addresses"] or "own_addresses" in found:
+        return found
+    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
+    return {**found, "own_addresses": own}
+
+
+def _converged():
+    """Return the settings that the last converge wrote, None when there was no converge."""
+    try:
+        with open(SETTINGS, encoding="utf-8") as stream:
+            return json.load(stream)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CommandExecutionError(
+            f"{SETTINGS}: expected JSON, found: {error}. Run: salt-call state.apply chatmail"
+        ) from None
+
+
 def call(part, do, arguments=None, settings=None, user=None):
     """Run a command of the program; return its result.
 
     part: the subpackage, such as `accounts`. do: the command, from `commands.py` in the subpackage.
     arguments: the command's arguments, by name.
-    settings: the relay's settings, `pillar` for the settings in the pillar, or the path of a file
-        with the settings. By default the program reads the file that the last converge wrote.
+    settings: the relay's settings, or the path of a file with the settings. By default the program
+        reads the file that the last converge wrote.
     user: the user that runs the program, by default root.
     The request goes by standard input, where no other user of the machine can read it. Raises
     SaltInvocationError for a wrong argument, and CommandExecutionError for any other failure.
@@ -61,7 +114,7 @@ def call(part, do, arguments=None, settings=None, user=None):
         )
     request = {"do": do, "arguments": arguments or {}}
     if settings is not None:
-        request["settings"] = _pillar_settings() if settings == "pillar" else settings
+        request["settings"] = settings
     done = _run([PYTHON, "-m", f"chatmaild.{part}.commands"], json.dumps(request), user)
     try:
         answer = json.loads(done.stdout)
@@ -71,15 +124,6 @@ def call(part, do, arguments=None, settings=None, user=None):
         kind = SaltInvocationError if answer.get("invalid") else CommandExecutionError
         raise kind(answer["error"])
     return answer["result"]
-
-
-def _pillar_settings():
-    """Return the settings, with the machine's IP addresses when `dns:addresses` is not set."""
-    settings = __salt__["chatmail_relay.settings"]()
-    if settings["dns"]["addresses"]:
-        return settings
-    own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
-    return {**settings, "own_addresses": own}
 
 
 def _run(command, request, user):

@@ -43,7 +43,8 @@ def settings():
     """Return the settings that the pillar gives this relay, as states and services see them.
 
     A dictionary: every key of pillar.example, defaults filled in, sizes in bytes, and what is
-    derived from them. Raises CommandExecutionError naming every key that is wrong.
+    derived from them. Raises CommandExecutionError naming every key that is wrong, and where the
+    minion's environment does not have the formula.
 
     CLI Example:
 
@@ -51,11 +52,14 @@ def settings():
 
         salt-call chatmail_relay.settings
     """
-    relay = __salt__["slsutil.renderer"](
-        "salt://chatmail/settings.py",
-        default_renderer="py",
-        saltenv=__opts__.get("saltenv") or "base",
-    )
+    source, saltenv = "salt://chatmail/settings.py", __opts__.get("saltenv") or "base"
+    relay = __salt__["slsutil.renderer"](source, default_renderer="py", saltenv=saltenv)
+    if not relay:
+        raise CommandExecutionError(
+            f"{source} is not in the environment {saltenv}: the environments of this minion are "
+            f"{', '.join(__salt__['cp.envs']())}. Put the formula into {saltenv}, or name its "
+            "environment in the minion's configuration (saltenv)"
+        )
     if "error" in relay:
         raise CommandExecutionError(relay["error"])
     return relay

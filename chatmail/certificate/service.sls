@@ -9,7 +9,7 @@ include:
   - chatmail.program
 
 # Releases up to 2026.11 ran a copy of a Salt module. It is the deploy hook of certificates from that time.
-certbot's hook is the program:
+chatmail certbot hook is the program:
   file.replace:
     - name: /etc/letsencrypt/renewal/chatmail.conf
     - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
@@ -19,22 +19,22 @@ certbot's hook is the program:
       - fun: file.file_exists
         path: /etc/letsencrypt/renewal/chatmail.conf
     - require:
-      - file: program
+      - file: chatmail program
 
-copied certificate program is gone:
+chatmail copied certificate program is gone:
   file.absent:
     - name: /usr/local/lib/chatmail/chatmail_certificate.py
     - require:
-      - file: certbot's hook is the program
-      - file: unit chatmail-certificate
+      - file: chatmail certbot hook is the program
+      - file: chatmail-certificate unit
 
-unit chatmail-certificate:
+chatmail-certificate unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.service
     - source: salt://chatmail/certificate/files/chatmail-certificate.service
     - mode: "0644"
 
-hardening of chatmail-certificate:
+chatmail-certificate hardening:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.service.d/hardening.conf
     - source: salt://chatmail/certificate/files/hardening.conf
@@ -42,14 +42,14 @@ hardening of chatmail-certificate:
     - makedirs: True
 
 # Salt reloads systemd for units that it starts itself. The timer starts this unit.
-systemd knows the unit chatmail-certificate:
+chatmail-certificate is known to systemd:
   module.run:
     - service.systemctl_reload: []
     - onchanges:
-      - file: unit chatmail-certificate
-      - file: hardening of chatmail-certificate
+      - file: chatmail-certificate unit
+      - file: chatmail-certificate hardening
 
-timer chatmail-certificate:
+chatmail-certificate timer:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.timer
     - source: salt://chatmail/certificate/files/chatmail-certificate.timer
@@ -58,7 +58,7 @@ timer chatmail-certificate:
     - name: chatmail-certificate.timer
     - enable: True
     - watch:
-      - file: timer chatmail-certificate
+      - file: chatmail-certificate timer
     - require:
-      - file: program
-      - file: unit chatmail-certificate
+      - file: chatmail program
+      - file: chatmail-certificate unit

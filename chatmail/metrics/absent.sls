@@ -7,7 +7,7 @@ include:
 
 extend:
 {%- for service in relay.services %}
-  service chatmail-{{ service }}:
+  chatmail-{{ service }} service:
     service:
       - watch:
         - file: chatmail-{{ service }} does not count

@@ -7,7 +7,7 @@ include:
   - chatmail.host
   - chatmail.services
 
-metrics library:
+chatmail metrics library:
   pkg.installed:
     - name: python3-prometheus-client
     - require:
@@ -21,35 +21,35 @@ chatmail-{{ service }} counts:
     - mode: "0644"
     - makedirs: True
     - require:
-      - pkg: metrics library
+      - pkg: chatmail metrics library
     - onchanges_in:
-      - cmd: systemd knows that the services count
+      - cmd: chatmail systemd knows that the services count
     - watch_in:
-      - service: service chatmail-{{ service }}
+      - service: chatmail-{{ service }} service
 {% endfor %}
 
 # Salt asks systemd whether files changed. The systemd of Debian 12 does not notice a drop-in in a new directory.
-systemd knows that the services count:
+chatmail systemd knows that the services count:
   cmd.run:
     - name: systemctl daemon-reload
     - require_in:
 {%- for service in relay.services %}
-      - service: service chatmail-{{ service }}
+      - service: chatmail-{{ service }} service
 {%- endfor %}
 
-unit chatmail-metrics:
+chatmail-metrics unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-metrics.service
     - source: salt://chatmail/metrics/files/chatmail-metrics.service
     - mode: "0644"
 
-metrics service:
+chatmail metrics service:
   service.running:
     - name: chatmail-metrics
     - enable: True
     - watch:
-      - pkg: metrics library
-      - file: program
-      - file: hardening of the services
-      - file: unit chatmail-metrics
-      - file: settings of the services
+      - pkg: chatmail metrics library
+      - file: chatmail program
+      - file: chatmail hardening of the services
+      - file: chatmail-metrics unit
+      - file: chatmail settings of the services

@@ -9,29 +9,29 @@ include:
   - chatmail.certificate
   - chatmail.services
 
-{{ kept_original("/etc/postfix/main.cf", {"pkg": "postfix package"}) }}
-{{ kept_original("/etc/postfix/master.cf", {"pkg": "postfix package"}) }}
+{{ kept_original("/etc/postfix/main.cf", {"pkg": "chatmail postfix package"}) }}
+{{ kept_original("/etc/postfix/master.cf", {"pkg": "chatmail postfix package"}) }}
 
 {% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter"] %}
-postfix table {{ table }}:
+chatmail postfix table {{ table }}:
   file.managed:
     - name: /etc/postfix/{{ table }}
     - source: salt://chatmail/postfix/files/{{ table }}
     - mode: "0644"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package
     - watch_in:
-      - service: postfix service
+      - service: chatmail postfix service
 {% endfor %}
 
-checker of postfix configurations:
+chatmail checker of postfix configurations:
   file.managed:
     - name: /usr/local/lib/chatmail/check-postfix
     - source: salt://chatmail/postfix/files/check-postfix
     - mode: "0755"
     - makedirs: True
 
-postfix services:
+chatmail postfix services:
   file.managed:
     - name: /etc/postfix/master.cf
     - source: salt://chatmail/postfix/files/master.cf.jinja
@@ -41,10 +41,10 @@ postfix services:
     - mode: "0644"
     - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
     - require:
-      - file: original of /etc/postfix/master.cf is kept
-      - file: checker of postfix configurations
+      - file: chatmail original of /etc/postfix/master.cf is kept
+      - file: chatmail checker of postfix configurations
 
-postfix main configuration:
+chatmail postfix main configuration:
   file.managed:
     - name: /etc/postfix/main.cf
     - source: salt://chatmail/postfix/files/main.cf.jinja
@@ -55,11 +55,11 @@ postfix main configuration:
     # Refuses what Postfix would only warn about, such as a parameter that nothing here or in master.cf uses.
     - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
     - require:
-      - file: original of /etc/postfix/main.cf is kept
-      - file: postfix services
+      - file: chatmail original of /etc/postfix/main.cf is kept
+      - file: chatmail postfix services
 
 # Stock units do not restart a crashed master(8).
-postfix is started again after a crash:
+chatmail postfix is started again after a crash:
   file.managed:
     # On Debian 12 the unit of Postfix is an instance of a template.
     - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
@@ -92,25 +92,25 @@ drop-in of Debian 12 for postfix is gone:
 {% endif %}
 
 {% if relay.mail %}
-postfix service:
+chatmail postfix service:
   service.running:
     - name: postfix
     - enable: True
     - watch:
-      - chatmail_certificate: self-signed certificate
-      - file: postfix main configuration
-      - file: postfix services
-      - file: postfix is started again after a crash
+      - chatmail_certificate: chatmail self-signed certificate
+      - file: chatmail postfix main configuration
+      - file: chatmail postfix services
+      - file: chatmail postfix is started again after a crash
       # Postfix copies resolv.conf into its chroot when it starts.
-      - file: resolv.conf names our resolver
+      - file: chatmail resolv.conf names our resolver
     - require:
       - sls: chatmail.services
 {%- else %}
 # The queue stays as it is.
-postfix service:
+chatmail postfix service:
   service.dead:
     - name: postfix
     - enable: False
     - require:
-      - file: postfix main configuration
+      - file: chatmail postfix main configuration
 {%- endif %}

@@ -3,27 +3,27 @@
 include:
   - chatmail.host
 
-postfix package:
+chatmail postfix package:
   pkg.installed:
     - name: postfix
     - require:
       - sls: chatmail.host
 
 # The sockets inherit the group of the directories, so only Postfix can connect.
-directory of the filter's sockets:
+chatmail directory of the filter's sockets:
   file.directory:
     - name: /var/spool/postfix/chatmail
     - user: chatmail-filter
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package
 
-directory of the transport's socket:
+chatmail directory of the transport's socket:
   file.directory:
     - name: /var/spool/postfix/chatmail-transport
     - user: chatmail-transport
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package

@@ -7,15 +7,15 @@ include:
   - chatmail.host
   - .resolv_conf
 
-resolver packages:
+chatmail resolver packages:
   pkg.installed:
     - pkgs: [unbound, dns-root-data]
     - require:
       - sls: chatmail.host
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver packages"}) }}
+{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "chatmail resolver packages"}) }}
 
-resolver configuration:
+chatmail resolver configuration:
   file.managed:
     - name: /etc/unbound/unbound.conf
     - source: salt://chatmail/resolver/files/unbound.conf.jinja
@@ -25,19 +25,19 @@ resolver configuration:
     - mode: "0644"
     - check_cmd: unbound-checkconf
     - require:
-      - file: original of /etc/unbound/unbound.conf is kept
+      - file: chatmail original of /etc/unbound/unbound.conf is kept
 
-resolver service:
+chatmail resolver service:
   service.running:
     - name: unbound
     - enable: True
     - watch:
-      - file: resolver configuration
+      - file: chatmail resolver configuration
 
-{{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
+{{ kept_original("/etc/resolv.conf", {"service": "chatmail resolver service"}) }}
 
 # A symbolic link is replaced itself; the file that it leads to belongs to another program.
-resolv.conf names our resolver:
+chatmail resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf
     - contents:
@@ -47,5 +47,5 @@ resolv.conf names our resolver:
     - mode: "0644"
     - follow_symlinks: False
     - require:
-      - file: original of /etc/resolv.conf is kept
+      - file: chatmail original of /etc/resolv.conf is kept
       - sls: chatmail.resolver.resolv_conf

@@ -8,11 +8,11 @@ include:
   - chatmail.services
 
 # Releases up to 2026.11 ran a copy of a Salt module.
-copied retention program is gone:
+chatmail copied retention program is gone:
   file.absent:
     - name: /usr/local/lib/chatmail/chatmail_expire.py
 
-unit chatmail-expire:
+chatmail-expire unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-expire.service
     - source: salt://chatmail/retention/files/chatmail-expire.service.jinja
@@ -21,7 +21,7 @@ unit chatmail-expire:
         relay: {{ relay | json }}
     - mode: "0644"
 
-unit chatmail-report:
+chatmail-report unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-report.service
     - source: salt://chatmail/retention/files/chatmail-report.service.jinja
@@ -31,30 +31,30 @@ unit chatmail-report:
     - mode: "0644"
 
 # Salt reloads systemd for units that it starts itself. The timers start these units.
-systemd knows the units of retention:
+chatmail systemd knows the units of retention:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: unit chatmail-expire
-      - file: unit chatmail-report
+      - file: chatmail-expire unit
+      - file: chatmail-report unit
 
 {% for timer in ["expire", "report"] %}
-schedule of chatmail-{{ timer }}:
+chatmail-{{ timer }} schedule:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ timer }}.timer
     - source: salt://chatmail/retention/files/chatmail-{{ timer }}.timer
     - mode: "0644"
 
-timer chatmail-{{ timer }}:
+chatmail-{{ timer }} timer:
   service.running:
     - name: chatmail-{{ timer }}.timer
     - enable: True
     - watch:
-      - file: schedule of chatmail-{{ timer }}
+      - file: chatmail-{{ timer }} schedule
     - require:
-      - file: program
-      - file: unit chatmail-{{ timer }}
-      - file: hardening of the services
-      - file: settings of the services
-      - file: home of the mail
+      - file: chatmail program
+      - file: chatmail-{{ timer }} unit
+      - file: chatmail hardening of the services
+      - file: chatmail settings of the services
+      - file: chatmail home of the mail
 {% endfor %}

@@ -10,7 +10,7 @@ include:
   - chatmail.postfix.package
   - chatmail.program
 
-hardening of the services:
+chatmail hardening of the services:
   file.managed:
     - name: /etc/systemd/system/chatmail-.service.d/hardening.conf
     - source: salt://chatmail/services/files/hardening.conf
@@ -18,7 +18,7 @@ hardening of the services:
     - makedirs: True
 
 {% for service in relay.services %}
-unit chatmail-{{ service }}:
+chatmail-{{ service }} unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service
     - source: salt://chatmail/services/files/chatmail-{{ service }}.service.jinja
@@ -27,19 +27,19 @@ unit chatmail-{{ service }}:
         relay: {{ relay | json }}
     - mode: "0644"
 
-service chatmail-{{ service }}:
+chatmail-{{ service }} service:
   service.running:
     - name: chatmail-{{ service }}
     - enable: True
     - watch:
-      - pkg: libraries of the program
-      - file: program
-      - file: hardening of the services
-      - file: unit chatmail-{{ service }}
-      - file: settings of the services
-      - file: resolv.conf names our resolver
+      - pkg: chatmail libraries of the program
+      - file: chatmail program
+      - file: chatmail hardening of the services
+      - file: chatmail-{{ service }} unit
+      - file: chatmail settings of the services
+      - file: chatmail resolv.conf names our resolver
     - require:
       - sls: chatmail.dkim
-      - file: directory of the filter's sockets
-      - file: directory of the transport's socket
+      - file: chatmail directory of the filter's sockets
+      - file: chatmail directory of the transport's socket
 {% endfor %}

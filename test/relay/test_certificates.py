@@ -214,7 +214,7 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
     try:
         issuing = states(domain_box)
         assert failed(issuing) == {}
-        (warning,) = issuing["certificate of the authority"]["warnings"]
+        (warning,) = issuing["chatmail certificate of the authority"]["warnings"]
         # pebble says `connection` where Let's Encrypt says `dns`.
         assert re.match(rf"{re.escape(www)} is not in the certificate: (dns|connection): ", warning)
         assert serial(domain_box, 443, f"mta-sts.{domain_box.domain}")
@@ -225,7 +225,7 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
 
         again = states(domain_box)
         assert (failed(again), changed(again)) == ({}, {})
-        assert www in again["certificate of the authority"]["comment"]
+        assert www in again["chatmail certificate of the authority"]["comment"]
     finally:
         domain_box.dns_set(www, "CNAME", f"{domain_box.domain}.")
     domain_box.run("systemctl start chatmail-certificate.service")
@@ -241,7 +241,7 @@ def test_failing_authority_leaves_the_relay_on_its_certificate_and_says_so(domai
     with no_authority(domain_box):
         applied = states(domain_box)
         assert failed(applied) == {}
-        assert "acme.lab" in applied["certificate of the authority"]["comment"]
+        assert "acme.lab" in applied["chatmail certificate of the authority"]["comment"]
         assert serials(domain_box) == before
         timer = domain_box.run("systemctl start chatmail-certificate.service", check=False)
         assert timer.returncode != 0
@@ -258,7 +258,7 @@ def test_first_request_that_fails_fails_the_state_and_nothing_else(domain_box):
     before = serials(domain_box)
     forget_certificate(domain_box)
     with no_authority(domain_box):
-        assert set(failed(states(domain_box))) == {"certificate of the authority"}
+        assert set(failed(states(domain_box))) == {"chatmail certificate of the authority"}
         assert serials(domain_box) == before
         failure = domain_box.salt("chatmail_relay.status")["certificate_failure"]
         assert domain_box.domain in failure["missing"]
@@ -349,7 +349,7 @@ def test_unusable_file_of_the_operator_is_refused(domain_box, external, damage, 
     before = serials(domain_box)
     domain_box.run(damage)
     applied, _ = external()
-    assert said in failed(applied)["operator's certificate"]
+    assert said in failed(applied)["chatmail certificate of the operator"]
     assert serials(domain_box) == before
 
 

@@ -65,7 +65,7 @@ def changed(box, *arguments):
 def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
     before = dnsservers.contents(CLIENT, box.zone)
     first = changed(box)
-    assert len(first["records of the relay"]) == 15  # all but AAAA
+    assert len(first["chatmail records of the relay"]) == 15  # all but AAAA
     complete = dnsservers.contents(CLIENT, box.zone)
     assert before <= complete
     assert changed(box) == {}
@@ -83,7 +83,7 @@ def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
     verified = box.run("salt-call --local state.apply chatmail.dns.verified test=True", check=False)
     assert f"{box.domain}. MX is wrong" in verified.stdout
     assert changed(box) == {
-        "records of the relay": {
+        "chatmail records of the relay": {
             f"{box.domain}. MX": {"old": ["10 mx.example.net."], "new": [f"10 {box.domain}."]}
         }
     }

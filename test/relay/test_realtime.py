@@ -27,7 +27,7 @@ RELAY_PORTS = (49152, 65535)
 # This part, and the states of other parts that depend on its settings: quicker than all states.
 PART = "chatmail.nginx,chatmail.realtime"
 # What fails where the program cannot be had, and nothing besides.
-IROH_STATES = {"iroh relay program", "iroh relay service"}
+IROH_STATES = {"chatmail iroh relay program", "chatmail iroh relay service"}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,8 @@ def test_lost_secret_is_made_anew_and_shown_in_no_report(relay, account, loss):
     predicted = apply(relay, "chatmail.realtime", test=True)
     report = apply(relay, "chatmail.realtime")
     assert failed(report) == set()
-    assert {"secret of TURN is made", "TURN service"} <= changed(predicted) & changed(report)
+    both = changed(predicted) & changed(report)
+    assert {"chatmail secret of TURN is made", "chatmail TURN service"} <= both
     secret = relay.run(["cat", SECRET]).stdout.strip()
     assert secret not in ("", before)
     assert secret not in json.dumps(report)

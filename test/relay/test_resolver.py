@@ -97,10 +97,10 @@ def test_link_in_place_of_resolv_conf_is_replaced_and_postfix_learns_of_it(relay
     assert "nameserver 127.0.0.1" in before
     assert relay.run("cat /run/others.conf").stdout == "nameserver 192.0.2.53\n"
     assert relay.run("cat /var/spool/postfix/etc/resolv.conf").stdout == before
-    restarted = {"postfix service", "service chatmail-filter", "service chatmail-transport"}
-    assert set(changed) == {"resolv.conf names our resolver"} | restarted | {
-        f"service chatmail-{name}" for name in ("accounts", "metadata")
-    }
+    assert set(changed) == {
+        "chatmail resolv.conf names our resolver",
+        "chatmail postfix service",
+    } | {f"chatmail-{name} service" for name in ("accounts", "filter", "metadata", "transport")}
 
 
 def test_ipv4_alone_is_a_setting(relay):

@@ -61,8 +61,9 @@ def load(directory, relay):
     """
     own = SimpleNamespace(salt={"chatmail_relay.settings": lambda: relay}, relay=relay)
     own.program = _load("_modules", "program", own.salt)
-    own.salt["chatmail_program.installed"] = lambda _part: True
-    own.salt["chatmail_program.call"] = own.program.call
+    own.program.SETTINGS = str(directory / "relay.json")
+    for name in ("awaited", "call", "settings"):
+        own.salt[f"chatmail_program.{name}"] = getattr(own.program, name)
     own.program.installed = lambda _part: True
     own.program._run = lambda command, request, _user: in_process.run(command, request)
     for short in ("dkim", "dns"):

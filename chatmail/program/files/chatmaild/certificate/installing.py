@@ -1,6 +1,7 @@
 """The installation of a certificate together with its key, and the reload of the daemons."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,6 +16,20 @@ from chatmaild.common.errors import OperatorError
 TLS = Path("/etc/chatmail/tls")
 CERTIFICATE, KEY = "fullchain.pem", "privkey.pem"
 DAEMONS = ("nginx", "dovecot", "postfix")
+
+
+@contextlib.contextmanager
+def locked(directory):
+    """Let one process at a time change the pair in a directory, which exists; others wait.
+
+    A converge, certbot's hook and the unit that watches the operator's files may meet.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def describe_installed():
@@ -43,9 +58,17 @@ def install(certificate, key):
     The daemons see the old pair or the new pair, never one file of each. Raises OperatorError when
     the new pair is unusable; the old pair then stays.
     """
-    if not differs(certificate, key):
-        return False
     TLS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with locked(TLS):
+        if not differs(certificate, key):
+            return False
+        _swap(certificate, key)
+    _reload_daemons()
+    return True
+
+
+def _swap(certificate, key):
+    """Replace the pair in use as a whole."""
     fresh = _copy_pair(certificate, key)
     try:
         # The copy is checked, not the source: a program may replace the source files meanwhile.
@@ -60,8 +83,6 @@ def install(certificate, key):
     for old in TLS.glob("pair-*"):
         if old.name != os.readlink(TLS / "current"):
             shutil.rmtree(old)
-    _reload_daemons()
-    return True
 
 
 def _copy_pair(certificate, key):

@@ -1,5 +1,6 @@
 """A self-signed certificate: the relay's own, or a placeholder until another one exists."""
 
+import contextlib
 import datetime
 import grp
 import ipaddress
@@ -11,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from chatmaild.certificate.installing import locked
 from chatmaild.certificate.summary import digest_key, read_certificate, read_pair
 from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
@@ -35,11 +37,14 @@ def ensure(name, key, subject_names, group, days, days_remaining, placeholder, t
         "days": days_remaining,
         "placeholder": placeholder,
     }
-    reason, changes = _compare(name, key, group, wanted, acceptable)
-    left = []
-    if changes and not test:
-        _write_pair(name, key, group, subject_names, end, changes)
-        left = list(_compare(name, key, group, wanted, acceptable)[1])
+    directory, left = os.path.dirname(name), []
+    # Amid a swap, the certificate of one pair would be compared with the key of another. A dry run
+    # may come before the directory.
+    with locked(directory) if os.path.isdir(directory) else contextlib.nullcontext():
+        reason, changes = _compare(name, key, group, wanted, acceptable)
+        if changes and not test:
+            _write_pair(name, key, group, subject_names, end, changes)
+            left = list(_compare(name, key, group, wanted, acceptable)[1])
     return {"reason": reason, "changes": changes, "left": left}
 
 

@@ -4,6 +4,7 @@ from chatmaild.common.commands import answer
 from chatmaild.rotation import rotating
 
 COMMANDS = {
+    "plan": rotating.plan,
     "rotate": rotating.rotate,
     "withdraw": rotating.withdraw,
     "verify": rotating.verify,

@@ -12,6 +12,28 @@ from chatmaild.dns.publishing import publish
 PAUSE = 5
 
 
+def plan(settings, days=None):
+    """Return what `rotate` and `withdraw` would do now, with DNS that takes and gives the records.
+
+    days: age at which a key is replaced; without it, only a rotation that has begun goes on.
+    Returns lists of selectors: {"signing": now, "next": that would sign, [] where no rotation would
+    begin or go on, "withdraw": whose records and keys would go}.
+    """
+    state = signing_state.read_state()
+    gone = {name.partition(".")[0] for name in list_withdrawn(settings)}
+    kept = [key for key in state["retired"] if key["selector"] not in gone]
+    fresh = [key["selector"] for key in state["next"]]
+    due = days and any(signing_state.days_since(k["since"]) >= days for k in state["selectors"])
+    # No second rotation begins while the last one's keys are in DNS.
+    if due and not fresh and not kept:
+        fresh = [key_files.choose_selector(algorithm) for algorithm in key_files.ALGORITHMS]
+    return {
+        "signing": [key["selector"] for key in state["selectors"]],
+        "next": fresh,
+        "withdraw": sorted(gone),
+    }
+
+
 def rotate(settings, wait=300, force=False):
     """Replace the keys that sign. At every moment other servers can verify the signatures.
 
