@@ -184,25 +184,6 @@ def probe():
     return _ask("probe", settings=settings, user=FILTER_USER, txt=txt)
 
 
-def plan(days=None, settings=None):
-    """Return what `rotate` and `withdraw` would do now, if DNS answers and takes the records.
-
-    days: the age in days at which a key is replaced. Without it, only a rotation that has begun
-        goes on.
-    settings: the relay's settings; by default those that the relay runs with.
-    Returns lists of selectors: {"signing", "next", "withdraw"}. signing: the keys that sign now.
-    next: the keys that would sign, [] when no rotation would begin or go on. withdraw: the keys
-    that would be removed, with their records.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-call chatmail_dkim.plan days=90
-    """
-    return _ask("plan", part="rotation", settings=_settings(settings), days=days)
-
-
 def rotate(wait=300, force=False, settings=None):
     """Replace the keys that sign. At every moment other servers can verify the signatures.
 
@@ -228,16 +209,13 @@ def rotate(wait=300, force=False, settings=None):
     hook = settings["dns"]["hook"]
     if hook:
         withdraw(settings)
-    found = _rotate(settings, 0 if hook else wait, force)
+    request = {"part": "rotation", "settings": settings, "force": force}
+    found = _ask("rotate", wait=0 if hook else wait, **request)
     if hook and found["step"] == "waiting":
         # Only Salt can call the hook. After that, the program goes on with waiting for DNS.
         __salt__["chatmail_dns.publish"]([record["name"] for record in found["publish"]], settings)
-        found = _rotate(settings, wait, force)
+        found = _ask("rotate", wait=wait, **request)
     return found
-
-
-def _rotate(settings, wait, force):
-    return _ask("rotate", part="rotation", settings=settings, wait=wait, force=force)
 
 
 def withdraw(settings=None):

@@ -101,7 +101,9 @@ def rotated(name, days=None, wait=60, settings=None):
             return {**ret, "result": None, "comment": awaited}
         settings = __salt__["chatmail_program.settings"](settings)
         days = days or settings["dkim"]["rotate_after"]
-        planned = __salt__["chatmail_dkim.plan"](days, settings)
+        # What `rotate` and `withdraw` would do now, if DNS answers and takes the records.
+        plan = {"days": days}
+        planned = __salt__["chatmail_program.call"]("rotation", "plan", plan, settings)
         if not (planned["next"] or planned["withdraw"]):
             return ret
         if __opts__["test"]:
