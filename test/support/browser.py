@@ -101,7 +101,9 @@ class Page:
 
     async def screenshot(self, path: Path):
         """Write the whole page, not only what fits the window, as a PNG file."""
-        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        answer = await self.call(
+            "Page.captureScreenshot", captureBeyondViewport=True, optimizeForSpeed=True
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 

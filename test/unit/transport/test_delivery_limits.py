@@ -108,6 +108,7 @@ def test_dead_host_holds_up_only_so_many_deliveries(tmp_path, authority, monkeyp
 def test_address_of_many_names_holds_up_only_so_many_deliveries(tmp_path, authority, monkeypatch):
     """120 MX names on one slow address held 120 of Postfix's 500 processes for 270 s each."""
     monkeypatch.setattr(delivery._Place, "__init__", _with_slots(delivery._Place.__init__, 5))
+    monkeypatch.setattr(https_client, "CONNECT_SECONDS", 0.3)
     names = [f"mx{n}.example" for n in range(50)]
     zone = {(name, "A"): ["127.0.0.2"] for name in names}
     hole = peers.BlackHole()
