@@ -76,7 +76,7 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
     told = [] if relay.in_dns else [f"--host-resolver-rules=MAP {relay.domain} {relay.ip}"]
 
     async def look():
-        async with browser.browser_page(*told) as page:
+        async with browser.open_page(chromium) as page:
             for name in ("", "info", "privacy"):
                 for width in (390, 1280):
                     for scheme in ("light", "dark"):
@@ -96,7 +96,8 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
             await page.screenshot(tmp_path / "page.png")
             return link, page.errors
 
-    link, errors = asyncio.run(look())
+    with browser.running_browser(*told) as chromium:
+        link, errors = asyncio.run(look())
     assert errors == []
     [scanned] = browser.decode_qr(tmp_path / "page.png")
     if self_signed:

@@ -158,6 +158,7 @@ class HttpsPeer:
     """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200.
 
     kind: the answer's Content-Type.
+    seconds: how long an answer takes.
     """
 
     def __init__(self, *answers, kind="text/plain"):
@@ -169,6 +170,7 @@ class HttpsPeer:
         self.running = 0
         self.most = 0
         self.seconds = 0
+        self.under_way = set()
 
     async def handle(self, request):
         if request.transport in self.dying:
@@ -177,11 +179,13 @@ class HttpsPeer:
         self.connections.add(request.transport)
         self.running += 1
         self.most = max(self.most, self.running)
+        self.under_way.add(asyncio.current_task())
         try:
             body = await request.read()
             await asyncio.sleep(self.seconds)
         finally:
             self.running -= 1
+            self.under_way.discard(asyncio.current_task())
         self.posts.append((request.headers.copy(), body))
         status, text = self.answers.pop(0) if self.answers else (200, "ok")
         response = web.Response(status=status, body=text.encode())
@@ -203,6 +207,9 @@ class HttpsPeer:
         try:
             yield self
         finally:
+            # aiohttp would wait for those that take their time.
+            for task in self.under_way:
+                task.cancel()
             await runner.cleanup()
 
 
@@ -253,26 +260,28 @@ class SmtpPeer:
 
 
 class BlackHole:
-    """Accepts connections and never says anything."""
+    """Accepts connections and says nothing until it hangs up on all of them."""
 
     def __init__(self):
         self.connections = 0
+        self.done = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def at(self, address, port):
-        done = asyncio.Event()
-
         async def serve(reader, writer):
             self.connections += 1
-            await done.wait()
+            await self.done.wait()
             writer.close()
 
         server = await asyncio.start_server(serve, address, port)
         try:
             yield self
         finally:
-            done.set()
+            self.hang_up()
             server.close()
+
+    def hang_up(self):
+        self.done.set()
 
 
 async def lmtp_replies(reader, count):

@@ -269,3 +269,15 @@ def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
     [home] = re.findall(r"^ProtectHome=(.*)$", unit, re.M)
     bound = re.findall(r"^Bind(?:ReadOnly)?Paths=(.*)$", unit, re.M)
     assert (home, bound) in [("yes", []), ("tmpfs", ["{{ relay.mailboxes_dir }}"])]
+
+
+def test_file_of_code_has_at_most_400_lines():
+    """A table of settings may be longer: chatmail/settings.py, see docs/architecture.md."""
+    folders = ("chatmail", "_modules", "_states", "_runners", "test")
+    lengths = {
+        relative(path): len(path.read_text().splitlines())
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    del lengths["chatmail/settings.py"]
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

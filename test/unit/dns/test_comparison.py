@@ -87,7 +87,7 @@ def cased(draw_flips, name):
 
 
 @hypothesis_settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -14,7 +14,7 @@ from support.own_modules import ACCOUNT, ADDRESSES, DOMAIN
 
 # Generated cases change one set of settings again and again, which is what is meant.
 GENERATED = hypothesis_settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -139,7 +139,7 @@ def test_client_that_says_nothing_is_let_go_silently(monkeypatch, capfd):
         endpoint.server("127.0.0.1:0", CollectorRegistry()) as listening,
         socket.create_connection(listening.server_address, timeout=5) as silent,
     ):
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        threading.Thread(target=listening.serve_forever, args=[0.01], daemon=True).start()
         try:
             assert silent.recv(100) == b""
         finally:

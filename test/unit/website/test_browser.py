@@ -1,6 +1,7 @@
 """What a browser makes of the pages."""
 
 import asyncio
+import itertools
 
 import pytest
 from support import browser
@@ -12,21 +13,21 @@ from support.website import ARTIFACTS, CONTACTS, webdev
     "mail_domain",
     ["chat.example.org", "_chat.example.org", "a-relay-with-quite-a-long-name.chat.example.org"],
 )
-def test_pages_fit_every_screen_and_report_no_error(serve, mail_domain):
+def test_pages_fit_every_screen_and_report_no_error(chromium, serve, mail_domain):
     site = serve(mail_domain=mail_domain, **CONTACTS)
 
     async def look():
-        async with browser.browser_page() as page:
+        async with browser.open_page(chromium) as page:
             for name in ("", "info", "privacy"):
-                for width in (320, 390, 1280):
-                    for scheme in ("light", "dark"):
-                        await page.open(f"{site}/{name}", width=width, scheme=scheme)
-                        if mail_domain.startswith("_") and not name:
-                            await page.wait_for("document.querySelector('.code svg') !== null")
-                        shot = f"{mail_domain}-{name or 'start'}-{width}-{scheme}.png"
-                        await page.screenshot(ARTIFACTS / shot)
-                        wide = await page.evaluate("document.documentElement.scrollWidth")
-                        assert wide == width, shot
+                await page.open(f"{site}/{name}", width=320)
+                if mail_domain.startswith("_") and not name:
+                    await page.wait_for("document.querySelector('.code svg') !== null")
+                for width, scheme in itertools.product((320, 390, 1280), ("light", "dark")):
+                    await page.show_at(width, scheme=scheme)
+                    shot = f"{mail_domain}-{name or 'start'}-{width}-{scheme}.png"
+                    await page.screenshot(ARTIFACTS / shot)
+                    wide = await page.evaluate("document.documentElement.scrollWidth")
+                    assert wide == width, shot
             assert page.errors == []
 
     asyncio.run(look())
@@ -34,11 +35,11 @@ def test_pages_fit_every_screen_and_report_no_error(serve, mail_domain):
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_qr_code_on_the_page_reads_as_the_invitation(serve, tmp_path, scheme):
+def test_qr_code_on_the_page_reads_as_the_invitation(chromium, serve, tmp_path, scheme):
     site = serve()
 
     async def look():
-        async with browser.browser_page() as page:
+        async with browser.open_page(chromium) as page:
             await page.open(site, width=390, scheme=scheme)
             await page.screenshot(tmp_path / "page.png")
 
@@ -48,11 +49,13 @@ def test_qr_code_on_the_page_reads_as_the_invitation(serve, tmp_path, scheme):
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_self_signed_page_shows_a_fetched_login_as_link_and_qr_code(serve, tmp_path, scheme):
+def test_self_signed_page_shows_a_fetched_login_as_link_and_qr_code(
+    chromium, serve, tmp_path, scheme
+):
     site = serve(mail_domain="_chat.example.org")
 
     async def look():
-        async with browser.browser_page() as page:
+        async with browser.open_page(chromium) as page:
             await page.open(site, width=390, scheme=scheme)
             link = await page.wait_for("document.querySelector('a[href^=dclogin]')?.href")
             shown = await page.evaluate(
@@ -67,12 +70,14 @@ def test_self_signed_page_shows_a_fetched_login_as_link_and_qr_code(serve, tmp_p
 
 
 @browser.needed
-def test_self_signed_page_when_refused_says_so_and_tries_again_on_request(serve, monkeypatch):
+def test_self_signed_page_when_refused_says_so_and_tries_again_on_request(
+    chromium, serve, monkeypatch
+):
     site = serve(mail_domain="_chat.example.org")
     monkeypatch.setattr(webdev, "NEW_ADDRESS", {"error": "too much load"})
 
     async def look():
-        async with browser.browser_page() as page:
+        async with browser.open_page(chromium) as page:
             await page.open(site)
             await page.wait_for("!document.querySelector('[data-invite=ask]').hidden")
             said = await page.evaluate("document.querySelector('[role=status]').textContent")

@@ -31,31 +31,37 @@ def asked(monkeypatch):
     return paths
 
 
-def visit(site, shot, *steps, scheme="light"):
-    """Return what the invitation shows on a phone at first and after each step, a JavaScript line.
+@pytest.fixture
+def visit(chromium):
+    """Return a function that looks at an invitation on a phone."""
 
-    shot: name of the picture of the last one in ARTIFACTS.
-    """
+    def visited(site, shot, *steps, scheme="light"):
+        """Return what the invitation shows at first and after each step, a line of JavaScript.
 
-    async def look():
-        async with browser.browser_page() as page:
-            await page.open(site, width=360, height=740, scheme=scheme)
-            shown = []
-            for step in (None, *steps):
-                if step:
-                    await page.evaluate(step)
-                await page.evaluate(f"{FRAME}.then(() => {FRAME})")
-                while "Asking the relay" in (now := await page.evaluate(SHOWN))["status"]:
-                    await page.evaluate(FRAME)
-                shown.append(now)
-            await page.screenshot(ARTIFACTS / shot)
-            assert await page.evaluate("document.documentElement.scrollWidth") == 360
-            return shown, page.errors
+        shot: name of the picture of the last one in ARTIFACTS.
+        """
 
-    shown, errors = asyncio.run(look())
-    # That the relay said no is an error to the browser.
-    assert [error for error in errors if "responded with a status of" not in error] == []
-    return shown
+        async def look():
+            async with browser.open_page(chromium) as page:
+                await page.open(site, width=360, height=740, scheme=scheme)
+                shown = []
+                for step in (None, *steps):
+                    if step:
+                        await page.evaluate(step)
+                    await page.evaluate(f"{FRAME}.then(() => {FRAME})")
+                    while "Asking the relay" in (now := await page.evaluate(SHOWN))["status"]:
+                        await page.evaluate(FRAME)
+                    shown.append(now)
+                await page.screenshot(ARTIFACTS / shot)
+                assert await page.evaluate("document.documentElement.scrollWidth") == 360
+                return shown, page.errors
+
+        shown, errors = asyncio.run(look())
+        # That the relay said no is an error to the browser.
+        assert [error for error in errors if "responded with a status of" not in error] == []
+        return shown
+
+    return visited
 
 
 def only(status, ask=False):
@@ -68,7 +74,7 @@ NO_INVITATION = only("New addresses are by invitation: open the link of yours to
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_token_is_shown_as_a_code_and_nothing_is_asked(serve, asked, scheme):
+def test_token_is_shown_as_a_code_and_nothing_is_asked(visit, serve, asked, scheme):
     site = serve(registration="invite")
     shot = f"invite-domain-{scheme}.png"
     [shown] = visit(f"{site}/#{TOKEN}", shot, scheme=scheme)
@@ -81,7 +87,7 @@ def test_token_is_shown_as_a_code_and_nothing_is_asked(serve, asked, scheme):
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_token_on_a_self_signed_relay_is_not_used_by_a_look(serve, asked, scheme):
+def test_token_on_a_self_signed_relay_is_not_used_by_a_look(visit, serve, asked, scheme):
     site = serve(mail_domain="_chat.example.org", registration="invite")
     [shown] = visit(f"{site}/#{TOKEN}", f"invite-self-signed-{scheme}.png", scheme=scheme)
     said = "You are invited. Press the button once you want your address."
@@ -91,7 +97,7 @@ def test_token_on_a_self_signed_relay_is_not_used_by_a_look(serve, asked, scheme
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_token_on_a_self_signed_relay_is_used_once_when_asked(serve, asked, scheme):
+def test_token_on_a_self_signed_relay_is_used_once_when_asked(visit, serve, asked, scheme):
     site = serve(mail_domain="_chat.example.org", registration="invite")
     shot = f"invite-self-signed-made-{scheme}.png"
     _, shown = visit(f"{site}/#{TOKEN}", shot, f"{PRESS}; {PRESS}", scheme=scheme)
@@ -104,7 +110,7 @@ def test_token_on_a_self_signed_relay_is_used_once_when_asked(serve, asked, sche
 
 @browser.needed
 @pytest.mark.parametrize("mail_domain", ["chat.example.org", "_chat.example.org"])
-def test_page_without_a_token_says_that_it_takes_an_invitation(serve, asked, mail_domain):
+def test_page_without_a_token_says_that_it_takes_an_invitation(visit, serve, asked, mail_domain):
     site = serve(mail_domain=mail_domain, registration="invite")
     malformed = ["info", TOKEN[:21], "x" * 44, f"{TOKEN}%22", f"{TOKEN}&a"]
     steps = [f"location.hash = '{fragment}'" for fragment in malformed]
@@ -113,7 +119,7 @@ def test_page_without_a_token_says_that_it_takes_an_invitation(serve, asked, mai
 
 
 @browser.needed
-def test_another_token_in_the_same_tab_is_shown_instead(serve):
+def test_another_token_in_the_same_tab_is_shown_instead(visit, serve):
     site = serve(registration="invite")
     steps = [f"location.hash = '{'0' * 43}'", "location.hash = ''"]
     first, second, third = visit(f"{site}/#{TOKEN}", "invite-other.png", *steps)
@@ -123,7 +129,7 @@ def test_another_token_in_the_same_tab_is_shown_instead(serve):
 
 
 @browser.needed
-def test_open_relay_asks_once_whatever_follows(serve, asked):
+def test_open_relay_asks_once_whatever_follows(visit, serve, asked):
     site = serve(mail_domain="_chat.example.org")
     shown = visit(f"{site}/#{TOKEN}", "invite-open.png", "location.hash = 'elsewhere'")
     assert [each["link"] for each in shown] == [webdev.NEW_ADDRESS["dclogin_url"]] * 2
@@ -143,7 +149,7 @@ SHORT = "The relay cannot take in new people just now. Please try again later."
         ("invite", 503, only(SHORT, "Make my address")),
     ],
 )
-def test_refusal_is_told_in_plain_words(serve, monkeypatch, registration, status, outcome):
+def test_refusal_is_told_in_plain_words(visit, serve, monkeypatch, registration, status, outcome):
     monkeypatch.setattr(webdev, "answer_new", lambda *_: (status, {}))
     site = serve(mail_domain="_chat.example.org", registration=registration)
     steps = [PRESS] if registration == "invite" else []
