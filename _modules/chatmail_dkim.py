@@ -219,16 +219,13 @@ def rotate(wait=300, force=False, settings=None):
     hook = settings["dns"]["hook"]
     if hook:
         withdraw(settings)
-    told = _rotate(settings, 0 if hook else wait, force)
+    given = {"part": "rotation", "settings": settings, "force": force}
+    told = _ask("rotate", wait=0 if hook else wait, **given)
     if hook and told["step"] == "waiting":
         # Salt calls the hook, and the program goes on where it waits for DNS.
         __salt__["chatmail_dns.publish"]([record["name"] for record in told["publish"]], settings)
-        told = _rotate(settings, wait, force)
+        told = _ask("rotate", wait=wait, **given)
     return told
-
-
-def _rotate(settings, wait, force):
-    return _ask("rotate", part="rotation", settings=settings, wait=wait, force=force)
 
 
 def withdraw(settings=None):
