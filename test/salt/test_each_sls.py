@@ -79,3 +79,23 @@ def test_states_of_the_relay_and_no_others_wait_for_free_ports(compiled):
     assert not check.get("failhard")
     requisite = {"chatmail_relay": check["__id__"]}
     assert {name for name, each in states.items() if requisite not in each["require"]} == set()
+
+
+def test_clean_removes_no_package(compiled):
+    """The package of certbot went, although the machine may have other certificates."""
+    assert [each["name"] for each in compiled("chatmail.clean") if each["state"] == "pkg"] == []
+
+
+def test_renewals_that_clean_puts_aside_come_back_with_the_relay():
+    """As long as it is aside, certbot's timer does not ask for what nothing would answer."""
+    with compiling.compiler({"mail_domain": "chat.example.org"}) as compile_sls:
+        aside, back = (
+            {
+                (each["source"], each["name"])
+                for each in compile_sls(sls)
+                if each["state"] == "file" and "letsencrypt/renewal" in each.get("source", "")
+            }
+            for sls in ("chatmail.certificate.clean", "chatmail.certificate.acme")
+        )
+    assert len(aside) == 1
+    assert back == {(name, source) for source, name in aside}
