@@ -970,6 +970,10 @@ def _derived(settings, release):
         "dkim_required": not ip,
         "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),
         "max_mailbox_size_mb": settings["max_mailbox_size"] // MIB,
+        # No encrypted message is smaller than 1 KB, so only other ones reach this number.
+        "max_mailbox_messages": settings["max_mailbox_size"] // KIB,
+        # Postfix asks for 1.5 messages by itself (postconf(5), queue_minfree).
+        "submission_min_free": 10 * settings["max_message_size"],
         # nginx's limit, above which it answers itself; below it our own handler does.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
