@@ -966,6 +966,9 @@ def _derived(settings, release):
         "tls_mode": tls_mode,
         "tls_certificate": TLS_CERTIFICATE,
         "tls_key": TLS_KEY,
+        # Delta Chat checks no certificate on a relay without a domain, and Apple's clients speak no
+        # TLS 1.3 then.
+        "oldest_client_tls": "TLSv1.2" if ip else "TLSv1.3",
         "tls_names": [domain] if ip else [domain, f"www.{domain}", f"mta-sts.{domain}"],
         "dkim_required": not ip,
         "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),

@@ -209,17 +209,19 @@ def network_of(request: web.Request) -> str:
 
 
 def dclogin_url(settings: dict, address: str, password: str) -> str:
-    """Return the link by which Delta Chat logs in without checking the certificate (`ic=3`).
+    """Return the link by which Delta Chat logs in to a relay with a self-signed certificate.
 
     The address stands as it is: Delta Chat does not decode this part of the URL.
     """
-    # An address literal is no host name to look up, so the link says where the servers are.
-    hosts = (
-        f"&ih={settings['mail_domain']}&sh={settings['mail_domain']}"
-        if settings["form"] == "ip"
-        else ""
-    )
-    return f"dclogin:{address}?p={quote(password, safe='')}&v=1{hosts}&ic=3"
+    link = f"dclogin:{address}?p={quote(password, safe='')}&v=1"
+    if settings["form"] != "ip":
+        # Delta Chat takes a self-signed certificate of a host whose name begins with `_`, if that
+        # name is in it. With `ic=3` it takes any, and Apple's clients do not speak TLS 1.3 then.
+        return link
+    # An address literal is no host name to look up, so the link says where the servers are. `ic=3`:
+    # take any certificate.
+    host = settings["mail_domain"]
+    return f"{link}&ih={host}&sh={host}&ic=3"
 
 
 def application(settings: dict) -> web.Application:
