@@ -173,7 +173,9 @@ def external(name, certificate, key, subject_names):
         return _await_program(ret)
     try:
         planned = _ask("external_plan", {"certificate": certificate, "key": key})
-        ret["warnings"] = _shortcomings(certificate, planned["given"], subject_names)
+        # Salt counts a warning even where the list of them is empty.
+        if shortcomings := _shortcomings(certificate, planned["given"], subject_names):
+            ret["warnings"] = shortcomings
         if not planned["differs"]:
             return ret
         old, new = _brief(planned["in_use"]), _brief(planned["given"])

@@ -19,6 +19,17 @@ directory of the ACME challenges:
     - require:
       - sls: chatmail.host
 
+# certbot writes this for certificates that it gets from now on. Those of releases up to 2026.11 lack it.
+certbot keeps the key:
+  file.replace:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - pattern: '^\[renewalparams\]\n(?!(?:.*\n)*reuse_key\b)'
+    - repl: "[renewalparams]\nreuse_key = True\n"
+    - backup: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
+
 certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
@@ -26,6 +37,7 @@ certificate of the authority:
     - require:
       - chatmail_certificate: account with the authority
       - file: directory of the ACME challenges
+      - file: certbot keeps the key
       - file: program
       - service: nginx service
 

@@ -134,6 +134,20 @@ def obtain(settings):
     return {"error": error, "missing": missing}
 
 
+def replace_key(settings):
+    """Get a certificate with a new key and put it in use, whatever the age of the present one.
+
+    It is for the names of the present one. Raises OperatorError with certbot's words when it fails,
+    and the certificate in use stays.
+    """
+    issued = describe_issued()
+    if issued is None:
+        raise OperatorError("there is no certificate of the authority yet; apply chatmail")
+    wanted = [name for name in settings["tls_names"] if name in issued["names"]]
+    _request(settings, wanted, new_key=True)
+    install(*lineage_paths())
+
+
 def _request_all_or_most(settings):
     """Ask for all names, and if some fail and there is need, for the others.
 
@@ -160,9 +174,12 @@ def _request_all_or_most(settings):
     return shown, problems
 
 
-def _request(settings, names):
-    """Have certbot get a certificate for exactly these names."""
+def _request(settings, names, new_key=False):
+    """Have certbot get a certificate for exactly these names, for the key that it has."""
     options = ["--cert-name", LINEAGE, "--domains", ",".join(names), "--renew-with-new-domains"]
+    # Delta Chat remembers the key of a host that it trusts, and takes an expired certificate with
+    # that key. certbot keeps the option for its own renewals.
+    options += ["--reuse-key", *(["--new-key"] if new_key else [])]
     # Whether it is time was our question already.
     options += ["--force-renewal", "--deploy-hook", DEPLOY_HOOK]
     if settings["acme_challenge"] == "dns-01":

@@ -1,6 +1,6 @@
 """What the Salt module and states chatmail_certificate ask for."""
 
-from chatmaild.certificate import certbot, external, installing, self_signed, summary
+from chatmaild.certificate import certbot, external, installing, new_key, self_signed, summary
 from chatmaild.common.commands import answer
 
 # All commands get the settings; those about files that they name have no use for them.
@@ -17,6 +17,7 @@ COMMANDS = {
     "register": certbot.register,
     "acme_plan": certbot.plan,
     "obtain": certbot.obtain,
+    "new_key": new_key.replace_key,
     "external_plan": lambda _settings, certificate, key: external.plan(certificate, key),
     "external": external.install_external,
 }
