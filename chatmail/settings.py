@@ -378,9 +378,9 @@ KEYS = (
         "iroh_relay",
         None,
         lambda value: iroh_relay(value),
-        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`. A "
-        'URL: clients are pointed there and none runs here. "": none runs here and clients use '
-        "their default.",
+        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`, "
+        "or `http://` with a self-signed certificate. A URL: clients are pointed there and none "
+        'runs here. "": none runs here and clients use their default.',
         section="Realtime",
     ),
     Key(
@@ -394,7 +394,8 @@ KEYS = (
         "iroh_binary:sha256",
         None,
         lambda value: optional(value, sha256),
-        "Digest of the program itself, not of the archive. null: the digest of version 0.35.0.",
+        "Digest of the program itself, not of the archive. Delta Chat needs version 0.35. null: "
+        "the digest of version 0.35.0.",
     ),
     Key(
         "mail",

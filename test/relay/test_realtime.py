@@ -1,22 +1,21 @@
 """Realtime between clients: STUN and TURN by coturn, and the iroh relay (contract, section 13)."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
-import io
+import http.client
 import json
 import re
 import socket
-import tarfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from relay.client import new_account, tls_context
+from relay.downloads import download_server
 from support.converging import apply, failed, ids, not_as_expected
 from support.devices import server_entry
 
@@ -224,50 +223,30 @@ def server_entry_or_none(relay, account, name):
 # The iroh relay
 
 
+SILENT = "iroh-relay does not listen on 127.0.0.1:3340; expected is version 0.35 for this machine"
+# Programs that are no iroh relay, and what the journal says of them.
+WRONG = {
+    "ends": (b"#!/bin/sh\necho wrong option >&2; exit 2\n", SILENT),
+    "silent": (b"#!/bin/sh\nexec sleep infinity\n", SILENT),
+    "foreign": (b"\x7fELF of another architecture", "Exec format error"),
+}
+
+
 def stand_in(version):
-    """Return a program that answers with this version, as bytes."""
+    """Return a program that answers with this version, or a wrong one, as bytes."""
+    if version in WRONG:
+        return WRONG[version][0]
     text = Path(__file__).with_name("iroh_stand_in.py").read_text()
     return text.replace('VERSION = "one"', f'VERSION = "{version}"').encode()
-
-
-def archive(version):
-    """Return what a project would publish: a compressed archive with the program in it."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as made:
-        member = tarfile.TarInfo("iroh-relay")
-        member.size = len(stand_in(version))
-        made.addfile(member, io.BytesIO(stand_in(version)))
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
 def source(relay):
     """The URL on a host beside the relay where `/<version>.tar.gz` is to be had."""
     relay.needs_lab("a download server beside it")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = archive(self.path.removeprefix("/").removesuffix(".tar.gz"))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments):
-            pass
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((relay.ip, 9))
-        address = probe.getsockname()[0]
-    with ThreadingHTTPServer((address, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://{address}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            assert failed(apply(relay, "chatmail")) == set()
+    with download_server(relay, stand_in) as url:
+        yield url
+    assert failed(apply(relay, "chatmail")) == set()
 
 
 def own_iroh(source, version="one", sha256=None):
@@ -301,26 +280,32 @@ def process(relay):
     return relay.run("systemctl show --value --property=MainPID chatmail-iroh").stdout.strip()
 
 
+def exchange_words(connection, host):
+    """Upgrade a request to /relay to a stream, as iroh does, and let the stand-in echo."""
+    connection.sendall(
+        f"GET /relay HTTP/1.1\r\nHost: {host}\r\n"
+        "Upgrade: iroh derp http\r\nConnection: upgrade\r\n\r\n".encode()
+    )
+    stream = connection.makefile("rb")
+    assert stream.readline().startswith(b"HTTP/1.1 101 ")
+    headers = list(iter(stream.readline, b"\r\n"))
+    assert b"upgrade: iroh derp http\r\n" in [header.lower() for header in headers]
+    for word in (b"there\n", b"and back\n"):
+        connection.sendall(word)
+        assert stream.readline() == word
+
+
 @pytest.mark.usefixtures("iroh")
 def test_iroh_relay_is_reached_by_its_three_paths(relay, account):
-    assert server_entry(relay, account, "irohrelay") == f"https://{relay.domain}"
+    # The lab's relay has a self-signed certificate, which iroh does not take.
+    assert server_entry(relay, account, "irohrelay") == f"http://{relay.domain}"
     assert ask(relay, "/ping") == (200, b"one")
     assert ask(relay, "/generate_204") == (204, b"")
     with (
         socket.create_connection((relay.domain, 443), timeout=10) as plain,
         tls_context().wrap_socket(plain, server_hostname=relay.domain) as connection,
     ):
-        connection.sendall(
-            f"GET /relay HTTP/1.1\r\nHost: {relay.domain}\r\n"
-            "Upgrade: iroh derp http\r\nConnection: upgrade\r\n\r\n".encode()
-        )
-        stream = connection.makefile("rb")
-        assert stream.readline().startswith(b"HTTP/1.1 101 ")
-        headers = list(iter(stream.readline, b"\r\n"))
-        assert b"upgrade: iroh derp http\r\n" in [header.lower() for header in headers]
-        for word in (b"there\n", b"and back\n"):
-            connection.sendall(word)
-            assert stream.readline() == word
+        exchange_words(connection, relay.domain)
 
 
 @pytest.mark.usefixtures("iroh")
@@ -398,3 +383,79 @@ def test_program_that_cannot_be_had_takes_nothing_else_down(relay, source):
     assert relay.run("systemctl is-active coturn postfix dovecot nginx").stdout == "active\n" * 4
     assert ask(relay, "/ping")[0] == 502
     assert new_account(relay)
+
+
+# Without TLS, for what a client cannot do with it.
+
+
+def ask_port_80(relay, path, **headers):
+    """Return (status, headers) of a request to port 80; a redirect is not followed."""
+    connection = http.client.HTTPConnection(relay.ip, 80, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"Host": relay.domain, **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.headers
+
+
+@pytest.mark.usefixtures("iroh")
+def test_self_signed_relay_serves_the_iroh_relay_without_tls_too(relay):
+    """Iroh trusts the usual authorities alone: realtime was dead on these relays."""
+    with socket.create_connection((relay.ip, 80), timeout=10) as connection:
+        exchange_words(connection, relay.domain)
+    assert ask_port_80(relay, "/ping")[0] == 200
+    assert ask_port_80(relay, "/generate_204")[0] == 204
+    assert ask_port_80(relay, "/new")[0] == 301
+
+
+@pytest.mark.usefixtures("iroh")
+def test_answer_of_the_iroh_relay_binds_no_browser_to_https(relay):
+    """Any page could pin all names below the operator's domain to HTTPS for two years."""
+    url = f"https://{relay.domain}/generate_204"
+    with urllib.request.urlopen(url, timeout=10, context=tls_context()) as answer:
+        assert answer.headers["Strict-Transport-Security"] is None
+    assert ask_port_80(relay, "/generate_204")[1]["Strict-Transport-Security"] is None
+
+
+def test_relay_with_a_trusted_certificate_serves_the_check_of_the_network_on_port_80(
+    domain_box, source
+):
+    """Iroh asks there and took the redirect to HTTPS for a captive portal."""
+    try:
+        assert failed(apply(domain_box, PART, **own_iroh(source))) == set()
+        challenge = {"X-Tailscale-Challenge": "a1"}
+        status, headers = ask_port_80(domain_box, "/generate_204", **challenge)
+        assert (status, headers["X-Tailscale-Response"]) == (204, "response a1")
+        for path in ("/relay", "/ping"):
+            status, headers = ask_port_80(domain_box, path)
+            assert (status, headers["Location"]) == (301, f"https://{domain_box.domain}{path}")
+        account = new_account(domain_box)
+        assert server_entry(domain_box, account, "irohrelay") == f"https://{domain_box.domain}"
+    finally:
+        assert failed(apply(domain_box, "chatmail")) == set()
+
+
+@pytest.mark.parametrize("program", WRONG)
+def test_program_that_is_no_iroh_relay_fails_the_run(relay, source, program):
+    """A unit that had only forked counted as started."""
+    began = relay.run("date +%s.%N").stdout.strip()
+    report = apply(relay, PART, **own_iroh(source, program))
+    (failure,) = [state for state in report.values() if state["result"] is False]
+    assert failure["__id__"] == "iroh relay service"
+    assert "journalctl -xeu chatmail-iroh.service" in failure["comment"]
+    relay.run("journalctl --sync")
+    journal = relay.run(f"journalctl -u chatmail-iroh --no-pager --since=@{began}").stdout
+    assert WRONG[program][1] in journal
+
+
+def test_program_that_fails_again_and_again_is_stopped_with_its_removal(relay, source):
+    """systemd went on starting a program that was no longer there, twice a second."""
+    apply(relay, PART, **own_iroh(source, "silent"))
+    assert failed(apply(relay, PART, iroh_relay="")) == set()
+    state = relay.run("systemctl is-active chatmail-iroh", check=False).stdout
+    assert state in ("inactive\n", "failed\n")
+    assert not_as_expected(apply(relay, PART, iroh_relay="")) == {}
+
+
+def test_iroh_relay_may_take_a_while_to_listen(relay, source):
+    assert failed(apply(relay, PART, **own_iroh(source, "slow"))) == set()
+    assert ask(relay, "/ping") == (200, b"slow")
