@@ -448,7 +448,7 @@ def test_program_that_is_no_iroh_relay_fails_the_run(relay, source, program):
 
 
 def test_program_that_fails_again_and_again_is_stopped_with_its_removal(relay, source):
-    """systemd went on starting a program that was no longer there, twice a second."""
+    """The unit went on starting a program that was no longer there, twice a second."""
     apply(relay, PART, **own_iroh(source, "silent"))
     assert failed(apply(relay, PART, iroh_relay="")) == set()
     state = relay.run("systemctl is-active chatmail-iroh", check=False).stdout
