@@ -16,7 +16,7 @@ RELAY_OPTIONS ?=
 CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab vm bench documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab vm realtime bench documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -56,6 +56,9 @@ lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k c
 
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)
+
+realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once
+	$(PYTEST) -s test/relay/real_iroh.py $(RELAY_OPTIONS)
 
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py

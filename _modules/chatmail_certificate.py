@@ -142,6 +142,22 @@ def obtain(settings=None):
     return _ask("obtain", settings)
 
 
+def new_key(settings=None):
+    """Replace the certificate in use by one with a new key; renewals keep the key.
+
+    settings: the relay's settings; those that it runs with if not given.
+    Returns what the new certificate says, as `pair` does. Raises CommandExecutionError when the
+    authority gives none, or when the key is the operator's; the pair in use stays then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_certificate.new_key
+    """
+    return _ask("new_key", settings)
+
+
 def external(settings=None):
     """Put the operator's pair (`tls_external_cert_and_key`) in use if it changed.
 

@@ -170,6 +170,7 @@ def external(name, certificate, key, subject_names):
         if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("certificate")):
             return {**ret, "result": None, "comment": awaited}
         planned = _ask("external_plan", {"certificate": certificate, "key": key})
+        # Salt counts an empty list as a warning, too.
         if found := _shortcomings(certificate, planned["given"], subject_names):
             ret["warnings"] = found
         if not planned["differs"]:

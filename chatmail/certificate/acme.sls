@@ -27,13 +27,26 @@ chatmail certbot renews our certificate again:
       - fun: file.file_exists
         path: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
 
+# certbot writes this line for new certificates. Releases up to 2026.11 did not ask for it.
+chatmail certbot keeps the key:
+  file.replace:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - pattern: '^\[renewalparams\]\n(?!(?:.*\n)*reuse_key\b)'
+    - repl: "[renewalparams]\nreuse_key = True\n"
+    - backup: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
+    - require:
+      - file: chatmail certbot renews our certificate again
+
 chatmail certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: chatmail account with the authority
-      - file: chatmail certbot renews our certificate again
+      - file: chatmail certbot keeps the key
       - file: chatmail directory of the ACME challenges
       - file: chatmail program
       - service: chatmail nginx service

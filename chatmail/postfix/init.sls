@@ -70,23 +70,23 @@ chatmail postfix is started again after a crash:
 {% if relay.debian_release > 12 %}
 # Debian 12's unit for Postfix survives an upgrade of the machine to Debian 13. The new unit conflicts with it: systemd
 # refuses to restart the new unit while the old one is active, and the old programs would run until a reboot.
-unit of Debian 12 for postfix is stopped:
+chatmail unit of Debian 12 for postfix is stopped:
   service.dead:
     - name: postfix@-
 {%- if relay.mail %}
     - watch_in:
-      - service: postfix service
+      - service: chatmail postfix service
 {%- endif %}
 
 # Its command to stop looks for a configuration that is gone, so systemd calls the unit failed, though all has ended.
-failure of the unit of Debian 12 for postfix is forgotten:
+chatmail failure of the unit of Debian 12 for postfix is forgotten:
   cmd.run:
     - name: systemctl reset-failed postfix@-.service
     - onlyif: systemctl is-failed --quiet postfix@-.service
     - require:
-      - service: unit of Debian 12 for postfix is stopped
+      - service: chatmail unit of Debian 12 for postfix is stopped
 
-drop-in of Debian 12 for postfix is gone:
+chatmail drop-in of Debian 12 for postfix is gone:
   file.absent:
     - name: /etc/systemd/system/postfix@-.service.d/chatmail.conf
 {% endif %}

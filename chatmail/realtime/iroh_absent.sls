@@ -8,6 +8,12 @@ chatmail iroh relay is stopped:
       - fun: file.file_exists
         path: /etc/systemd/system/chatmail-iroh.service
 
+# Salt does not stop a unit that waits for its next start.
+chatmail iroh relay that fails again and again is stopped:
+  cmd.run:
+    - name: systemctl stop chatmail-iroh
+    - onlyif: systemctl is-active chatmail-iroh | grep -qx activating
+
 chatmail iroh relay is removed:
   file.absent:
     - names:
@@ -16,3 +22,4 @@ chatmail iroh relay is removed:
       - /usr/local/bin/iroh-relay
     - require:
       - service: chatmail iroh relay is stopped
+      - cmd: chatmail iroh relay that fails again and again is stopped

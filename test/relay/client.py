@@ -46,17 +46,18 @@ def new_credentials(relay):
 
 
 def login_link(relay):
-    """Return a fresh account as the link that Delta Chat takes; it checks no certificate."""
+    """Return a fresh account as a link by which Delta Chat takes the relay's certificate."""
     fresh = invitation(relay)
     by_hand = f"dclogin:{fresh['email']}?p={fresh['password']}&v=1&ic=3"
     link = fresh.get("dclogin_url", by_hand)
     # Delta Chat asks the DNS itself, unless the link names both servers.
-    return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}"
+    return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}&ic=3"
 
 
-def imap(relay, account=None, port=993):
-    """Return an IMAP connection, logged in as account when one is given."""
-    connection = imaplib.IMAP4_SSL(relay.domain, port, ssl_context=tls_context(), timeout=20)
+def imap(relay, account=None, port=993, tls=None):
+    """Return an IMAP connection, logged in as account when one is given; tls: client's settings."""
+    tls = tls or tls_context()
+    connection = imaplib.IMAP4_SSL(relay.domain, port, ssl_context=tls, timeout=20)
     if account:
         connection.login(*account)
     return connection

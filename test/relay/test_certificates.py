@@ -10,62 +10,18 @@ import json
 import re
 import shlex
 import smtplib
-import socket
 import ssl
 from pathlib import Path
 
 import pytest
 from relay.client import new_account
+from relay.handshakes import connect, context
 
-ROOT = Path("/run/chatmail-lab/pebble/root.pem")
 AUTHORITY = "198.51.100.201"
 TSIG_KEY = Path("/run/chatmail-lab/knot/tsig.key")
 APPLY = "salt-call --local --out=json state.apply chatmail"
 OLDEST = {25: "TLSv1_2", 143: "TLSv1_3", 465: "TLSv1_3", 587: "TLSv1_3", 993: "TLSv1_3"}
 VERSIONS = ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"]
-
-
-def context(oldest=None, newest=None, alpn=None, verify=True):
-    """Return a client's TLS settings; those for old protocols take what OpenSSL still can do."""
-    if verify:
-        made = ssl.create_default_context(cafile=str(ROOT))
-    else:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-    if oldest:
-        made.set_ciphers("ALL:@SECLEVEL=0")
-        made.minimum_version = oldest
-        made.maximum_version = newest
-    if alpn:
-        made.set_alpn_protocols([alpn])
-    return made
-
-
-def connect(relay, port, tls, name=None):
-    """Return a TLS connection to a port, after STARTTLS where the port begins without TLS."""
-    plain = socket.create_connection((relay.ip, port), timeout=20)
-    try:
-        if port in (25, 587, 143):
-            ask_for_tls(plain, port)
-        return tls.wrap_socket(plain, server_hostname=name or relay.domain)
-    except BaseException:
-        plain.close()
-        raise
-
-
-def ask_for_tls(plain, port):
-    """Get a plain session to where TLS begins."""
-    with plain.makefile("rwb") as stream:
-        stream.readline()
-        if port != 143:
-            stream.write(b"EHLO client.example\r\n")
-            stream.flush()
-            while stream.readline()[3:4] == b"-":
-                pass
-        stream.write(b"a STARTTLS\r\n" if port == 143 else b"STARTTLS\r\n")
-        stream.flush()
-        answer = stream.readline()
-        assert answer.startswith((b"220", b"a OK")), answer
 
 
 def serial(relay, port, name=None, **settings):

@@ -86,7 +86,8 @@ def test_client_cannot_pretend_that_a_message_came(relay, alice, mailbox, entry)
 def test_client_is_told_the_limits_and_services_of_the_relay(relay, alice):
     settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
     iroh = settings["iroh_relay"]
-    expected = f"https://{relay.domain}" if iroh is None else iroh or None
+    scheme = "http" if settings["tls_mode"] == "self_signed" else "https"
+    expected = f"{scheme}://{relay.domain}" if iroh is None else iroh or None
     assert server_entry(relay, alice, "irohrelay") == expected
     assert server_entry(relay, alice, "maxsmtprecipients") == "1000"
     admin = settings["privacy_mail"] and f"mailto:{settings['privacy_mail']}"

@@ -42,3 +42,7 @@ reported these problems:
 
 Ask for help or search for solutions at https://community.letsencrypt.org.
 """
+
+
+def names_in_use(salt_modules):
+    return salt_modules["chatmail_certificate.installed"]()["names"]

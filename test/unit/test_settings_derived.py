@@ -49,6 +49,19 @@ def test_form_of_the_mail_domain_decides_what_follows(
     assert relay["mailboxes_dir"] == f"/home/vmail/mail/{domain}"
 
 
+@pytest.mark.parametrize(
+    ("domain", "oldest"),
+    [
+        ("chat.example.org", "TLSv1.3"),
+        ("_chat.example.org", "TLSv1.3"),
+        ("13.12.23.42", "TLSv1.2"),
+    ],
+)
+def test_relay_without_a_domain_alone_takes_clients_with_tls_1_2(domain, oldest):
+    """There Delta Chat checks no certificate, and Apple's clients speak no TLS 1.3 then."""
+    assert resolve(mail_domain=domain)["oldest_client_tls"] == oldest
+
+
 @pytest.mark.parametrize(("release", "dovecot"), [(12, "2.3"), (13, "2.4"), ("13", "2.4")])
 def test_debian_release_decides_the_dovecot_version(release, dovecot):
     relay = resolve({"os": "Debian", "osmajorrelease": release})

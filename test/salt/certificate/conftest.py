@@ -9,7 +9,7 @@ import pytest
 from chatmaild.certificate import certbot as certbot_part
 from chatmaild.certificate import failures, installing
 from support import in_process
-from support.certificates import NAMES, PROBLEM
+from support.certificates import NAMES, PROBLEM, SETTINGS
 
 
 @pytest.fixture
@@ -98,3 +98,29 @@ def certbot(module, make, tmp_path, monkeypatch):
         types.SimpleNamespace(**{**vars(subprocess), "run": run}),
     )
     return run
+
+
+@pytest.fixture
+def acme(salt_states, module):
+    def call(test=False, **settings):
+        name = str(module["TLS"] / "fullchain.pem")
+        return salt_states(
+            "chatmail_certificate.acme", test=test, name=name, settings={**SETTINGS, **settings}
+        )
+
+    return call
+
+
+@pytest.fixture
+def external(salt_states, module):
+    def call(paths, test=False, names=("chat.example.org",)):
+        return salt_states(
+            "chatmail_certificate.external",
+            test=test,
+            name=str(module["TLS"] / "fullchain.pem"),
+            certificate=paths[0],
+            key=paths[1],
+            subject_names=list(names),
+        )
+
+    return call

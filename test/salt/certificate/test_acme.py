@@ -11,24 +11,9 @@ import types
 import pytest
 from chatmaild.certificate import certbot as certbot_part
 from chatmaild.certificate import summary
-from support.certificates import SETTINGS, contents, in_use
+from support.certificates import SETTINGS, contents, in_use, names_in_use
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root need root")
-
-
-@pytest.fixture
-def acme(salt_states, module):
-    def call(test=False, **settings):
-        name = str(module["TLS"] / "fullchain.pem")
-        return salt_states(
-            "chatmail_certificate.acme", test=test, name=name, settings={**SETTINGS, **settings}
-        )
-
-    return call
-
-
-def names_in_use(salt_modules):
-    return salt_modules["chatmail_certificate.installed"]()["names"]
 
 
 def test_certificate_is_asked_for_once(acme, certbot, make, salt_modules):

@@ -11,21 +11,6 @@ from support.certificates import belong_together, contents, in_use, same
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files of root need root")
 
 
-@pytest.fixture
-def external(salt_states, module):
-    def call(paths, test=False, names=("chat.example.org",)):
-        return salt_states(
-            "chatmail_certificate.external",
-            test=test,
-            name=str(module["TLS"] / "fullchain.pem"),
-            certificate=paths[0],
-            key=paths[1],
-            subject_names=list(names),
-        )
-
-    return call
-
-
 def test_external_pair_is_put_in_use_once(external, make, module):
     make("tls")
     paths = make("theirs")

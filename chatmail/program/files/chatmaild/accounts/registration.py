@@ -213,17 +213,20 @@ def network_of(request: web.Request) -> str:
 
 
 def dclogin_url(settings: dict, address: str, password: str) -> str:
-    """Return a link with which Delta Chat logs in without checking the certificate (`ic=3`).
+    """Return the link with which Delta Chat logs in to a relay with a self-signed certificate.
 
     The address is not percent-encoded, because Delta Chat does not decode this part of the URL.
     """
-    # Delta Chat cannot look up an address literal, so the link names the servers.
-    hosts = (
-        f"&ih={settings['mail_domain']}&sh={settings['mail_domain']}"
-        if settings["form"] == "ip"
-        else ""
-    )
-    return f"dclogin:{address}?p={quote(password, safe='')}&v=1{hosts}&ic=3"
+    link = f"dclogin:{address}?p={quote(password, safe='')}&v=1"
+    if settings["form"] != "ip":
+        # Delta Chat accepts a self-signed certificate of a host whose name begins with `_`, if the
+        # certificate has that name. With `ic=3` Delta Chat accepts any certificate, but then
+        # Apple's clients do not speak TLS 1.3.
+        return link
+    # Delta Chat cannot look up an address literal, so the link names the servers. `ic=3` means that
+    # it accepts any certificate.
+    host = settings["mail_domain"]
+    return f"{link}&ih={host}&sh={host}&ic=3"
 
 
 def application(settings: dict) -> web.Application:

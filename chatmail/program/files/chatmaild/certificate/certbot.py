@@ -135,6 +135,19 @@ def obtain(settings):
     return {"error": error, "missing": missing}
 
 
+def replace_key(settings):
+    """Request a certificate with a new key for the names of the present one, and put it in use.
+
+    Raises OperatorError with certbot's message when that fails; the present certificate stays.
+    """
+    issued = describe_issued()
+    if issued is None:
+        raise OperatorError("there is no certificate of the authority yet; apply chatmail")
+    wanted = [name for name in settings["tls_names"] if name in issued["names"]]
+    _request(settings, wanted, new_key=True)
+    install(*lineage_paths())
+
+
 def _request_all_or_most(settings):
     """Request a certificate for all names. If some names fail, request one for the other names.
 
@@ -161,9 +174,15 @@ def _request_all_or_most(settings):
     return shown, problems
 
 
-def _request(settings, names):
-    """Let certbot request a certificate for exactly these names. Raises OperatorError."""
+def _request(settings, names, new_key=False):
+    """Let certbot request a certificate for exactly these names. Raises OperatorError.
+
+    The certificate gets the key of the last one, or a new key.
+    """
     options = ["--cert-name", LINEAGE, "--domains", ",".join(names), "--renew-with-new-domains"]
+    # Delta Chat remembers the key of a host that it trusts, and accepts an expired certificate with
+    # that key. certbot keeps this option for its own renewals.
+    options += ["--reuse-key", *(["--new-key"] if new_key else [])]
     # certbot must not decide whether a renewal is due: find_reason_to_ask has decided it.
     options += ["--force-renewal", "--deploy-hook", DEPLOY_HOOK]
     if settings["acme_challenge"] == "dns-01":

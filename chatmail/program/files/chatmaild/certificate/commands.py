@@ -1,6 +1,6 @@
 """The commands of the Salt module and the states chatmail_certificate."""
 
-from chatmaild.certificate import certbot, external, installing, self_signed, summary
+from chatmaild.certificate import certbot, external, installing, new_key, self_signed, summary
 from chatmaild.common.commands import answer
 
 # Each command gets the settings. A command whose arguments name the files does not use them.
@@ -17,6 +17,7 @@ COMMANDS = {
     "register": certbot.register,
     "acme_plan": certbot.plan,
     "obtain": certbot.obtain,
+    "new_key": new_key.replace_key,
     "external_plan": lambda _settings, certificate, key: external.plan(certificate, key),
     "external": external.install_external,
 }

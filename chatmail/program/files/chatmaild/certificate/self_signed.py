@@ -20,6 +20,8 @@ from chatmaild.common.errors import OperatorError
 KEY_MODE, CERTIFICATE_MODE = 0o640, 0o644
 # RFC 5280 appendix A.1, ub-common-name.
 MAX_COMMON_NAME = 64
+# Days.
+VALIDITY = 3650
 
 
 def ensure(name, key, subject_names, group, days, days_remaining, placeholder, test):
@@ -46,6 +48,19 @@ def ensure(name, key, subject_names, group, days, days_remaining, placeholder, t
             _write_pair(name, key, group, subject_names, end, changes)
             left = list(_compare(name, key, group, wanted, acceptable)[1])
     return {"reason": reason, "changes": changes, "left": left}
+
+
+def make_pair(directory, names, days=VALIDITY):
+    """Make a key and a self-signed certificate for it in a directory; return their paths.
+
+    names: DNS names or IP addresses, the first is the subject. days: validity. Raises OSError.
+    """
+    paths = [os.path.join(directory, name) for name in ("fullchain.pem", "privkey.pem")]
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    _write_file(paths[1], _encode_key(private_key), KEY_MODE, 0)
+    _write_file(paths[0], _issue_certificate(private_key, names, end), CERTIFICATE_MODE, 0)
+    return paths
 
 
 def _compare(name, key, group, wanted, acceptable):

@@ -117,8 +117,7 @@ def _write(home, known):
 def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     """Return the value of `/shared/vendor/deltachat/<name>`, or None without one."""
     if name == "irohrelay":
-        url = settings["iroh_relay"]
-        return f"https://{settings['mail_domain']}" if url is None else url or None
+        return _find_iroh_relay(settings)
     if name == "maxsmtprecipients":
         return MAX_SMTP_RECIPIENTS
     if name == "turn":
@@ -126,6 +125,15 @@ def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     if name == "appversions":
         return app_versions.read_versions()
     return None
+
+
+def _find_iroh_relay(settings):
+    """Return the URL of the iroh relay for clients, None if there is none."""
+    if settings["iroh_relay"] is not None:
+        return settings["iroh_relay"] or None
+    # Delta Chat's iroh trusts the usual authorities alone, and gives up on any other certificate.
+    scheme = "http" if settings["tls_mode"] == "self_signed" else "https"
+    return f"{scheme}://{settings['mail_domain']}"
 
 
 def _make_turn_credentials(host, now):
