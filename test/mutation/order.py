@@ -1,0 +1,44 @@
+"""A plugin of pytest for mutate.py: the quick tests first, and a time-out for each.
+
+MUTATE_DURATIONS names a file with the seconds that each test takes. Where there is none yet, the
+plugin measures and writes it.
+"""
+
+import collections
+import json
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+DURATIONS = Path(os.environ["MUTATE_DURATIONS"])
+USUAL = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else None
+MEASURED = collections.Counter()
+# Seconds beyond ten times the usual ones: the machine may be busy.
+PATIENCE = 20
+
+
+def pytest_configure() -> None:
+    """Try the same examples each time, and fail none of them for being slow."""
+    hypothesis.settings.register_profile("mutate", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("mutate")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Sort by time: most mutants are then noticed within a second."""
+    if USUAL:
+        items.sort(key=lambda item: USUAL.get(item.nodeid, 0))
+        for item in items:
+            item.add_marker(pytest.mark.timeout(10 * USUAL.get(item.nodeid, 0) + PATIENCE))
+
+
+def pytest_runtest_logreport(report) -> None:
+    """Add up set-up, call and tear-down."""
+    MEASURED[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish() -> None:
+    """Write what was measured."""
+    if not USUAL:
+        DURATIONS.write_text(json.dumps(MEASURED))
