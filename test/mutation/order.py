@@ -1,7 +1,7 @@
-"""A plugin of pytest for mutate.py: the quick tests first, and a time-out for each.
+"""A plugin of pytest for mutate.py: the tests that notice most first, and a time-out for each.
 
 MUTATE_DURATIONS names a file with the seconds that each test takes. Where there is none yet, the
-plugin measures and writes it.
+plugin measures and writes it. Beside it stands which test noticed a mutant, one on a line.
 """
 
 import collections
@@ -14,6 +14,7 @@ import pytest
 
 DURATIONS = Path(os.environ["MUTATE_DURATIONS"])
 USUAL = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else None
+NOTICED = DURATIONS.with_suffix(".noticed")
 MEASURED = collections.Counter()
 # Seconds beyond ten times the usual ones: the machine may be busy.
 PATIENCE = 20
@@ -26,16 +27,20 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Sort by time: most mutants are then noticed within a second."""
+    """Sort, so that most mutants are noticed within seconds: a test that did so, a quick one."""
     if USUAL:
-        items.sort(key=lambda item: USUAL.get(item.nodeid, 0))
+        noticed = collections.Counter(NOTICED.read_text().splitlines() if NOTICED.exists() else ())
+        items.sort(key=lambda item: (-noticed[item.nodeid], USUAL.get(item.nodeid, 0)))
         for item in items:
             item.add_marker(pytest.mark.timeout(10 * USUAL.get(item.nodeid, 0) + PATIENCE))
 
 
 def pytest_runtest_logreport(report) -> None:
-    """Add up set-up, call and tear-down."""
+    """Add up set-up, call and tear-down; note who noticed something."""
     MEASURED[report.nodeid] += report.duration
+    if USUAL and report.failed:
+        with NOTICED.open("a") as noticed:
+            noticed.write(report.nodeid + "\n")
 
 
 def pytest_sessionfinish() -> None:
