@@ -93,13 +93,12 @@ def mutants(code: str, most: int, seed: str):
             yield mutant
 
 
-def difference(code: str, mutant: str) -> tuple[int, str, str]:
-    """Return the number of the line that differs, and the line before and after."""
-    old, new = code.splitlines(), mutant.splitlines()
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    [(_, start, end, new_start, new_end)] = [o for o in matcher.get_opcodes() if o[0] != "equal"]
-    lines = (" ".join(" ".join(each).split()) for each in (old[start:end], new[new_start:new_end]))
-    return start + 1, *lines
+def difference(code: str, mutant: str) -> tuple[str, str]:
+    """Return the line that differs, before and after, without its indentation."""
+    changed = list(difflib.ndiff(code.splitlines(), mutant.splitlines()))
+    return tuple(
+        " ".join(" ".join(each[2:] for each in changed if each[0] == sign).split()) for sign in "-+"
+    )
 
 
 def explained() -> set[tuple[str, ...]]:
@@ -165,16 +164,6 @@ class Checkout:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def test_mutant(self, part: str, durations: Path, timeout: float, file, code, mutant) -> str:
-        """Test one mutant, None for the code as it is."""
-        if not mutant:
-            return self.test(part, durations, timeout)
-        self.write(file, mutant)
-        try:
-            return self.test(part, durations, timeout)
-        finally:
-            self.write(file, code)
-
 
 def test_part(part: str, files: list[str], sample: int, copies: list[Checkout]) -> Counter:
     """Test the mutants of a part's files; returns how many were noticed, explained, survived."""
@@ -188,30 +177,26 @@ def test_part(part: str, files: list[str], sample: int, copies: list[Checkout]) 
         code = (ROOT / PACKAGE / file).read_text()
         jobs += [(file, code, mutant) for mutant in mutants(code, sample, file)]
     for at in range(CONTROL_EVERY, len(jobs) + CONTROL_EVERY, CONTROL_EVERY + 1):
-        jobs.insert(at, ("", "", None))
+        jobs.insert(at, ("", "", ""))
     print(f"{part}: {len(usual)} tests take {sum(usual.values()):.0f} s", flush=True)
     free, counted, known = queue.SimpleQueue(), Counter(), explained()
     for copy in copies:
         free.put(copy)
 
-    def run(job):
+    def run(file, code, mutant):
         copy = free.get()
         try:
-            return job, copy.test_mutant(part, durations, timeout, *job)
+            return outcome(copy, part, durations, timeout, file, code, mutant, known)
         finally:
             free.put(copy)
 
     with ThreadPoolExecutor(len(copies)) as pool:
         try:
-            tasks = as_completed([pool.submit(run, job) for job in jobs])
+            tasks = as_completed([pool.submit(run, *job) for job in jobs])
             for done, task in enumerate(tasks, 1):
-                (file, code, mutant), failed = task.result()
-                if mutant:
-                    outcome, text = judged(file, code, mutant, failed, known)
-                    counted[outcome] += 1
-                    print(f"{done}/{len(jobs)} {outcome} {text}", flush=True)
-                elif failed:
-                    sys.exit(f"A test fails without any fault, so no figure counts: {failed}")
+                became, text = task.result()
+                counted[became] += 1
+                print(f"{done}/{len(jobs)} {became} {text}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for copy in copies:
@@ -219,13 +204,29 @@ def test_part(part: str, files: list[str], sample: int, copies: list[Checkout]) 
     return counted
 
 
-def judged(file: str, code: str, mutant: str, failed: str, known: set) -> tuple[str, str]:
-    """Return what became of a mutant, and a text about it."""
-    line, old, new = difference(code, mutant)
+def outcome(
+    copy: Checkout,
+    part: str,
+    durations: Path,
+    timeout: float,
+    file: str,
+    code: str,
+    mutant: str,
+    known: set,
+) -> tuple[str, str]:
+    """Test one mutant, no file for the code as it is; returns what became of it, and a text."""
+    if not file:
+        if failed := copy.test(part, durations, timeout):
+            sys.exit(f"A test fails without any fault, so no figure counts: {failed}")
+        return "control", "passed"
+    copy.write(file, mutant)
+    failed = copy.test(part, durations, timeout)
+    copy.write(file, code)
     if failed:
-        return "noticed", f"{file}:{line} by {failed}"
-    outcome = "explained" if known & {(file, old), (file, old, new)} else "survived"
-    return outcome, f"{file}:{line}\n- {old}\n+ {new}"
+        return "noticed", f"{file} by {failed}"
+    old, new = difference(code, mutant)
+    word = "explained" if known & {(file, old), (file, old, new)} else "survived"
+    return word, f"{file}\n- {old}\n+ {new}"
 
 
 def main() -> int:
@@ -249,7 +250,8 @@ def main() -> int:
     print(f"\n{'part':10}{'mutants':>9}{'noticed':>9}{'explained':>11}{'survived':>10}")
     shares = []
     for part, count in counted.items():
-        total, survived = count.total(), count["survived"]
+        survived = count["survived"]
+        total = survived + count["noticed"] + count["explained"]
         shares.append(1 - survived / max(1, total))
         figures = f"{total:9}{count['noticed']:9}{count['explained']:11}{survived:10}"
         print(f"{part:10}{figures}  {shares[-1]:.1%}")

@@ -187,6 +187,19 @@ def test_each_command_allows_one_reply_more():
     connected(scenario, b"250 x\r\n", b"251 x\r\n", b"252 x\r\n")
 
 
+def test_octets_that_ask_for_nothing_allow_no_reply_more():
+    async def scenario(server):
+        connection = server.connection
+        connection.data_received(b"220 x\r\n")
+        await connection.reply(1)
+        await connection.send(b"text\r\n")
+        connection.data_received(b"250 x\r\n250 x\r\n")
+        with pytest.raises(Unreachable, match="nothing asked for"):
+            await connection.reply(1)
+
+    connected(scenario)
+
+
 def test_connection_is_dropped_unless_it_is_finishing():
     async def dropped(server):
         server.connection.close()
