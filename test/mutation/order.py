@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(items) -> None:
         noticed = collections.Counter(NOTICED.read_text().splitlines() if NOTICED.exists() else ())
         items.sort(key=lambda item: (-noticed[item.nodeid], USUAL.get(item.nodeid, 0)))
         for item in items:
-            item.add_marker(pytest.mark.timeout(10 * USUAL.get(item.nodeid, 0) + PATIENCE))
+            seconds = 10 * USUAL.get(item.nodeid, 0) + PATIENCE
+            # By a thread, which ends all: hypothesis would try what took no end again and again.
+            item.add_marker(pytest.mark.timeout(seconds, method="thread"))
 
 
 def pytest_runtest_logreport(report) -> None:
