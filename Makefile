@@ -16,7 +16,7 @@ RELAY_OPTIONS ?=
 CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab vm realtime bench documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab vm realtime bench mutate documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -65,6 +65,10 @@ bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/python test/bench/bench_transport.py
 	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_whole_trees.py -k large_hostile
 	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
+
+mutate: .venv/ready ## faults that the unit tests do not notice (PART=message SAMPLE=60; hours without SAMPLE)
+	$(VENV)/pip install --quiet --group mutate
+	$(SUDO) $(VENV)/python -B test/mutation/mutate.py $(PART) $(if $(SAMPLE),--sample $(SAMPLE))
 
 documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py
 	$(VENV)/python test/support/settings_documents.py

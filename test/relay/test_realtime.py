@@ -15,12 +15,7 @@ from support.devices import server_entry
 
 DAY = 24 * 3600
 SECRET = "/etc/chatmail/turn-secret"
-PROGRAM = "/usr/local/bin/iroh-relay"
 RELAY_PORTS = (49152, 65535)
-# This part, and the states of other parts that depend on its settings: quicker than all states.
-PART = "chatmail.nginx,chatmail.realtime"
-# What fails where the program cannot be had, and nothing besides.
-IROH_STATES = {"chatmail iroh relay program", "chatmail iroh relay service"}
 
 
 @pytest.fixture(scope="module")
