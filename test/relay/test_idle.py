@@ -14,7 +14,7 @@ CLIENTS = 20
 # A sender may send ten messages at once, so each sender sends half of them.
 SENDERS = 2
 IDLE_SECONDS = 2
-# Far below the 500 ms by which Dovecot may put a notice off; the figures are those of the benchmark.
+# Far below the 500 ms by which Dovecot may put a notice off. The benchmark has the figures.
 MEDIAN_LIMIT = 0.250
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from relay.client import new_account, tls_context
 from relay.downloads import download_server
-from support.converging import apply, failed, ids, not_as_expected
+from support.converging import apply, changed, failed, not_as_expected
 from support.devices import server_entry
 
 PROGRAM = "/usr/local/bin/iroh-relay"
@@ -42,11 +42,6 @@ def stand_in(version):
 @pytest.fixture(scope="module")
 def account(relay):
     return new_account(relay)
-
-
-def changed(report):
-    """Return the states with changes, also the predicted changes of a dry run."""
-    return ids(report, lambda state: state["changes"] or state["result"] is None)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from relay.client import new_account
-from support.converging import apply, failed, ids, not_as_expected
+from support.converging import apply, changed, failed, not_as_expected
 from support.devices import server_entry
 
 DAY = 24 * 3600
@@ -21,11 +21,6 @@ RELAY_PORTS = (49152, 65535)
 @pytest.fixture(scope="module")
 def account(relay):
     return new_account(relay)
-
-
-def changed(report):
-    """Return the states with changes, also the predicted changes of a dry run."""
-    return ids(report, lambda state: state["changes"] or state["result"] is None)
 
 
 # STUN and TURN
