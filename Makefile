@@ -1,5 +1,5 @@
 # `make relay` shows a relay at work, `make test` checks everything; `make help` lists the rest.
-# Needs a Debian 12 or 13 with git, make and root or sudo; what else is missing gets installed.
+# It needs a Debian 12 or 13 with git, make and root or sudo. The targets install all other tools.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -9,14 +9,14 @@ ARCH ?= amd64
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env)
 LAB := test/lab/lab
 VENV := .venv/bin
-# Machines in containers, other people's ports: the tests run as root, and leave no files as root.
+# The tests boot machines in containers and see the processes of all users, so they run as root. They leave no root files.
 PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovider
-# Boots of both releases, unless told otherwise: make lab RELAY_OPTIONS="--os debian-12 -k chat"
+# Options of the tests on machines, which by default boot both releases: make lab RELAY_OPTIONS="--os debian-12 -k chat"
 RELAY_OPTIONS ?=
 CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit salt lab vm bench documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit salt lab vm realtime bench mutate documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -24,11 +24,11 @@ help: ## list these targets
 relay: python3 ## boot a throwaway relay, pass a message through it, show an account (OS=debian-12)
 	@$(SUDO) test/lab/demo.py --os $(OS)
 
-# Most of the time of a test on a relay is waiting, so all three run at once; each line tells whose it is.
+# The tests on relays mostly wait, so the three parts run at once. Each line of the relays' output names its release.
 test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
 	@$(MAKE) --no-print-directory --jobs=3 unit-and-salt relay-debian-13 relay-debian-12
 
-# And once more on bare machines, which is work and no waiting: it fills what the relays leave idle.
+# The tests on bare machines need the CPU and do not wait. So they run here, while the tests on relays wait.
 unit-and-salt: .venv/ready
 	$(PYTEST) test/unit test/salt
 	$(PYTEST) $(CONTRIBUTOR)
@@ -57,11 +57,18 @@ lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k c
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)
 
+realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once
+	$(PYTEST) -s test/relay/real_iroh.py $(RELAY_OPTIONS)
+
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py
 	$(VENV)/python test/bench/bench_transport.py
 	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_whole_trees.py -k large_hostile
 	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
+
+mutate: .venv/ready ## faults that the unit tests do not notice (PART=message SAMPLE=60; hours without SAMPLE)
+	$(VENV)/pip install --quiet --group mutate
+	$(SUDO) $(VENV)/python -B test/mutation/mutate.py $(PART) $(if $(SAMPLE),--sample $(SAMPLE))
 
 documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py
 	$(VENV)/python test/support/settings_documents.py

@@ -1,21 +1,21 @@
 #!/bin/bash
-# Makes a chatmail relay of a bare Debian 12 or 13 server, as root:
+# Turns a bare Debian 12 or 13 server into a chatmail relay. Run it as root:
 #
 #     ./bootstrap.sh chat.example.org
 #
-# Installs Salt, copies this formula to /srv/formulas/chatmail, writes a pillar with the mail domain
-# to /srv/pillar, and converges. It refuses, before it changes anything, what cannot end well.
-# Running it again is safe: it brings the formula of this checkout into place, keeps the pillar, and
-# converges again.
+# It installs Salt, copies this formula to /srv/formulas/chatmail, writes a pillar with the mail
+# domain to /srv/pillar, and converges. It first checks that the machine can become a relay, and
+# refuses before it changes anything. Running it again is safe: it copies the formula of this
+# checkout again, keeps the pillar, and converges again.
 set -euo pipefail
 
-SALT_VERSION=3008.3 # newer ones ask for a certifi that not every package source has
+SALT_VERSION=3008.3 # newer versions need a certifi that some package sources do not have
 FORMULA=/srv/formulas/chatmail
 FOLDERS=(chatmail _modules _states _runners)
 PILLAR=/srv/pillar/chatmail.sls
 PILLAR_TOP=/srv/pillar/top.sls
 MINION=/etc/salt/minion.d/chatmail.conf
-# What the relay listens on, and the units whose processes may do so once it is set up.
+# The ports of the relay, and the units whose processes may hold these ports after the first run.
 TCP_PORTS=(25 80 143 443 465 587 993)
 UDP_PORTS=(3478)
 OUR_UNITS='(nginx|dovecot|postfix(@.*)?|coturn|chatmail-.*)\.service'
@@ -32,7 +32,7 @@ say() {
     printf '\n== %s\n' "$*"
 }
 
-# --- Refusals: nothing is written before all of these have passed.
+# --- The checks. Nothing is written before all of them have passed.
 
 refuse_without_root() {
     [[ $EUID -eq 0 ]] || die "must run as root: sudo $0 $*"
@@ -52,7 +52,7 @@ is_ipv4() {
     [[ $1 =~ ^$octet(\.$octet){3}$ ]]
 }
 
-# A domain, one whose first label starts with _, or an IPv4 address that a host can have.
+# Accepts a domain, a domain whose first label starts with _, and an IPv4 address of a host.
 is_mail_domain() {
     local label='[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'
     if is_ipv4 "$1"; then
@@ -83,7 +83,7 @@ refuse_minions() {
         die "this machine is a minion of a Salt master; let that one apply the formula"
 }
 
-# Prints port/protocol, process and pid of every listener on our ports that is not ours.
+# Prints port/protocol, process and pid of every foreign listener on the relay's ports.
 foreign_listeners() {
     local protocol=$1 filter sockets address users name pid
     shift
@@ -111,23 +111,39 @@ refuse_taken_ports() {
         "Stop them for good (systemctl disable --now …) and run this again."
 }
 
+# apt-get, which waits for others: apt's own timers hold its locks for minutes after a machine booted.
+# apt-get itself waits for dpkg's lock alone.
+apt_get() {
+    local attempt errors
+    for attempt in {1..120}; do
+        if { errors=$(LC_ALL=C apt-get -o DPkg::Lock::Timeout=600 "$@" 2>&1 1>&3); } 3>&1; then
+            return 0
+        fi
+        [[ $errors == *"Could not get lock"* ]] || break
+        ((attempt > 1)) || say "another program uses apt; waiting until it has finished"
+        sleep 5
+    done
+    printf '%s\n' "$errors" >&2
+    return 1
+}
+
 # --- Salt: what is there, else its own packages, else pip.
 
 salt_from_packages() {
-    apt-get install -qy salt-minion || return
+    apt_get install -qy salt-minion || return
     # Only salt-call is needed; the daemon would look for a master.
     systemctl disable --now salt-minion
 }
 
-# Salt's own Python environment: nothing else on the machine sees it. PIP_* settings are honoured.
+# Salt gets its own Python environment, which no other program uses. PIP_* variables have effect.
 salt_from_pip() {
     local pip=/opt/salt/bin/pip
-    apt-get install -qy --no-install-recommends python3-venv
+    apt_get install -qy --no-install-recommends python3-venv
     python3 -m venv --clear /opt/salt
-    # One of its dependencies is C source for most package sources, and a mail server has no compiler.
+    # Most package sources have one dependency as C source only, and a mail server has no compiler.
     if ! $pip install --quiet "salt==$SALT_VERSION"; then
         say "once more with a compiler, for what is not prebuilt"
-        apt-get install -qy --no-install-recommends python3-dev gcc libc6-dev
+        apt_get install -qy --no-install-recommends python3-dev gcc libc6-dev
         $pip install --quiet "salt==$SALT_VERSION"
     fi
     ln -sf /opt/salt/bin/salt-call /usr/local/bin/salt-call
@@ -137,7 +153,7 @@ install_salt() {
     if salt-call --version >/dev/null 2>&1; then
         return
     fi
-    apt-get update -q
+    apt_get update -q
     # Who has Salt's official repository among the package sources gets Salt, and its updates, from there.
     if apt-cache show salt-minion >/dev/null 2>&1; then
         salt_from_packages && return
@@ -146,7 +162,7 @@ install_salt() {
     salt_from_pip
 }
 
-# --- The formula, and what tells Salt where it is.
+# --- The formula, and Salt's configuration with its place.
 
 place_formula() {
     local new=$FORMULA.new folder
@@ -174,20 +190,20 @@ pillar_roots:
 END
     [[ -e $PILLAR_TOP ]] || printf "base:\n  '*':\n    - chatmail\n" >"$PILLAR_TOP"
     [[ -e $PILLAR ]] || cat >"$PILLAR" <<END
-# Settings of this relay; pillar.example in the formula's repository explains all there are.
+# Settings of this relay. pillar.example in the formula's repository explains all settings.
 chatmail:
   mail_domain: $1
 END
 }
 
-tell_what_is_next() {
+print_next_steps() {
     cat <<END
 
 The relay for $1 is set up.
   its page, with an invitation      https://$1/
   DNS records that it needs         salt-call --local chatmail_dns.zone
-  are they there?                   salt-call --local chatmail_dns.check
-  how it is doing                   salt-call --local chatmail_relay.status
+  check of these records            salt-call --local chatmail_dns.check
+  state of the relay                salt-call --local chatmail_relay.status
   settings                          edit $PILLAR, then
                                     salt-call --local state.apply chatmail
 END
@@ -212,7 +228,7 @@ main() {
     say "salt-call --local state.apply chatmail"
     salt-call --local --state-output=changes --state-verbose=False state.apply chatmail ||
         die "the machine did not converge; correct what is named above and run this again"
-    tell_what_is_next "$domain"
+    print_next_steps "$domain"
 }
 
 main "$@"

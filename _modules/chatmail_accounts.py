@@ -1,29 +1,15 @@
-"""See, block and delete the addresses of this relay, and decide who gets new ones.
+"""See, block and delete the addresses of this relay, and control who gets new addresses.
 
-What is done on disk is done by `chatmaild.accounts.commands` as the user of the mail, with the
-same rules as at login. Requests go to it by standard input, where nobody else on the machine sees
-them. No function returns a password or its hash.
+The package `chatmaild.accounts` does the work on the disk as the user of the mail, with the same
+rules as at a login. A request goes to it by standard input, where no other user of the machine can
+read it. No function returns a password or its hash. All functions but `nocreate` raise
+CommandExecutionError on a machine that is not a relay yet.
 """
-
-import contextlib
-import os
-import signal
-import time
-from pathlib import Path
-
-from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "chatmail_accounts"
 __func_alias__ = {"list_": "list"}
 
 MAIL_USER = "vmail"
-# While it exists, no address is made. What the pillar keeps there begins with this.
-NOCREATE = Path("/etc/chatmail-nocreate")
-MANAGED = "Managed by the chatmail formula"
-# doveadm(1) exits with it when Dovecot does not run (EX_TEMPFAIL, sysexits.h).
-NOT_RUNNING = 75
-# Seconds that sessions get to end; they take a fraction of one.
-DISCONNECT_SECONDS = 10
 
 
 def __virtual__():
@@ -32,8 +18,6 @@ def __virtual__():
 
 def list_():
     """Return all addresses of this relay, sorted.
-
-    Raises CommandExecutionError on a machine that is no relay yet, as all functions here do.
 
     CLI Example:
 
@@ -45,7 +29,7 @@ def list_():
 
 
 def count():
-    """Return how many addresses there are: {"addresses", "blocked"}. It tells nothing of whose.
+    """Return the number of addresses, without their names: {"addresses", "blocked"}.
 
     CLI Example:
 
@@ -57,11 +41,12 @@ def count():
 
 
 def info(address):
-    """Return what there is to know of an address, but for its password.
+    """Return all that the relay knows about an address, except its password.
 
-    A dictionary: `address`, `blocked`, `last_login` (the day, UTC; the relay knows none finer),
-    `messages` and `bytes` (on disk, all folders), `devices` (how many are woken by push).
-    Raises CommandExecutionError for what is no address, or one that does not exist.
+    A dictionary: `address`, `blocked`, `last_login` (the day in UTC; the relay stores no time of
+    day), `messages` and `bytes` (on disk, all folders), `devices` (the number that push wakes).
+    Raises CommandExecutionError for a text that is not an address of this relay, and for an address
+    that does not exist.
 
     CLI Example:
 
@@ -73,11 +58,12 @@ def info(address):
 
 
 def block(address):
-    """Let an address neither log in, nor send, nor receive, and end its sessions.
+    """Prevent an address from logging in, sending and receiving, and end its sessions.
 
-    What it has stays, until it expires for want of a login. Returns {"changed": False where it was
-    blocked already, "disconnected": sessions that were ended}. Raises CommandExecutionError as
-    `info`, and where a session does not end.
+    Its mail stays until the address expires, because it has no logins any more.
+    Returns {"changed": False if the address was blocked already, "disconnected": the number of
+    sessions that were ended}. Raises CommandExecutionError as `info`, and when a session does not
+    end.
 
     CLI Example:
 
@@ -86,14 +72,18 @@ def block(address):
         salt-call chatmail_accounts.block abcdefghi@chat.example.org
     """
     changed = _administer("block", address=address)
-    return {"changed": changed, "disconnected": _disconnect(address)}
+    # Only root may end the sessions.
+    disconnected = __salt__["chatmail_program.call"](
+        "accounts", "disconnect", {"address": address, "mail_user": MAIL_USER}
+    )
+    return {"changed": changed, "disconnected": disconnected}
 
 
 def unblock(address):
     """Give a blocked address its old password again.
 
-    Returns {"changed": False where it was not blocked}. Raises CommandExecutionError as `info`, and
-    where somebody emptied the password file by hand, so that nothing is left to give.
+    Returns {"changed": False if the address was not blocked}. Raises CommandExecutionError as
+    `info`, and when somebody emptied the password file by hand, so that the old password is lost.
 
     CLI Example:
 
@@ -107,10 +97,10 @@ def unblock(address):
 def delete(address):
     """Delete an address with its mail, its device tokens and pending pushes, and end its sessions.
 
-    Where registration is open, the next login with that address makes it anew, with an empty
-    mailbox; to keep somebody out, block the address instead.
-    Returns {"removed": True, "disconnected", "pending": notifications dropped}. Raises
-    CommandExecutionError as `block`.
+    With open registration, the next login with this address creates it again, with an empty
+    mailbox. To keep somebody out, block the address instead.
+    Returns {"removed": True, "disconnected": sessions that were ended, "pending": notifications
+    that were removed}. Raises CommandExecutionError as `block`.
 
     CLI Example:
 
@@ -123,12 +113,12 @@ def delete(address):
 
 
 def nocreate(state):
-    """Stop the making of new addresses at once, or let it go on; existing ones work on.
+    """Stop the creation of new addresses at once, or allow it again. Existing addresses still work.
 
-    state: on or off. It holds until the other is said, also over a `state.apply`; a stop that the
-    pillar says (`registration: closed`) can only be ended there.
-    Returns {"nocreate": whether it is on now, "changed"}. Raises SaltInvocationError for another
-    state, CommandExecutionError where the pillar keeps the stop.
+    state: on or off. It stays until the next call, also over a `state.apply`. When the pillar stops
+    new addresses (`registration: closed`), only a change of the pillar allows them again.
+    Returns {"nocreate": the state now, "changed"}. Raises SaltInvocationError for another state,
+    and CommandExecutionError when the pillar stops new addresses.
 
     CLI Example:
 
@@ -136,34 +126,19 @@ def nocreate(state):
 
         salt '*' chatmail_accounts.nocreate on
     """
-    # YAML makes booleans of the two words.
-    wanted = {"on": True, "off": False}.get(state, state)
-    if not isinstance(wanted, bool):
-        raise SaltInvocationError(f"state: {state!r}, allowed is on or off")
-    found = NOCREATE.read_text() if NOCREATE.exists() else None
-    if not wanted and found is not None:
-        if found.startswith(MANAGED):
-            raise CommandExecutionError(
-                "the pillar keeps new addresses off (registration: closed, or nocreate: true): "
-                "change it there, and apply the state"
-            )
-        NOCREATE.unlink()
-    elif wanted and found is None:
-        descriptor = os.open(NOCREATE, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.write(descriptor, b"By chatmail_accounts.nocreate.\n")
-        os.close(descriptor)
-    return {"nocreate": wanted, "changed": wanted is (found is None)}
+    return __salt__["chatmail_program.call"]("accounts", "nocreate", {"state": state}, settings={})
 
 
 def invite(uses=1, days=7, note=""):
-    """Make an invitation, by which addresses are made where registration is `invite`.
+    """Make an invitation, with which people create addresses where registration is `invite`.
 
-    uses: addresses that it makes. days: how long it holds. note: shown by `invites`.
-    Returns `link` (a page with the code, for people), `code` (what an app scans or opens), `id`
-    (for `revoke`), `uses` and `until` (a day, UTC). Link and code hold the token, which is shown
-    this one time: the relay keeps its hash only. A master keeps what functions return in its job
-    cache. Raises CommandExecutionError for what is not allowed, and where registration is not
-    `invite`.
+    uses: the number of addresses. days: the days until it expires. note: a text that `invites`
+    shows.
+    Returns `link` (a page with the code, for people), `code` (an app scans or opens it), `id` (for
+    `revoke`), `uses` and `until` (a day in UTC). Link and code contain the token. The relay keeps
+    only its hash, so it is shown this one time. A master keeps the results of functions in its job
+    cache. Raises CommandExecutionError for a value that is not allowed, and when registration is
+    not `invite`.
 
     CLI Example:
 
@@ -175,7 +150,9 @@ def invite(uses=1, days=7, note=""):
 
 
 def invites():
-    """Return the invitations that hold, {id: {"uses" left, "until" day, "note"}}, soonest first.
+    """Return the valid invitations: {id: {"uses" left, "until" day, "note"}}.
+
+    The one that expires first comes first.
 
     CLI Example:
 
@@ -187,9 +164,10 @@ def invites():
 
 
 def revoke(id):
-    """Withdraw an invitation. Addresses that it has made stay.
+    """Withdraw an invitation. The addresses that it created stay.
 
-    id: as `invite` and `invites` return it. Returns {"changed": False where there is none}.
+    id: the id that `invite` and `invites` return. Returns {"changed": False without such an
+    invitation}.
 
     CLI Example:
 
@@ -201,52 +179,5 @@ def revoke(id):
 
 
 def _administer(command, **arguments):
-    """Have the program do something as the user of the mail; return its result."""
+    """Let the program do something as the user of the mail; return its result."""
     return __salt__["chatmail_program.call"]("accounts", command, arguments, user=MAIL_USER)
-
-
-def _disconnect(address):
-    """End the IMAP sessions of an address; return how many there were.
-
-    Not by `doveadm kick`: 2.3 refuses it for a hibernated client, which shares a process with
-    others, and after it 2.4.1's anvil spins for good once imap-hibernate ends. So clients are woken
-    into processes of their own (the block has done it once), and those are ended.
-    What is sent over an open SMTP session, the filter refuses.
-    """
-    pids = first = _sessions(address)
-    deadline = time.monotonic() + DISCONNECT_SECONDS
-    while pids:
-        live = [pid for pid in pids if _process(pid) == "imap"]
-        for pid in live:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        if not live:
-            _administer("wake", address=address)
-        pids = _sessions(address)
-        if time.monotonic() > deadline:
-            raise CommandExecutionError(
-                f"{len(pids)} sessions of {address} are still open: `systemctl restart dovecot` "
-                "ends those of everybody"
-            )
-    return len(first)
-
-
-def _sessions(address):
-    """Return the process id of each IMAP session of an address."""
-    done = __salt__["cmd.run_all"](
-        ["doveadm", "who", "-1", "--", address], python_shell=False, ignore_retcode=True
-    )
-    if done["retcode"] == NOT_RUNNING:
-        return []
-    if done["retcode"]:
-        raise CommandExecutionError(f"doveadm who: {done['stderr'].strip()}")
-    # Below a line of titles: address, protocol, process id, IP address.
-    return [int(line.split()[2]) for line in done["stdout"].splitlines()[1:]]
-
-
-def _process(pid):
-    """Return the name of a process, None if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
-        return None

@@ -1,7 +1,7 @@
 """Get the relay's certificate from an ACME authority or from the operator's files, and install it.
 
-The program does the work (`chatmaild.certificate`); systemd runs it every day, and certbot as its
-deploy hook.
+The package `chatmaild.certificate` does the work. systemd also runs it every day, and certbot runs
+it as its deploy hook. A function without `settings` uses the settings that the last converge wrote.
 """
 
 __virtualname__ = "chatmail_certificate"
@@ -12,11 +12,12 @@ def __virtual__():
 
 
 def pair(certificate, key):
-    """Return what a certificate says, after a look at whether it can be served with its key.
+    """Check that a server could use a certificate with its key; return the certificate's content.
 
-    certificate, key: paths of PEM files; the certificate's own chain follows it.
-    A dictionary: `names` (sorted), `not_before` and `not_after` (UTC, ISO 8601), `days_left`.
-    Raises CommandExecutionError when a file is missing or unreadable, or they do not match.
+    certificate, key: paths of PEM files. The chain follows the certificate in its file.
+    Returns a dictionary: `names` (sorted), `not_before` and `not_after` (UTC, ISO 8601) and
+    `days_left`. Raises CommandExecutionError when a file is missing or unreadable, or when the
+    files do not match.
 
     CLI Example:
 
@@ -28,7 +29,7 @@ def pair(certificate, key):
 
 
 def installed():
-    """Return what the certificate in use says, as `pair` does, None where there is no usable pair.
+    """Return the content of the certificate in use as `pair` does, None without a usable pair.
 
     CLI Example:
 
@@ -40,7 +41,9 @@ def installed():
 
 
 def differs(certificate, key):
-    """Tell whether another pair than this one is in use.
+    """Return whether the pair in use has another content than these two files.
+
+    certificate, key: paths of PEM files.
 
     CLI Example:
 
@@ -52,11 +55,11 @@ def differs(certificate, key):
 
 
 def install(certificate, key):
-    """Put a pair in use and reload the daemons, unless it is in use already.
+    """Put a pair in use and reload the daemons, unless the pair is in use already.
 
     certificate, key: paths of PEM files. Returns whether something changed.
-    The daemons see the old pair or the new one and never one file of each. Raises
-    CommandExecutionError when the pair is unusable, and the old one stays.
+    The daemons see the old pair or the new pair, never one file of each. Raises
+    CommandExecutionError when the new pair is unusable; the old pair then stays.
 
     CLI Example:
 
@@ -68,9 +71,9 @@ def install(certificate, key):
 
 
 def due(settings=None):
-    """Return why a certificate must be asked of the authority, "" when none must.
+    """Return the reason to ask the authority for a certificate, "" without a reason.
 
-    settings: the relay's settings; those that it runs with if not given.
+    settings: the relay's settings.
 
     CLI Example:
 
@@ -82,7 +85,7 @@ def due(settings=None):
 
 
 def issued_differs():
-    """Tell whether the authority's certificate is there and another one is in use.
+    """Return whether the authority has issued a certificate and another one is in use.
 
     CLI Example:
 
@@ -94,9 +97,9 @@ def issued_differs():
 
 
 def has_account(settings=None):
-    """Tell whether the machine has an account with the authority.
+    """Return whether the machine has an account with the authority.
 
-    settings: the relay's settings; those that it runs with if not given.
+    settings: the relay's settings.
 
     CLI Example:
 
@@ -108,10 +111,10 @@ def has_account(settings=None):
 
 
 def register(settings=None):
-    """Make an account with the authority; nothing happens when there is one.
+    """Make an account with the authority, unless there is one already.
 
-    settings: the relay's settings; those that it runs with if not given.
-    Raises CommandExecutionError with certbot's words when it fails.
+    settings: the relay's settings.
+    Raises CommandExecutionError with certbot's message when this fails.
 
     CLI Example:
 
@@ -123,12 +126,12 @@ def register(settings=None):
 
 
 def obtain(settings=None):
-    """Get a certificate of the ACME authority if one is due, and put it in use.
+    """Request a certificate from the ACME authority if one is due, and put it in use.
 
-    settings: the relay's settings; those that it runs with if not given.
-    Returns {"error": None or what failed, "missing": {name: why} of the names that the certificate
-    lacks}. Names that cannot be validated do not keep the others from being issued, unless the
-    mail domain is among them. Whatever fails, the certificate in use stays.
+    settings: the relay's settings.
+    Returns {"error": None or a text, "missing": {name: reason}}. `missing` has the names that the
+    certificate lacks. When the authority cannot validate some names, the certificate is for the
+    other names, if the mail domain is one of these. After a failure the certificate in use stays.
 
     CLI Example:
 
@@ -139,13 +142,29 @@ def obtain(settings=None):
     return _ask("obtain", settings)
 
 
+def new_key(settings=None):
+    """Replace the certificate in use by one with a new key; renewals keep the key.
+
+    settings: the relay's settings; those that it runs with if not given.
+    Returns what the new certificate says, as `pair` does. Raises CommandExecutionError when the
+    authority gives none, or when the key is the operator's; the pair in use stays then.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_certificate.new_key
+    """
+    return _ask("new_key", settings)
+
+
 def external(settings=None):
     """Put the operator's pair (`tls_external_cert_and_key`) in use if it changed.
 
-    settings: the relay's settings; those that it runs with if not given.
+    settings: the relay's settings.
     Returns whether something changed. Raises CommandExecutionError when a file is missing or
-    unreadable or they do not match; the pair in use stays then, and the failure is kept for
-    `chatmail_relay.status`.
+    unreadable, or when the files do not match. The pair in use then stays, and
+    `chatmail_relay.status` shows the failure.
 
     CLI Example:
 
@@ -157,5 +176,5 @@ def external(settings=None):
 
 
 def _ask(command, settings, **arguments):
-    """Have the program do something; without settings it reads those that the relay runs with."""
+    """Let the program run a command. Without settings it reads those of the last converge."""
     return __salt__["chatmail_program.call"]("certificate", command, arguments, settings=settings)

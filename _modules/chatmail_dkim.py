@@ -1,8 +1,11 @@
 """Make, show, check and rotate the DKIM keys of this relay (RFC 6376, RFC 8463).
 
-Private keys lie in `/etc/chatmail/dkim/<selector>.pem` and never leave the machine: no function
-returns one. `signing.json` beside them says which keys the filter signs with, which are the next
-ones and which are retired. The program does the work (`chatmaild.dkim`, `chatmaild.rotation`).
+Private keys are in `/etc/chatmail/dkim/<selector>.pem` and never leave the machine: no function
+returns one. The file `signing.json` beside them says which keys sign, which come next and which are
+retired. The packages `chatmaild.dkim` and `chatmaild.rotation` do the work.
+
+Functions about records use the settings that the relay runs with. Before the first converge they
+use the settings of the pillar.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -10,7 +13,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "chatmail_dkim"
 __func_alias__ = {"list_": "list"}
 
-# Signs mail, and reads the keys.
+# The filter signs mail, so this user can read the keys.
 FILTER_USER = "chatmail-filter"
 
 
@@ -19,9 +22,10 @@ def __virtual__():
 
 
 def new_selector(algorithm):
-    """Return the free selector that a key made today gets: the algorithm's letter and the day.
+    """Return a selector for a new key: the algorithm's letter and the day, such as r20261122.
 
     algorithm: rsa-sha256 or ed25519-sha256.
+    A number follows when that selector has a key already, such as r20261122-2.
 
     CLI Example:
 
@@ -33,7 +37,7 @@ def new_selector(algorithm):
 
 
 def generate(selector=None, algorithm="rsa-sha256", bits=2048):
-    """Make a private key; nothing signs with it until `sign_with` or a rotation says so.
+    """Make a private key. The filter does not use it before `sign_with` or a rotation.
 
     selector: one DNS label; by default the algorithm's letter and the day, such as r20261122.
     algorithm: rsa-sha256 or ed25519-sha256.
@@ -50,12 +54,12 @@ def generate(selector=None, algorithm="rsa-sha256", bits=2048):
 
 
 def list_():
-    """List the keys of this machine.
+    """Return the keys of this machine.
 
     Returns {selector: {"algorithm", "bits", "status", "since", "permissions"}}. The status is
-    signing, next (made for a rotation that waits for DNS), retired (its record stays for a while)
-    or unused; the keys stand in this order. "since" is when that status began, for an unused key
-    when its file was written.
+    signing, next (a rotation made the key and waits for DNS), retired (the record of the key stays
+    in DNS for a while) or unused. The keys are in this order. "since" is the time at which the
+    status began. For an unused key it is the time at which the file was written.
 
     CLI Example:
 
@@ -67,9 +71,9 @@ def list_():
 
 
 def protect(selector):
-    """Give a private key to root and the filter's group alone: 0640 root:chatmail-dkim.
+    """Set owner and permissions of a private key: 0640 root:chatmail-dkim.
 
-    Returns the permissions as `list` shows them.
+    Returns the permissions in the form that `list` shows.
 
     CLI Example:
 
@@ -81,10 +85,11 @@ def protect(selector):
 
 
 def sign_with(selectors):
-    """Sign from now on with these keys, whether or not DNS has them: `rotate` looks first.
+    """Sign with exactly these keys from now on. Unlike `rotate`, this does not check DNS.
 
-    selectors: list of selectors, or one text with commas; each gets a signature of its own.
-    Returns the list. Keys that signed until now count as retired. The filter follows by itself.
+    selectors: a list of selectors, or one text with commas. Each key makes one signature.
+    Returns the list. Other keys that signed until now become retired. The filter uses the new list
+    at once.
 
     CLI Example:
 
@@ -96,10 +101,10 @@ def sign_with(selectors):
 
 
 def txt(selector):
-    """Return what the TXT record of a key says.
+    """Return the TXT record of a key: {"name", "value", "chunks"}.
 
-    Returns {"name", "value", "chunks"}: the value as one text, and the same as the strings of at
-    most 255 bytes that a zone file wants.
+    value: the record's value as one text. chunks: the same value as strings of at most 255 bytes,
+    as a zone file needs them.
 
     CLI Example:
 
@@ -107,15 +112,15 @@ def txt(selector):
 
         salt-call chatmail_dkim.txt spring
     """
-    return _ask("txt", settings="pillar", selector=selector)
+    return _ask("txt", settings=_settings(), selector=selector)
 
 
 def records():
-    """Return the TXT records that DNS must have: of the next, the signing and the retired keys.
+    """Return the TXT records that DNS must have, for the next, the signing and the retired keys.
 
-    Returns a list of {"name", "type", "ttl" in seconds, "value"}; the value is one text, unsplit.
-    A retired key is left out once it is `dkim:retire_after` days old. On a relay that is a bare IP
-    address the list is empty.
+    Returns a list of {"name", "type", "ttl" in seconds, "value"}. The value is one text.
+    A key that was retired `dkim:retire_after` days ago needs no record. On a relay without a domain
+    the list is empty.
 
     CLI Example:
 
@@ -123,11 +128,13 @@ def records():
 
         salt-call chatmail_dkim.records
     """
-    return _ask("records", settings="pillar")
+    return _ask("records", settings=_settings())
 
 
 def withdrawn():
-    """Return the names of records that DNS should have no longer: of keys retired long enough.
+    """Return the names of the records that DNS should not have any more.
+
+    They are the records of keys that were retired `dkim:retire_after` days ago or earlier.
 
     CLI Example:
 
@@ -135,14 +142,15 @@ def withdrawn():
 
         salt-call chatmail_dkim.withdrawn
     """
-    return _ask("withdrawn", settings="pillar")
+    return _ask("withdrawn", settings=_settings())
 
 
 def verify():
-    """Tell whether private keys, signing.json and the TXT records in DNS agree.
+    """Check that private keys, signing.json and the TXT records in DNS agree.
 
-    Returns {"result", "problems", "keys"}; keys is what `list` says, each key with "dns" added: ok,
-    missing, wrong or not needed, as all authoritative servers answer. A problem is one sentence.
+    Returns {"result", "problems", "keys"}. result: whether there is no problem. problems: a list of
+    sentences. keys: the result of `list`, where each key has "dns" too: ok, missing, wrong or not
+    needed, as all authoritative servers answer.
 
     CLI Example:
 
@@ -150,14 +158,15 @@ def verify():
 
         salt-call chatmail_dkim.verify
     """
-    return _ask("verify", part="rotation", settings="pillar")
+    return _ask("verify", part="rotation", settings=_settings())
 
 
 def probe():
-    """Sign a message with the filter's own code and verify it with the keys that DNS has.
+    """Sign a message with each key that signs now, and verify it with the records in DNS.
 
-    Returns {selector: "verified" or what the filter of another relay would refuse it with}, of
-    the keys that sign. Nothing is sent.
+    The code of the filter does both. No message is sent. Returns {selector: "verified", or the
+    reason why another relay would refuse the message}. Raises CommandExecutionError when no key
+    signs.
 
     CLI Example:
 
@@ -165,28 +174,30 @@ def probe():
 
         salt-call chatmail_dkim.probe
     """
-    domain = __salt__["chatmail_relay.settings"]()["mail_domain"]
+    settings = _settings()
     signing = [selector for selector, key in list_().items() if key["status"] == "signing"]
     if not signing:
         raise CommandExecutionError("no key signs: run `state.apply chatmail.dkim`")
-    names = [f"{selector}._domainkey.{domain}." for selector in signing]
-    found = __salt__["chatmail_dns.check"](names)
+    names = [f"{selector}._domainkey.{settings['mail_domain']}." for selector in signing]
+    found = __salt__["chatmail_dns.check"](names, settings)
     txt = {each["name"]: each["found"] for each in found["records"]}
-    return _ask("probe", settings="pillar", user=FILTER_USER, txt=txt)
+    return _ask("probe", settings=settings, user=FILTER_USER, txt=txt)
 
 
-def rotate(wait=300, force=False):
-    """Replace the keys that sign, without a moment in which nobody can verify a signature.
+def rotate(wait=300, force=False, settings=None):
+    """Replace the keys that sign. At every moment other servers can verify the signatures.
 
-    Goes on where an earlier call stopped: makes the next keys; publishes their records, or returns
-    them for publishing by hand; waits until each authoritative server answers them; signs with
-    them from then on. The old records stay `dkim:retire_after` days for mail on its way, then
-    `withdraw` removes them. No second rotation begins before that.
+    A call goes on where the last one stopped. It makes the next keys. It publishes their records,
+    or returns the records for publishing by hand. It waits until each authoritative server answers
+    these records, and lets the new keys sign. The old records stay in DNS for `dkim:retire_after`
+    days, for mail that is on its way. Then `withdraw` removes them. No second rotation begins
+    before that.
 
-    wait: seconds to wait for the name servers; 0 asks them once.
-    force: begin a rotation although the last one's keys are still in DNS.
-    Returns {"step", "comment", "signing", "publish"}: the step is waiting, switched or retiring;
-    publish has the records that are still to be published.
+    wait: seconds to wait for the name servers. With 0 they are asked once.
+    force: begin a rotation although the keys of the last one are still in DNS.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns {"step", "comment", "signing", "publish"}. step: waiting, switched or retiring.
+    signing: the selectors that sign. publish: the records that are not in DNS yet.
 
     CLI Example:
 
@@ -194,26 +205,26 @@ def rotate(wait=300, force=False):
 
         salt-call chatmail_dkim.rotate wait=60
     """
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
+    settings = _settings(settings)
+    hook = settings["dns"]["hook"]
     if hook:
-        withdraw()
-    told = _rotate(0 if hook else wait, force)
-    if hook and told["step"] == "waiting":
-        # Salt calls the hook, and the program goes on where it waits for DNS.
-        __salt__["chatmail_dns.publish"]([record["name"] for record in told["publish"]])
-        told = _rotate(wait, force)
-    return told
+        withdraw(settings)
+    request = {"part": "rotation", "settings": settings, "force": force}
+    found = _ask("rotate", wait=0 if hook else wait, **request)
+    if hook and found["step"] == "waiting":
+        # Only Salt can call the hook. After that, the program goes on with waiting for DNS.
+        __salt__["chatmail_dns.publish"]([record["name"] for record in found["publish"]], settings)
+        found = _ask("rotate", wait=wait, **request)
+    return found
 
 
-def _rotate(wait, force):
-    return _ask("rotate", part="rotation", settings="pillar", wait=wait, force=force)
-
-
-def withdraw():
+def withdraw(settings=None):
     """Remove the records of keys that were retired `dkim:retire_after` days ago, then the keys.
 
-    Returns {"withdrawn", "remove"}: the selectors forgotten now, and the names whose TXT records
-    an operator without `dns:server` and `dns:hook` has to remove first.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns {"withdrawn", "remove"}. withdrawn: the selectors whose keys were removed now. remove:
+    the names of TXT records that the operator has to remove first, without `dns:server` and
+    `dns:hook`.
 
     CLI Example:
 
@@ -221,13 +232,18 @@ def withdraw():
 
         salt-call chatmail_dkim.withdraw
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"] and (names := withdrawn()):
-        __salt__["chatmail_dns.publish"](names)
-    return _ask("withdraw", part="rotation", settings="pillar")
+    settings = _settings(settings)
+    if settings["dns"]["hook"] and (names := _ask("withdrawn", settings=settings)):
+        __salt__["chatmail_dns.publish"](names, settings)
+    return _ask("withdraw", part="rotation", settings=settings)
+
+
+def _settings(given=None):
+    return __salt__["chatmail_program.settings"](given)
 
 
 def _ask(command, part="dkim", settings=None, user=None, **arguments):
-    """Have the program do something; what only reads and writes keys needs no settings."""
+    """Let the program run a command. Commands about the files of keys need no settings."""
     return __salt__["chatmail_program.call"](
         part, command, arguments, settings=settings or {}, user=user
     )

@@ -1,8 +1,11 @@
-"""Say what DNS must hold for this relay, compare it with what is there, and publish it.
+"""Show the DNS records that this relay needs, compare them with DNS, and publish them.
 
-Three parts: the records (from the settings and what the machine holds), the comparison (asks the
-authoritative servers and goes by meaning, not by text) and the publication (RFC 2136 with TSIG, or
-a function of the operator's). The program does the work (`chatmaild.dns`).
+The records follow from the settings, the keys and the ACME account. The comparison asks the
+authoritative servers, and compares the meaning of records, not their text. The publication uses
+RFC 2136 with TSIG, or a Salt function of the operator. The package `chatmaild.dns` does the work.
+
+All functions use the settings that the relay runs with. Before the first converge they use the
+settings of the pillar. So a pillar that is older or newer than the last converge publishes nothing.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -15,11 +18,11 @@ def __virtual__():
 
 
 def records():
-    """Return every record that DNS should hold for this relay.
+    """Return every record that DNS should have for this relay.
 
     Returns a list of {"name", "type", "ttl" in seconds, "value", "need", "why"}. Names end with a
-    dot; a TXT value is one unsplit text; need is required or recommended. The list is empty for a
-    relay that is a bare IP address. Raises CommandExecutionError when no public address is known.
+    dot. A TXT value is one text. need is required or recommended. The list is empty for a relay
+    without a domain. Raises CommandExecutionError when no public address is known.
 
     CLI Example:
 
@@ -31,10 +34,11 @@ def records():
 
 
 def zone(nameservers=None):
-    """Return the records as zone-file text (RFC 1035 section 5), to put into a zone by hand.
+    """Return the records as the text of a zone file (RFC 1035 section 5).
 
-    nameservers: list of host names, or one text with commas. With them the text is a whole zone
-    for the mail domain, with SOA and NS; without them it is what belongs into an existing zone.
+    nameservers: a list of host names, or one text with commas. With name servers the text is a
+        complete zone of the mail domain, with SOA and NS. Without them the text is the records
+        that an operator adds to an existing zone.
 
     CLI Example:
 
@@ -46,15 +50,19 @@ def zone(nameservers=None):
     return _ask("zone", nameservers=nameservers)
 
 
-def check(names=None):
-    """Compare what the authoritative servers answer with what they should, record by record.
+def check(names=None, settings=None):
+    """Compare the answers of the authoritative servers with the records that the relay needs.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}: result is true when
-    every required record is right; servers says for each what it did; each of the records is
-    {"name", "type", "status", "need", "expected", "found", "why"} with the status ok, missing,
-    wrong or not needed, and "servers" where only some of them answer otherwise. dnssec and ptr are
-    for information. Raises CommandExecutionError when no authoritative server answers.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}.
+    result: true when every required record is right.
+    servers: {server: "answers", or what the server did instead}.
+    records: a list of {"name", "type", "status", "need", "expected", "found", "why"}. The status is
+        ok, missing, wrong or not needed. When the servers disagree, the entry has a list "servers"
+        too: those that gave this answer.
+    dnssec, ptr: for information only.
+    Raises CommandExecutionError when no authoritative server answers.
 
     CLI Example:
 
@@ -63,11 +71,11 @@ def check(names=None):
         salt-call chatmail_dns.check
         salt-call chatmail_dns.check names=www.chat.example.org. --out=json
     """
-    return _ask("check", names=names)
+    return _ask("check", settings, names=names)
 
 
 def report():
-    """Return the outcome of `check` as text for a terminal, what is wrong first.
+    """Return the result of `check` as text for a terminal, with the wrong records first.
 
     CLI Example:
 
@@ -78,13 +86,15 @@ def report():
     return _ask("report")
 
 
-def changes(names=None):
-    """Return what `publish` would change.
+def changes(names=None, settings=None):
+    """Return the changes that `publish` would make.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}: all values of a name and type
-    before and after; those of others stay among them. Raises CommandExecutionError when pillar
-    names no way to publish or the zone cannot be read.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}. old and new are all values of
+    the name and type before and after the change. Values that are not the relay's are in both.
+    Raises CommandExecutionError when the settings have no way to publish, or when the zone cannot
+    be read.
 
     CLI Example:
 
@@ -92,17 +102,19 @@ def changes(names=None):
 
         salt-call chatmail_dns.changes
     """
-    return _ask("changes", names=names)
+    return _ask("changes", settings, names=names)
 
 
-def publish(names=None):
-    """Make DNS hold what it should: all changes in one step, or none.
+def publish(names=None, settings=None):
+    """Publish the records that the relay needs: all changes in one step, or none.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns the changes made, as `changes` shows them. With `dns:server` in pillar they are one
-    RFC 2136 update signed with the TSIG key of `dns:tsig_key_file`, whose prerequisites make the
-    primary refuse it when the zone changed meanwhile. With `dns:hook` the Salt function named
-    there gets the list. Raises CommandExecutionError when anything refuses.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    settings: the relay's settings; by default those that the relay runs with.
+    Returns the changes that were made, in the form of `changes`. With `dns:server` they are one
+    RFC 2136 update, signed with the key of `dns:tsig_key_file`. The update has prerequisites: the
+    primary refuses it when the zone has changed meanwhile. With `dns:hook` the named Salt function
+    gets the list of changes. Raises CommandExecutionError when the zone cannot be read, or when
+    the primary or the hook refuses.
 
     CLI Example:
 
@@ -110,14 +122,14 @@ def publish(names=None):
 
         salt-call chatmail_dns.publish
     """
-    if __salt__["chatmail_relay.settings"]()["dns"]["hook"]:
-        return _call_hook(changes(names))
-    return _ask("publish", names=names)
+    settings = __salt__["chatmail_program.settings"](settings)
+    if hook := settings["dns"]["hook"]:
+        return _call_hook(hook, changes(names, settings))
+    return _ask("publish", settings, names=names)
 
 
-def _call_hook(planned):
-    """Hand changes to the operator's function; return them."""
-    hook = __salt__["chatmail_relay.settings"]()["dns"]["hook"]
+def _call_hook(hook, planned):
+    """Call the operator's function with the changes; return the changes."""
     if not planned:
         return planned
     if hook not in __salt__:
@@ -130,5 +142,6 @@ def _call_hook(planned):
     return planned
 
 
-def _ask(command, **arguments):
-    return __salt__["chatmail_program.call"]("dns", command, arguments, settings="pillar")
+def _ask(command, settings=None, **arguments):
+    settings = __salt__["chatmail_program.settings"](settings)
+    return __salt__["chatmail_program.call"]("dns", command, arguments, settings=settings)

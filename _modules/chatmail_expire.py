@@ -1,12 +1,12 @@
-"""Retention: what is past its time goes, full mailboxes shrink, and a report says what is left.
+"""Remove old mail and unused addresses, cut full mailboxes, and report numbers.
 
-The timers run the same program each night, and Dovecot when a mailbox is nearly full
-(`chatmaild.retention`).
+The package `chatmaild.retention` does the work. Timers also run it each night, and Dovecot runs it
+when a mailbox is nearly full.
 """
 
 __virtualname__ = "chatmail_expire"
 
-# What the last converge wrote.
+# The last converge wrote this file.
 SETTINGS = "/etc/chatmail/relay.json"
 
 
@@ -15,17 +15,17 @@ def __virtual__():
 
 
 def run(test=None, config=SETTINGS):
-    """Remove what is past its time, cut full mailboxes, and report what is left.
+    """Remove old mail and unused addresses, cut full mailboxes, and report the rest.
 
-    test: True only counts what would go; Salt's own `test` setting when not given.
-    config: path of the relay's settings.
+    test: True only counts; by default Salt's own `test` setting.
+    config: the path of the relay's settings.
 
-    Returns `removed` (messages by reason `old`, `large`, `over_quota`; mailboxes: `inactive`;
-    directories: `empty`), `removed_bytes` of the messages, `removed_notifications` (of addresses
-    that have no mailbox any more; none when `test`), `passed_over` (entries by cause) and `report`
-    (as `report` returns it, of what is left). No address is in it.
+    Returns `removed` (messages by reason: `old`, `large`, `over_quota`; mailboxes: `inactive`;
+    directories: `empty`), `removed_bytes` (of the messages), `removed_notifications` (of addresses
+    without a mailbox; 0 with `test`), `passed_over` (entries by cause) and `report` (the result of
+    `report` for the rest). The result contains no address.
 
-    Raises CommandExecutionError without readable settings, or while another run is under way.
+    Raises CommandExecutionError without readable settings, and while another run is at work.
 
     CLI Example:
 
@@ -39,16 +39,16 @@ def run(test=None, config=SETTINGS):
 
 
 def quota(path, target=None, config=SETTINGS):
-    """Cut one mailbox, oldest message first, down to a size.
+    """Remove the oldest messages of one mailbox until it has a size.
 
     path: the address, or the absolute path of its directory in `mailboxes_dir`.
-    target: bytes to keep at most, as Dovecot's quota counts them; 70 % of `max_mailbox_size`
-        when not given. Nothing that arrived within 24 hours goes, so more may stay.
-    config: path of the relay's settings.
+    target: the largest size in bytes, as Dovecot's quota counts them; by default 70 % of
+        `max_mailbox_size`. Messages of the last 24 hours stay, so the mailbox may stay larger.
+    config: the path of the relay's settings.
 
     Returns `before` and `after` (bytes), and `removed`, `removed_bytes`, `passed_over` as `run`.
 
-    Raises CommandExecutionError for a path that is no mailbox of this relay.
+    Raises CommandExecutionError for a path that is not a mailbox of this relay.
 
     CLI Example:
 
@@ -60,14 +60,16 @@ def quota(path, target=None, config=SETTINGS):
 
 
 def remove(address, config=SETTINGS):
-    """Remove one mailbox, whatever its age, and the notifications that wait for its devices.
+    """Remove one mailbox of any age, and the notifications that wait for its devices.
 
     address: the address, or the absolute path of its directory in `mailboxes_dir`.
-    config: path of the relay's settings.
+    config: the path of the relay's settings.
 
-    Returns `removed` (False if there was no such mailbox) and `pending` (notifications removed).
+    Returns `removed` (False if the mailbox did not exist) and `pending` (the number of
+    notifications that were removed).
 
-    Raises CommandExecutionError for what is no address of this relay or no directory.
+    Raises CommandExecutionError for a text that is not an address of this relay, and when the
+    mailbox is not a directory.
 
     CLI Example:
 
@@ -81,12 +83,12 @@ def remove(address, config=SETTINGS):
 def report(config=SETTINGS):
     """Count addresses and mail.
 
-    config: path of the relay's settings.
+    config: the path of the relay's settings.
 
-    Returns `accounts` (`all`, `ci` for those whose name begins with `ci-`, `user` for the rest),
-    `accounts_active` (of `user`, by days since the last login), `storage_bytes` (`messages`,
-    `extra`, `total`: on disk), `messages_bytes` and `messages_count` (by least size in bytes).
-    No address is in it, so it may go into the mine.
+    Returns `accounts` (`all`; `ci` for names that begin with `ci-`; `user` for the others),
+    `accounts_active` (those of `user`, by days since the last login), `storage_bytes` (`messages`,
+    `extra` and `total`, on disk), `messages_bytes` and `messages_count` (by smallest size in
+    bytes). The result contains no address, so it may go into Salt's mine.
 
     Raises CommandExecutionError without readable settings.
 

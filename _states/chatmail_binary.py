@@ -6,7 +6,7 @@ import os
 import tarfile
 import tempfile
 
-from salt.exceptions import CommandExecutionError, MinionError
+from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "chatmail_binary"
 
@@ -38,36 +38,28 @@ def downloaded(name, source, sha256):
             - sha256: 45c81199dbd70f8c4c30fef7f3b9727ca6e3cea8f2831333eeaf8aa71bf0fac1
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "The program is the right one."}
-    if not (source and sha256):
-        ret["result"] = False
-        ret["comment"] = (
-            "No program is known for this machine's architecture. "
-            "Give the URL and the SHA-256 of one (iroh_binary:url and iroh_binary:sha256)."
-        )
-        return ret
-    wanted = {"sha256": sha256, "mode": f"{MODE:04o}", "owner": "0:0"}
-    found = _present(name)
-    ret["changes"] = {
-        key: {"old": found[key], "new": wanted[key]} for key in wanted if found[key] != wanted[key]
-    }
-    if not ret["changes"]:
-        return ret
-    if __opts__["test"]:
-        ret["result"] = None
-        ret["comment"] = f"The program would be downloaded from {source}."
-        return ret
-    try:
-        _install(name, source, sha256)
-    except (CommandExecutionError, MinionError, OSError, tarfile.TarError, EOFError) as error:
-        ret["result"] = False
-        ret["changes"] = {}
-        ret["comment"] = f"{name} was left as it was. {source}: {error}"
-        return ret
-    if (now := _present(name)) != wanted:
-        ret["result"] = False
-        ret["comment"] = f"{name} was written and is not as it should be: {now}"
-        return ret
-    ret["comment"] = f"The program was downloaded from {source}."
+    with _failing(ret):
+        if not (source and sha256):
+            raise CommandExecutionError(
+                "No program is known for this machine's architecture. "
+                "Give the URL and the SHA-256 of one (iroh_binary:url and iroh_binary:sha256)."
+            )
+        wanted = {"sha256": sha256, "mode": f"{MODE:04o}", "owner": "0:0"}
+        found = _present(name)
+        changes = {
+            each: {"old": found[each], "new": new}
+            for each, new in wanted.items()
+            if found[each] != new
+        }
+        if changes and __opts__["test"]:
+            comment = f"The program would be downloaded from {source}."
+            ret.update(result=None, changes=changes, comment=comment)
+        elif changes:
+            _install(name, source, sha256)
+            comment = f"The program was downloaded from {source}."
+            ret.update(changes=changes, comment=comment)
+            if (now := _present(name)) != wanted:
+                raise CommandExecutionError(f"{name} was written and is not as it should be: {now}")
     return ret
 
 
@@ -91,8 +83,16 @@ def _present(path):
 def _install(path, source, sha256):
     """Download an archive, check the program in it and rename it into its place.
 
-    Raises whatever goes wrong; nothing is then left behind.
+    Raises CommandExecutionError when anything goes wrong; nothing is then left behind.
     """
+    try:
+        _fetch(path, source, sha256)
+    except (SaltException, OSError, tarfile.TarError, EOFError) as error:
+        raise CommandExecutionError(f"{path} was left as it was. {source}: {error}") from None
+
+
+def _fetch(path, source, sha256):
+    """Do what `_install` says, and raise whatever goes wrong."""
     folder, program = os.path.split(path)
     with tempfile.TemporaryDirectory(prefix="chatmail-binary-") as scratch:
         archive = __salt__["cp.get_url"](source, os.path.join(scratch, "archive"))
@@ -137,3 +137,12 @@ def _unpack(archive, program, target):
             digest.update(chunk)
             target.write(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
+    try:
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

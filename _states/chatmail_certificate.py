@@ -3,9 +3,13 @@
 A self-signed one is for good, or until another one takes its place.
 """
 
-from salt.exceptions import CommandExecutionError
+import contextlib
+
+from salt.exceptions import SaltException
 
 __virtualname__ = "chatmail_certificate"
+
+AS_WANTED = "The certificate is as wanted."
 
 
 def __virtual__():
@@ -36,9 +40,7 @@ def self_signed(
             - key: /etc/chatmail/tls/privkey.pem
             - subject_names: [_chat.example.org, www._chat.example.org]
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
-    if _lacks_program():
-        return _await_program(ret)
+    ret = {"name": name, "result": True, "changes": {}, "comment": AS_WANTED}
     wanted = {
         "name": name,
         "key": key,
@@ -49,22 +51,19 @@ def self_signed(
         "placeholder": placeholder,
         "test": __opts__["test"],
     }
-    try:
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("certificate")):
+            return {**ret, "result": None, "comment": awaited}
         done = _ask("self_signed", wanted)
-    except CommandExecutionError as error:
-        ret.update(result=False, comment=f"{name}: {error}")
-        return ret
-    if not done["changes"]:
-        return ret
-    ret["changes"] = done["changes"]
-    if __opts__["test"]:
-        ret["result"] = None
-        ret["comment"] = f"The certificate would be set right{done['reason']}"
-    elif done["left"]:
-        ret["result"] = False
-        ret["comment"] = f"The certificate was written, but differs in: {', '.join(done['left'])}"
-    else:
-        ret["comment"] = f"The certificate was set right{done['reason']}"
+        ret["changes"] = done["changes"]
+        if done["left"]:
+            comment = f"The certificate was written, but differs in: {', '.join(done['left'])}."
+            ret.update(result=False, comment=comment)
+        elif done["changes"] and __opts__["test"]:
+            comment = f"The certificate would be set right{done['reason']}."
+            ret.update(result=None, comment=comment)
+        elif done["changes"]:
+            ret["comment"] = f"The certificate was set right{done['reason']}."
     return ret
 
 
@@ -81,21 +80,18 @@ def acme_account(name, settings):
             - name: https://acme-v02.api.letsencrypt.org/directory
             - settings: {{ relay | json }}
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "There is an account"}
-    if _lacks_program():
-        return _await_program(ret)
-    if __salt__["chatmail_certificate.has_account"](settings):
-        return ret
-    ret["changes"] = {"account": {"old": None, "new": name}}
-    if __opts__["test"]:
-        ret.update(result=None, comment="An account would be made")
-        return ret
-    try:
+    ret = {"name": name, "result": True, "changes": {}, "comment": "There is an account."}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("certificate")):
+            return {**ret, "result": None, "comment": awaited}
+        if __salt__["chatmail_certificate.has_account"](settings):
+            return ret
+        changes = {"account": {"old": None, "new": name}}
+        if __opts__["test"]:
+            ret.update(result=None, changes=changes, comment="An account would be made.")
+            return ret
         __salt__["chatmail_certificate.register"](settings)
-    except CommandExecutionError as error:
-        ret.update(result=False, changes={}, comment=f"{name} gave no account: {error}")
-        return ret
-    ret["comment"] = "An account was made"
+        ret.update(changes=changes, comment="An account was made.")
     return ret
 
 
@@ -115,22 +111,23 @@ def acme(name, settings):
             - name: /etc/chatmail/tls/fullchain.pem
             - settings: {{ relay | json }}
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
-    if _lacks_program():
-        return _await_program(ret)
-    planned = _ask("acme_plan", {}, settings)
-    reason, old = planned["reason"], _brief(planned["in_use"])
-    if not reason:
-        return ret
-    if __opts__["test"]:
-        ret["changes"] = {"certificate": {"old": old, "new": {"names": settings["tls_names"]}}}
-        ret.update(result=None, comment=f"A certificate would be requested: {reason}")
-        return ret
-    outcome = __salt__["chatmail_certificate.obtain"](settings)
-    new = _in_use()
-    if new != old:
-        ret["changes"] = {"certificate": {"old": old, "new": new}}
-    _tell_outcome(ret, settings, outcome, reason)
+    ret = {"name": name, "result": True, "changes": {}, "comment": AS_WANTED}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("certificate")):
+            return {**ret, "result": None, "comment": awaited}
+        planned = _ask("acme_plan", {}, settings)
+        reason, old = planned["reason"], _brief(planned["in_use"])
+        if not reason:
+            return ret
+        if __opts__["test"]:
+            ret["changes"] = {"certificate": {"old": old, "new": {"names": settings["tls_names"]}}}
+            ret.update(result=None, comment=f"A certificate would be requested: {reason}.")
+            return ret
+        outcome = __salt__["chatmail_certificate.obtain"](settings)
+        new = _brief(__salt__["chatmail_certificate.installed"]())
+        if new != old:
+            ret["changes"] = {"certificate": {"old": old, "new": new}}
+        _tell_outcome(ret, settings, outcome, reason)
     return ret
 
 
@@ -148,7 +145,7 @@ def _tell_outcome(ret, settings, outcome, reason):
         ret["warnings"] = problems
         ret["comment"] = f"The certificate is in use ({reason}), but: {'; '.join(problems)}"
     else:
-        ret["comment"] = f"A certificate was issued: {reason}"
+        ret["comment"] = f"A certificate was issued: {reason}."
 
 
 def external(name, certificate, key, subject_names):
@@ -168,24 +165,23 @@ def external(name, certificate, key, subject_names):
             - key: /etc/ssl/relay/privkey.pem
             - subject_names: [chat.example.org]
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "The certificate is as wanted"}
-    if _lacks_program():
-        return _await_program(ret)
-    try:
+    ret = {"name": name, "result": True, "changes": {}, "comment": AS_WANTED}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("certificate")):
+            return {**ret, "result": None, "comment": awaited}
         planned = _ask("external_plan", {"certificate": certificate, "key": key})
-        ret["warnings"] = _shortcomings(certificate, planned["given"], subject_names)
+        # Salt counts an empty list as a warning, too.
+        if found := _shortcomings(certificate, planned["given"], subject_names):
+            ret["warnings"] = found
         if not planned["differs"]:
             return ret
         old, new = _brief(planned["in_use"]), _brief(planned["given"])
-        ret["changes"] = {"certificate": {"old": old, "new": new}}
+        changes = {"certificate": {"old": old, "new": new}}
         if __opts__["test"]:
-            ret.update(result=None, comment=f"{certificate} would be put in use")
-            return ret
-        __salt__["chatmail_certificate.install"](certificate, key)
-    except CommandExecutionError as error:
-        ret.update(result=False, changes={}, comment=f"The certificate was left as it is: {error}")
-        return ret
-    ret["comment"] = f"{certificate} was put in use"
+            ret.update(result=None, changes=changes, comment=f"{certificate} would be put in use.")
+        # Another process may have done it meanwhile: the path unit looks at the same files.
+        elif __salt__["chatmail_certificate.install"](certificate, key):
+            ret.update(changes=changes, comment=f"{certificate} was put in use.")
     return ret
 
 
@@ -199,11 +195,6 @@ def _shortcomings(path, given, subject_names):
     return found
 
 
-def _in_use():
-    """Return names and end of the certificate in use, None where there is none."""
-    return _brief(__salt__["chatmail_certificate.installed"]())
-
-
 def _brief(found):
     return found and {"names": found["names"], "not_after": found["not_after"]}
 
@@ -214,11 +205,10 @@ def _ask(command, arguments, settings=None):
     )
 
 
-def _lacks_program():
-    """Tell whether this is a dry run before the program is there."""
-    return __opts__["test"] and not __salt__["chatmail_program.installed"]("certificate")
-
-
-def _await_program(ret):
-    comment = "The certificate can be looked at once the program is installed (chatmail.program)."
-    return {**ret, "result": None, "comment": comment}
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
+    try:
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

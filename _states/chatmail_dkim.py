@@ -1,8 +1,8 @@
 """Keep the DKIM keys of a relay: that it has some, and that they do not grow old."""
 
-import datetime
+import contextlib
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import SaltException
 
 __virtualname__ = "chatmail_dkim"
 
@@ -15,49 +15,47 @@ def __virtual__():
 
 
 def key_present(name, bits=2048):
-    """Make sure that an RSA and an Ed25519 key sign, and that only the filter's group reads them.
+    """Ensure that an RSA and an Ed25519 key sign, and that only the filter's group reads them.
 
     name: free, a sentence about the result.
     bits: 2048, 3072 or 4096, for an RSA key that has to be made.
     A key file that lies unused in the key directory (restored or taken over) is used before a new
-    one is made. Existing keys are never replaced.
+    one is made. Existing keys are never replaced. Changes name selectors, never a key.
+
+    .. code-block:: yaml
+
+        signing keys:
+          chatmail_dkim.key_present:
+            - bits: 3072
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
-        return _await_program(name)
-    try:
+    ret = {"name": name, "result": True, "changes": {}, "comment": "Both keys are there."}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("dkim")):
+            return {**ret, "result": None, "comment": awaited}
         keys = __salt__["chatmail_dkim.list"]()
-    except CommandExecutionError as error:
-        return _result(name, False, str(error), {})
-    signing = [selector for selector, key in keys.items() if key["status"] == "signing"]
-    lacking = [
-        algorithm
-        for algorithm in ALGORITHMS
-        if algorithm not in [keys[selector]["algorithm"] for selector in signing]
-    ]
-    chosen = {algorithm: _unused(keys, algorithm) for algorithm in lacking}
-    names = {
-        algorithm: selector or __salt__["chatmail_dkim.new_selector"](algorithm)
-        for algorithm, selector in chosen.items()
-    }
-    open_keys = {s: k["permissions"] for s, k in keys.items() if k["permissions"] != PERMISSIONS}
-    changes = {
-        f"permissions of {selector}": {"old": old, "new": PERMISSIONS}
-        for selector, old in open_keys.items()
-    }
-    if lacking:
-        changes["signing keys"] = {"old": signing, "new": signing + list(names.values())}
-    if not changes:
-        return _result(name, True, "Both keys are there.", {})
-    if __opts__["test"]:
-        return _result(name, None, "DKIM keys would be made, chosen or protected.", changes)
-    for selector in open_keys:
-        __salt__["chatmail_dkim.protect"](selector)
-    for algorithm, selector in names.items():
-        if not chosen[algorithm]:
-            __salt__["chatmail_dkim.generate"](selector, algorithm, bits)
-    if lacking:
-        __salt__["chatmail_dkim.sign_with"](signing + list(names.values()))
-    return _result(name, True, "DKIM keys were made, chosen or protected.", changes)
+        readable = [each for each, key in keys.items() if key["permissions"] != PERMISSIONS]
+        signing = [each for each, key in keys.items() if key["status"] == "signing"]
+        chosen = {
+            algorithm: _unused(keys, algorithm)
+            for algorithm in ALGORITHMS
+            if algorithm not in [keys[each]["algorithm"] for each in signing]
+        }
+        if not (readable or chosen):
+            return ret
+        for selector in readable:
+            if not __opts__["test"]:
+                __salt__["chatmail_dkim.protect"](selector)
+            found = keys[selector]["permissions"]
+            ret["changes"][f"permissions of {selector}"] = {"old": found, "new": PERMISSIONS}
+        if chosen:
+            new = signing + [_choose(bits, *each) for each in chosen.items()]
+            if not __opts__["test"]:
+                __salt__["chatmail_dkim.sign_with"](new)
+            ret["changes"]["signing keys"] = {"old": signing, "new": new}
+        verb = "would be" if __opts__["test"] else "were"
+        ret["comment"] = f"DKIM keys {verb} made, chosen or protected."
+        ret["result"] = None if __opts__["test"] else True
+    return ret
 
 
 def _unused(keys, algorithm):
@@ -70,61 +68,78 @@ def _unused(keys, algorithm):
     return max(found)[1] if found else None
 
 
-def rotated(name, days=None, wait=60):
-    """Rotate keys that grew too old, go on with a rotation begun, and end the last one.
+def _choose(bits, algorithm, unused):
+    """Return the key that shall sign: an unused one or a new one; a dry run makes none."""
+    selector = unused or __salt__["chatmail_dkim.new_selector"](algorithm)
+    if not (unused or __opts__["test"]):
+        __salt__["chatmail_dkim.generate"](selector, algorithm, bits)
+    return selector
+
+
+def rotated(name, days=None, wait=60, settings=None):
+    """Ensure that no key is too old: rotate, go on with a rotation begun, and end the last one.
 
     name: free, a sentence about the result.
     days: age at which a key is replaced; by default the setting `dkim:rotate_after`, and without
-    that no rotation begins by itself.
+        that no rotation begins by itself.
     wait: seconds to wait for the name servers; where they need longer, the next run goes on.
+    settings: the relay's settings; those that the machine runs with if not given.
+    Changes name selectors: `signing keys`, `keys withdrawn` (records and files), and `next keys`
+    while the name servers do not have the records of new keys yet. A dry run announces what happens
+    with name servers that take and give the records in time.
+
+    .. code-block:: yaml
+
+        signing keys are rotated in time:
+          chatmail_dkim.rotated:
+            - days: 90
+            - settings: {{ relay | json }}
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dkim"):
-        return _await_program(name)
-    days = days or __salt__["chatmail_relay.settings"]()["dkim"]["rotate_after"]
-    keys = __salt__["chatmail_dkim.list"]()
-    signing = [selector for selector, key in keys.items() if key["status"] == "signing"]
-    begun = [selector for selector, key in keys.items() if key["status"] == "next"]
-    old = [selector for selector in signing if days and _age(keys[selector]) >= days]
-    gone = __salt__["chatmail_dkim.withdrawn"]()
-    if not (begun or old or gone):
-        return _result(name, True, "No key is due.", {})
-    if __opts__["test"]:
-        changes = _change("records to remove", gone, [])
-        if begun or old:
-            changes |= _change("signing keys", signing, begun or _next_names())
-        return _result(name, None, "DKIM keys would be rotated.", changes)
+    ret = {"name": name, "result": True, "changes": {}, "comment": "No key is due."}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("rotation")):
+            return {**ret, "result": None, "comment": awaited}
+        settings = __salt__["chatmail_program.settings"](settings)
+        days = days or settings["dkim"]["rotate_after"]
+        # What `rotate` and `withdraw` would do now, if DNS answers and takes the records.
+        plan = {"days": days}
+        planned = __salt__["chatmail_program.call"]("rotation", "plan", plan, settings)
+        if not (planned["next"] or planned["withdraw"]):
+            return ret
+        if __opts__["test"]:
+            _note(ret, "keys withdrawn", planned["withdraw"], [])
+            _note(ret, "signing keys", planned["signing"], planned["next"] or planned["signing"])
+            ret.update(result=None, comment="DKIM keys would be rotated.")
+            return ret
+        removed = __salt__["chatmail_dkim.withdraw"](settings)
+        _note(ret, "keys withdrawn", removed["withdrawn"], [])
+        said = [f"Remove from DNS: TXT {record}." for record in removed["remove"]]
+        if planned["next"]:
+            said.append(_rotate(ret, planned, wait, settings))
+        ret["comment"] = " ".join(said) or "Old keys were withdrawn."
+    return ret
+
+
+def _rotate(ret, planned, wait, settings):
+    """Rotate, put what became of it into the changes, and return a sentence about it."""
+    before = __salt__["chatmail_dkim.list"]()
+    step = __salt__["chatmail_dkim.rotate"](wait, settings=settings)
+    _note(ret, "signing keys", planned["signing"], step["signing"])
+    waiting = [record["name"].partition(".")[0] for record in step["publish"]]
+    _note(ret, "next keys", [each for each in waiting if each in before], waiting)
+    return f"Rotation: {step['comment']}."
+
+
+def _note(ret, what, old, new):
+    """Put a change into the state's changes, if it is one."""
+    if sorted(old) != sorted(new):
+        ret["changes"][what] = {"old": old, "new": new}
+
+
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
     try:
-        removed = __salt__["chatmail_dkim.withdraw"]()
-        step = __salt__["chatmail_dkim.rotate"](wait) if begun or old else None
-    except CommandExecutionError as error:
-        return _result(name, False, str(error), {})
-    changes = _change("keys withdrawn", removed["withdrawn"], [])
-    comment = [f"Remove from DNS: TXT {record}." for record in removed["remove"]]
-    if step:
-        comment.append(f"Rotation: {step['comment']}.")
-        changes |= _change("signing keys", signing, step["signing"])
-    return _result(name, True, " ".join(comment) or "Old keys were withdrawn.", changes)
-
-
-def _age(key):
-    """Return for how many days a key has its status."""
-    since = datetime.datetime.fromisoformat(key["since"])
-    return (datetime.datetime.now(since.tzinfo) - since).total_seconds() / 86400
-
-
-def _await_program(name):
-    """Return what a dry run says before the program is there."""
-    comment = "The keys can be looked at once the program is installed (chatmail.program)."
-    return _result(name, None, comment, {})
-
-
-def _next_names():
-    return [__salt__["chatmail_dkim.new_selector"](each) for each in ALGORITHMS]
-
-
-def _change(what, old, new):
-    return {what: {"old": old, "new": new}} if sorted(old) != sorted(new) else {}
-
-
-def _result(name, result, comment, changes):
-    return {"name": name, "result": result, "comment": comment, "changes": changes}
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

@@ -1,8 +1,9 @@
 """Keep DNS what the relay needs: publish the records, and see that the world gets them."""
 
+import contextlib
 import time
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "chatmail_dns"
 
@@ -14,51 +15,70 @@ def __virtual__():
     return __virtualname__
 
 
-def published(name):
-    """Make DNS hold every record of the relay, through `dns:server` or `dns:hook` of the pillar.
+def published(name, settings=None):
+    """Ensure that DNS holds every record of the relay, by the setting `dns:server` or `dns:hook`.
 
     name: free, a sentence about the result.
+    settings: the relay's settings; those that the machine runs with if not given.
     Changes are {"<name> <type>": {"old": values, "new": values}}; records of others stay.
+
+    .. code-block:: yaml
+
+        records of the relay:
+          chatmail_dns.published:
+            - settings: {{ relay | json }}
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
-        return _await_program(name)
-    try:
-        planned = __salt__["chatmail_dns.changes" if __opts__["test"] else "chatmail_dns.publish"]()
-    except CommandExecutionError as error:
-        return _result(name, False, str(error), {})
-    changes = {
-        f"{change['name']} {change['type']}": {"old": change["old"], "new": change["new"]}
-        for change in planned
-    }
-    if not changes:
-        return _result(name, True, "DNS has every record.", {})
-    if __opts__["test"]:
-        return _result(name, None, f"{len(changes)} record sets would be changed.", changes)
-    return _result(name, True, f"{len(changes)} record sets were changed.", changes)
+    ret = {"name": name, "result": True, "changes": {}, "comment": "DNS has every record."}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("dns")):
+            return {**ret, "result": None, "comment": awaited}
+        do = "changes" if __opts__["test"] else "publish"
+        ret["changes"] = {
+            f"{change['name']} {change['type']}": {"old": change["old"], "new": change["new"]}
+            for change in __salt__[f"chatmail_dns.{do}"](settings=settings)
+        }
+        count = len(ret["changes"])
+        if count and __opts__["test"]:
+            ret.update(result=None, comment=f"{count} record sets would be changed.")
+        elif count:
+            ret["comment"] = f"{count} record sets were changed."
+    return ret
 
 
-def verified(name, wait=60):
-    """Fail unless every authoritative server that answers has the required records right.
+def verified(name, wait=60, settings=None):
+    """Ensure that every authoritative server that answers has the required records right.
 
     name: free, a sentence about the result.
-    wait: seconds in which secondaries may catch up.
+    wait: seconds in which secondaries may catch up; a dry run does not wait.
+    settings: the relay's settings; those that the machine runs with if not given.
+    Changes nothing; fails, also in a dry run, with what is wrong, one record a line.
+
+    .. code-block:: yaml
+
+        records of the relay are in DNS:
+          chatmail_dns.verified:
+            - wait: 300
+            - settings: {{ relay | json }}
     """
-    if __opts__["test"] and not __salt__["chatmail_program.installed"]("dns"):
-        return _await_program(name)
-    end = time.monotonic() + (0 if __opts__["test"] else wait)
-    while True:
-        try:
-            good, comment = _checked()
-        except CommandExecutionError as error:
-            good, comment = False, str(error)
-        if good or time.monotonic() >= end:
-            return _result(name, good, comment, {})
-        time.sleep(PAUSE)
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    with _failing(ret):
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("dns")):
+            return {**ret, "result": None, "comment": awaited}
+        end = time.monotonic() + (0 if __opts__["test"] else wait)
+        while True:
+            ret["result"], ret["comment"] = _look(settings)
+            if ret["result"] or time.monotonic() >= end:
+                break
+            time.sleep(PAUSE)
+    return ret
 
 
-def _checked():
+def _look(settings):
     """Return whether DNS is right, and what is not, one record a line."""
-    found = __salt__["chatmail_dns.check"]()
+    try:
+        found = __salt__["chatmail_dns.check"](settings=settings)
+    except CommandExecutionError as error:
+        return False, str(error)
     lines = [
         f"{entry['name']} {entry['type']} is {entry['status']}: "
         f"expected {', '.join(entry['expected']) or 'nothing'}, "
@@ -69,11 +89,10 @@ def _checked():
     return found["result"], "\n".join(lines) or "DNS has every record."
 
 
-def _await_program(name):
-    """Return what a dry run says before the program is there."""
-    comment = "The records can be compared once the program is installed (chatmail.program)."
-    return _result(name, None, comment, {})
-
-
-def _result(name, result, comment, changes):
-    return {"name": name, "result": result, "comment": comment, "changes": changes}
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
+    try:
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

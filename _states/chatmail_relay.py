@@ -1,10 +1,11 @@
 """What must be true of a machine before it becomes a relay."""
 
+import contextlib
 import ipaddress
 import os
 import socket
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import SaltException
 
 __virtualname__ = "chatmail_relay"
 
@@ -21,25 +22,26 @@ def __virtual__():
 def ports_free(name):
     """Ensure that no foreign process listens on a port which the relay needs.
 
-    name: of no meaning.
-    Changes nothing; fails, also under test=True, with every such process named. What counts as
+    name: free, a sentence about the result.
+    Changes nothing; fails, also in a dry run, with every such process named. What counts as
     foreign: see the execution function `chatmail_relay.ports`.
 
     .. code-block:: yaml
 
         ports of the relay are free:
           chatmail_relay.ports_free:
-            - failhard: True
+            - require_in:
+              - sls: chatmail.nginx
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "No foreign process in the way"}
-    foreign = __salt__["chatmail_relay.ports"]()
-    if foreign:
-        shown = "\n".join(f"- {_shown(each)}" for each in foreign)
-        ret["result"] = False
-        ret["comment"] = (
-            f"The relay needs these ports, but other programs listen there:\n{shown}\n"
-            "Stop, disable or move them, then apply the state again; nothing was changed."
-        )
+    ret = {"name": name, "result": True, "changes": {}, "comment": "No foreign process in the way."}
+    with _failing(ret):
+        if foreign := __salt__["chatmail_relay.ports"]():
+            shown = "\n".join(f"- {_shown(each)}" for each in foreign)
+            ret["result"] = False
+            ret["comment"] = (
+                f"The relay needs these ports, but other programs listen there:\n{shown}\n"
+                "Stop, disable or move them, then apply the state again; nothing was changed."
+            )
     return ret
 
 
@@ -55,7 +57,8 @@ def _shown(listener):
 def master_found(name, search=()):
     """Ensure that this minion finds its master through the relay's own resolver, too.
 
-    name: of no meaning. search: the domains that resolv.conf searches, those that it will.
+    name: free, a sentence about the result.
+    search: the domains that resolv.conf will search.
     Changes nothing. Fails for a name of a master that the machine finds now, and that the resolver
     on 127.0.0.1 does not. IP addresses, names in /etc/hosts and a machine without a master pass.
 
@@ -64,28 +67,29 @@ def master_found(name, search=()):
         resolver finds the Salt master:
           chatmail_relay.master_found:
             - search: [example.org]
-            - failhard: True
+            - require:
+              - service: resolver
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "No master would be lost"}
-    names = [each for each in _master_names() if _is_found(each)]
-    if not names:
-        return ret
-    if __opts__["test"] and not __salt__["service.status"]("unbound"):
-        ret.update(result=None, comment="The resolver is asked for the master once it runs")
-        return ret
-    try:
-        lost = [each for each in names if not _ask("resolves", name=each, search=list(search))]
-    except CommandExecutionError as error:
-        return {**ret, "result": False, "comment": str(error)}
-    if lost:
-        ret["result"] = False
-        ret["comment"] = (
-            f"The relay's own resolver does not find the Salt master of this minion, "
-            f"{', '.join(lost)}; with it, the minion would lose the master. /etc/resolv.conf was "
-            "left as it is. Either give the minion the master's IP address or a name that public "
-            "DNS knows (`master` in its configuration), or name the master in /etc/hosts, or set "
-            "resolver:forwarders to name servers that know it. Then apply the state again."
-        )
+    ret = {"name": name, "result": True, "changes": {}, "comment": "No master would be lost."}
+    with _failing(ret):
+        names = [each for each in _master_names() if _is_found(each)]
+        if not names:
+            return ret
+        if __opts__["test"] and (awaited := __salt__["chatmail_program.awaited"]("dns")):
+            return {**ret, "result": None, "comment": awaited}
+        if __opts__["test"] and not __salt__["service.status"]("unbound"):
+            ret.update(result=None, comment="The resolver is asked for the master once it runs.")
+            return ret
+        if lost := [each for each in names if not _resolves(each, search)]:
+            ret["result"] = False
+            ret["comment"] = (
+                "The relay's own resolver does not find the Salt master of this minion: "
+                f"{', '.join(lost)}. With this resolver the minion would lose its master, so "
+                "/etc/resolv.conf was left as it is. Give the minion the master's IP address or a "
+                "name that public DNS knows (`master` in its configuration), or put the master "
+                "into /etc/hosts, or set resolver:forwarders to name servers that know it. Then "
+                "apply the state again."
+            )
     return ret
 
 
@@ -120,8 +124,10 @@ def _is_found(host):
         return False
 
 
-def _ask(command, **arguments):
-    return __salt__["chatmail_program.call"]("dns", command, arguments, settings={})
+def _resolves(host, search):
+    """Return whether the relay's own resolver finds a host."""
+    arguments = {"name": host, "search": list(search)}
+    return __salt__["chatmail_program.call"]("dns", "resolves", arguments, settings={})
 
 
 def kernel_limit(name, value):
@@ -131,32 +137,50 @@ def kernel_limit(name, value):
     value: the least that will do; a higher one is left alone.
     In a container such limits are the host's: too low a one is then told in a warning, no failure,
     because the relay works without it and only needs more memory.
-    Fails where the kernel refuses a value that it lets us write.
+    Fails where there is no such limit, and where the kernel refuses a value that it lets us write.
+
+    .. code-block:: yaml
+
+        inotify instances are enough:
+          chatmail_relay.kernel_limit:
+            - name: fs.inotify.max_user_instances
+            - value: 65535
     """
-    ret = {"name": name, "changes": {}, "result": True, "comment": "High enough"}
-    path = "/proc/sys/" + name.replace(".", "/")
-    found = _read_limit(path)
-    if found >= value:
-        return ret
-    if not os.access(path, os.W_OK):
-        ret["warnings"] = [
-            f"{name} is {found} and belongs to the host of this container. "
-            f"Set it there: sysctl -w {name}={value}"
-        ]
-        ret["comment"] = "Left to the host of this container"
-        return ret
-    ret["changes"] = {name: {"old": found, "new": value}}
-    if __opts__["test"]:
-        ret["result"] = None
-        ret["comment"] = f"{name} would be raised"
-        return ret
-    with open(path, "w") as stream:
-        stream.write(str(value))
-    ret["result"] = _read_limit(path) >= value
-    ret["comment"] = "Raised" if ret["result"] else f"The kernel left {name} at {found}"
+    ret = {"name": name, "result": True, "changes": {}, "comment": f"{name} is high enough."}
+    with _failing(ret):
+        path = "/proc/sys/" + name.replace(".", "/")
+        found = _read_limit(path)
+        if found >= value:
+            return ret
+        if not os.access(path, os.W_OK):
+            ret["warnings"] = [
+                f"{name} is {found} and belongs to the host of this container. "
+                f"Set it there: sysctl -w {name}={value}"
+            ]
+            ret["comment"] = f"{name} is left to the host of this container."
+            return ret
+        changes = {name: {"old": found, "new": value}}
+        if __opts__["test"]:
+            ret.update(result=None, changes=changes, comment=f"{name} would be raised.")
+            return ret
+        with open(path, "w") as stream:
+            stream.write(str(value))
+        if (now := _read_limit(path)) < value:
+            ret.update(result=False, comment=f"The kernel left {name} at {now}.")
+        else:
+            ret.update(changes=changes, comment=f"{name} was raised.")
     return ret
 
 
 def _read_limit(path):
     with open(path) as stream:
         return int(stream.read())
+
+
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
+    try:
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

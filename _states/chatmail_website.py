@@ -5,10 +5,19 @@ builds with what is there: whatever made a page differ, be it a setting, a sourc
 `www_folder` or somebody's edit in the web root, is found.
 """
 
+import contextlib
 import json
 import os
 
+from salt.exceptions import SaltException
+
+__virtualname__ = "chatmail_website"
+
 PYTHON = "/usr/bin/python3"
+
+
+def __virtual__():
+    return __virtualname__
 
 
 def built(name, program, settings):
@@ -28,42 +37,68 @@ def built(name, program, settings):
             - program: /usr/local/lib/chatmail-website/build.py
             - settings: {{ relay | json }}
     """
-    test = __opts__["test"]
-    if test and not os.path.exists(program):
-        return _would_build(name, "is not installed yet")
-    command = [PYTHON, program, *(["--check"] if test else []), name]
-    answer = __salt__["cmd.run_all"](
-        # Salt would make the two characters `\n` of JSON into a line's end.
-        command,
-        stdin=json.dumps(settings),
-        stdin_raw_newlines=True,
-        python_shell=False,
-    )
-    if answer["retcode"] != 0:
-        if test and "ModuleNotFoundError" in answer["stderr"]:
-            return _would_build(name, "lacks a package that this run would install")
-        error = answer["stderr"] or answer["stdout"]
-        comment = f"The pages were left as they are. {error}"
-        return {"name": name, "result": False, "changes": {}, "comment": comment}
-    changes = {kind: files for kind, files in json.loads(answer["stdout"]).items() if files}
-    if not changes:
-        return {"name": name, "result": True, "changes": {}, "comment": "The pages are up to date."}
-    result, verb = (None, "would be") if test else (True, "were")
-    return {"name": name, "result": result, "changes": changes, "comment": f"Pages {verb} built."}
+    ret = {"name": name, "result": True, "changes": {}, "comment": "The pages are up to date."}
+    with _failing(ret):
+        test = __opts__["test"]
+        if test and not os.path.exists(program):
+            return _would_build(ret, "is not installed yet")
+        answer = __salt__["cmd.run_all"](
+            [PYTHON, program, *(["--check"] if test else []), name],
+            stdin=json.dumps(settings),
+            # Salt would make the two characters `\n` of JSON into a line's end.
+            stdin_raw_newlines=True,
+            python_shell=False,
+        )
+        if answer["retcode"] != 0 and test and "ModuleNotFoundError" in answer["stderr"]:
+            return _would_build(ret, "lacks a package that this run would install")
+        if answer["retcode"] != 0:
+            error = answer["stderr"] or answer["stdout"]
+            ret.update(result=False, comment=f"The pages were left as they are. {error}")
+            return ret
+        told = json.loads(answer["stdout"])
+        ret["changes"] = {kind: files for kind, files in told.items() if files}
+        if ret["changes"] and test:
+            ret.update(result=None, comment="Pages would be built.")
+        elif ret["changes"]:
+            ret["comment"] = "Pages were built."
+    return ret
 
 
 def mod_watch(name, program, settings, sfun=None, **_kwargs):
-    """Build again since a source changed; a dry run cannot read the new source, and says so."""
-    if __opts__["test"]:
-        return _would_build(name, "has sources that this run would change")
-    return built(name, program, settings)
+    """Build again, since a source has changed; a dry run cannot read the new source, and says so.
+
+    The arguments are those of `built`.
+
+    .. code-block:: yaml
+
+        website pages:
+          chatmail_website.built:
+            - name: /var/www/chatmail
+            - program: /usr/local/lib/chatmail-website/build.py
+            - settings: {{ relay | json }}
+            - watch:
+              - file: website sources
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    with _failing(ret):
+        if __opts__["test"]:
+            ret = _would_build(ret, "has sources that this run would change")
+        else:
+            ret = built(name, program, settings)
+    return ret
 
 
-def _would_build(name, reason):
+def _would_build(ret, reason):
     """Return the answer of a dry run that cannot ask the program itself."""
-    return {
-        "name": name,
-        "result": None,
-        "changes": {"pages": {"old": "as they are", "new": "built"}},
-        "comment": f"The pages would be built: their program {reason}.",
-    }
+    changes = {"pages": {"old": "as they are", "new": "built"}}
+    comment = f"The pages would be built: their program {reason}."
+    return {**ret, "result": None, "changes": changes, "comment": comment}
+
+
+@contextlib.contextmanager
+def _failing(ret):
+    """Turn an error into a failed state; what was changed before it stays in `changes`."""
+    try:
+        yield
+    except (SaltException, OSError) as error:
+        ret.update(result=False, comment=str(error))

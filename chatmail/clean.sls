@@ -1,6 +1,6 @@
 {#- Removes the relay from the machine, in the reverse order of init.sls. Mail and keys stay, so that `state.apply
     chatmail` restores the same relay, unless `chatmail:clean:purge` is true. Packages that the machine may need for
-    other things (nginx, Postfix, Dovecot, unbound, Python) stay, too. They are stopped and get back the configuration
+    other things (nginx, Postfix, Dovecot, certbot, coturn) stay, too. They are stopped and get back the configuration
     that they had before. -#}
 include:
   - chatmail.metrics.clean

@@ -3,9 +3,9 @@
 
 Salt copies `_modules` and `_states` to a minion only before a highstate. Without this file,
 `state.apply chatmail` would fail on a new minion and would run old code after an upgrade. So this
-file syncs copies that are missing or differ while the states are rendered, and one state then
-reloads the modules. When the copies are current, it costs a few file hashes. Every .sls that uses a
-state of our own includes it.
+file copies what is missing or differs while the states are rendered, and one state then reloads the
+modules. When the copies are current, it costs a few file hashes. Every .sls that uses a state of
+our own includes it.
 """
 
 import hashlib
@@ -13,26 +13,31 @@ import os
 
 
 def run():
-    """Return the state that reloads the modules, or nothing where the copies were current."""
-    if "_ssh_version" in __opts__:
-        # salt-ssh sends modules along each time, and of the other files those that a state names.
-        # Our states ask chatmail_relay.settings, which needs this one.
-        needed = {"test.nop": [{"source": "salt://chatmail/settings.py"}, {"order": "first"}]}
-        return {"settings of the relay are sent along": needed}
-    if not _stale():
-        return {}
-    # A state cannot do this: under test=True, saltutil.sync_all only tells what it would sync.
-    for kind in ("modules", "states"):
-        __salt__[f"saltutil.sync_{kind}"](refresh=False)
-    if still := _stale():
+    """Return one state, which reloads the modules if their copies were not current."""
+    # salt-ssh sends them along each time.
+    if "_ssh_version" in __opts__ or not (stale := _stale()):
+        return _nop({"name": "they were current"})
+    # saltutil.sync_modules removes the modules of all environments that it is not asked to sync.
+    if barred := [source for source in stale if not _is_allowed(source)]:
         raise RuntimeError(
-            f"{', '.join(still)}: not synced. Does the minion's top file or extmod_whitelist "
-            "leave out the environment or the modules of this formula?"
+            f"{', '.join(barred)}: not synced. extmod_whitelist or extmod_blacklist in the "
+            "minion's configuration leaves them out: allow the modules and states chatmail_*"
         )
+    for source in stale:
+        __salt__["cp.get_file"](f"salt://{source}", _copy(source), saltenv=__env__, makedirs=True)
+    if still := _stale():
+        target = __opts__["extension_modules"]
+        raise RuntimeError(f"{', '.join(still)}: cannot be copied to {target}")
     # A state without changes reloads modules only with force_reload_modules
     # (salt.state.State.check_refresh).
-    reload_now = {"test.nop": [{"force_reload_modules": True}, {"order": "first"}]}
-    return {"modules and states of this release are loaded": reload_now}
+    reload_now = {"force_reload_modules": True}, {"order": "first"}
+    return _nop({"name": "they are loaded anew"}, *reload_now)
+
+
+def _nop(*arguments):
+    """Return a state that changes nothing; without a state, `state.apply` of this file fails."""
+    nop = {"test.nop": list(arguments)}
+    return {"chatmail modules and states are of this release": nop}
 
 
 def _stale():
@@ -40,11 +45,23 @@ def _stale():
     stale = []
     for kind in ("modules", "states"):
         for source in __salt__["cp.list_master"](saltenv=__env__, prefix=f"_{kind}/chatmail_"):
-            copy = os.path.join(__opts__["extension_modules"], kind, os.path.basename(source))
             wanted = __salt__["cp.hash_file"](f"salt://{source}", saltenv=__env__)
-            if source.endswith(".py") and _digest(copy, wanted["hash_type"]) != wanted["hsum"]:
+            found = _digest(_copy(source), wanted["hash_type"])
+            if source.endswith(".py") and found != wanted["hsum"]:
                 stale.append(source)
     return stale
+
+
+def _copy(source):
+    """Return where the minion has its copy of `_modules/x.py` or `_states/x.py`."""
+    return os.path.join(__opts__["extension_modules"], source.removeprefix("_"))
+
+
+def _is_allowed(source):
+    """Tell whether the minion's configuration lets a module be synced."""
+    kind, module = source.removeprefix("_").removesuffix(".py").split("/")
+    allowed, barred = (__opts__.get(f"extmod_{each}list") or {} for each in ("white", "black"))
+    return module in allowed.get(kind, [module]) and module not in barred.get(kind, [])
 
 
 def _digest(path, hash_type):

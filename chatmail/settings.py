@@ -380,9 +380,9 @@ KEYS = (
         "iroh_relay",
         None,
         lambda value: iroh_relay(value),
-        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`. A "
-        'URL: clients are pointed there and none runs here. "": none runs here and clients use '
-        "their default.",
+        "The iroh relay that clients use. null: this relay runs one at `https://<mail_domain>`, "
+        "or `http://` with a self-signed certificate. A URL: clients are pointed there and none "
+        'runs here. "": none runs here and clients use their default.',
         section="Realtime",
     ),
     Key(
@@ -396,7 +396,8 @@ KEYS = (
         "iroh_binary:sha256",
         None,
         lambda value: optional(value, sha256),
-        "Digest of the program itself, not of the archive. null: the digest of version 0.35.0.",
+        "Digest of the program itself, not of the archive. Delta Chat needs version 0.35. null: "
+        "the digest of version 0.35.0.",
     ),
     Key(
         "mail",
@@ -467,6 +468,7 @@ SETTINGS_READ = {
         "mail_domain",
         "mailboxes_dir",
         "notification_url",
+        "tls_mode",
     ),
     "metrics": ("metrics_address",),
     "transport": (
@@ -1038,10 +1040,17 @@ def _derived(settings, release):
         "tls_mode": tls_mode,
         "tls_certificate": TLS_CERTIFICATE,
         "tls_key": TLS_KEY,
+        # Delta Chat checks no certificate on a relay without a domain, and Apple's clients speak no
+        # TLS 1.3 then.
+        "oldest_client_tls": "TLSv1.2" if ip else "TLSv1.3",
         "tls_names": [domain] if ip else [domain, f"www.{domain}", f"mta-sts.{domain}"],
         "dkim_required": not ip,
         "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),
         "max_mailbox_size_mb": settings["max_mailbox_size"] // MIB,
+        # No encrypted message is smaller than 1 KB, so only other ones reach this number.
+        "max_mailbox_messages": settings["max_mailbox_size"] // KIB,
+        # Postfix asks for 1.5 messages by itself (postconf(5), queue_minfree).
+        "submission_min_free": 10 * settings["max_message_size"],
         # nginx's limit, above which it answers itself; below it our own handler does.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,

@@ -2,24 +2,24 @@
     names the account. Relays without an ACME certificate have neither certbot nor an account. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.tls_mode == "acme" %}
-
 include:
   - chatmail.modules
   - chatmail.program
   - chatmail.resolver
 
-certbot:
+{%- if relay.tls_mode == "acme" %}
+
+chatmail certbot packages:
   pkg.installed:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
     - require:
       - sls: chatmail.resolver
 
-account with the authority:
+chatmail account with the authority:
   chatmail_certificate.acme_account:
     - name: {{ relay.acme_directory }}
     - settings: {{ relay | json }}
     - require:
-      - pkg: certbot
-      - file: program
+      - pkg: chatmail certbot packages
+      - file: chatmail program
 {%- endif %}

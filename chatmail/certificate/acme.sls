@@ -2,16 +2,14 @@
     renews it. Needs nginx, which answers the authority on port 80, and the relay's names in DNS. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.tls_mode == "acme" %}
-
 include:
+  - chatmail.certificate
+{%- if relay.tls_mode == "acme" %}
   - .account
   - .service
-  - .self_signed
   - chatmail.nginx
-  - chatmail.program
 
-directory of the ACME challenges:
+chatmail directory of the ACME challenges:
   file.directory:
     - name: /var/lib/chatmail/acme
     - mode: "0755"
@@ -19,20 +17,44 @@ directory of the ACME challenges:
     - require:
       - sls: chatmail.host
 
-certificate of the authority:
+# chatmail.certificate.clean has put it aside.
+chatmail certbot renews our certificate again:
+  file.rename:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - source: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
+    - makedirs: True
+    - onlyif:
+      - fun: file.file_exists
+        path: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
+
+# certbot writes this line for new certificates. Releases up to 2026.11 did not ask for it.
+chatmail certbot keeps the key:
+  file.replace:
+    - name: /etc/letsencrypt/renewal/chatmail.conf
+    - pattern: '^\[renewalparams\]\n(?!(?:.*\n)*reuse_key\b)'
+    - repl: "[renewalparams]\nreuse_key = True\n"
+    - backup: False
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
+    - require:
+      - file: chatmail certbot renews our certificate again
+
+chatmail certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
     - settings: {{ relay | json }}
     - require:
-      - chatmail_certificate: account with the authority
-      - file: directory of the ACME challenges
-      - file: program
-      - service: nginx service
+      - chatmail_certificate: chatmail account with the authority
+      - file: chatmail certbot keeps the key
+      - file: chatmail directory of the ACME challenges
+      - file: chatmail program
+      - service: chatmail nginx service
 
-certbot's timer:
+chatmail certbot timer:
   service.running:
     - name: certbot.timer
     - enable: True
     - require:
-      - pkg: certbot
+      - pkg: chatmail certbot packages
 {%- endif %}

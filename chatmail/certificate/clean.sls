@@ -1,5 +1,5 @@
 {#- Removes what renews and watches the certificate. Only `clean:purge` removes the certificate itself, so a relay that
-    is set up again needs no new one. certbot's account and log stay. -#}
+    is set up again needs no new one. certbot, its account and its log stay: the machine may have other certificates. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {% for unit in ["chatmail-certificate.path", "chatmail-certificate.timer"] %}
@@ -12,10 +12,10 @@
       - fun: service.available
         name: {{ unit }}
     - require_in:
-      - file: certificate program and its units are gone
+      - file: chatmail certificate program and its units are gone
 {% endfor %}
 
-certificate program and its units are gone:
+chatmail certificate program and its units are gone:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-certificate.path
@@ -27,15 +27,22 @@ certificate program and its units are gone:
       - /var/lib/chatmail/acme
       - /var/lib/chatmail/certificate.json
 {%- if relay.clean.purge %}
+      - /var/backups/chatmail/etc/letsencrypt
       - /etc/chatmail/tls
       - /etc/letsencrypt/live/chatmail
       - /etc/letsencrypt/archive/chatmail
       - /etc/letsencrypt/renewal/chatmail.conf
 {%- endif %}
-{%- if relay.tls_mode == "acme" %}
+{%- if not relay.clean.purge %}
 
-# Otherwise its timer would ask for renewals, and nothing would answer the challenges.
-certbot is removed:
-  pkg.removed:
-    - pkgs: [certbot, python3-certbot-dns-rfc2136]
+# certbot's timer would ask for renewals, and nothing would answer the challenges.
+chatmail certbot renews our certificate no longer:
+  file.rename:
+    - name: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
+    - source: /etc/letsencrypt/renewal/chatmail.conf
+    - makedirs: True
+    - force: True
+    - onlyif:
+      - fun: file.file_exists
+        path: /etc/letsencrypt/renewal/chatmail.conf
 {%- endif %}

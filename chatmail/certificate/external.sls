@@ -1,21 +1,23 @@
-{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. -#}
+{#- The operator's certificate and key: copies them now, and again when they change. Needs the two files. Other relays
+    have nothing to copy. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% set certificate, key = relay.tls_external_cert_and_key %}
 
 include:
-  - .self_signed
+  - chatmail.certificate
+{%- if relay.tls_mode == "external" %}
+{%- set certificate, key = relay.tls_external_cert_and_key %}
   - .service
 
-operator's certificate:
+chatmail certificate of the operator:
   chatmail_certificate.external:
     - name: {{ relay.tls_certificate }}
     - certificate: {{ certificate }}
     - key: {{ key }}
     - subject_names: {{ relay.tls_names | json }}
     - require:
-      - chatmail_certificate: self-signed certificate
+      - chatmail_certificate: chatmail self-signed certificate
 
-operator's certificate is watched:
+chatmail certificate of the operator is watched:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.path
     - source: salt://chatmail/certificate/files/chatmail-certificate.path.jinja
@@ -25,13 +27,14 @@ operator's certificate is watched:
         key: {{ key }}
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
   service.running:
     - name: chatmail-certificate.path
     - enable: True
     - watch:
-      - file: operator's certificate is watched
+      - file: chatmail certificate of the operator is watched
     - require:
-      - cmd: systemd reads its units
-      - chatmail_certificate: operator's certificate
+      - cmd: chatmail systemd reads its units
+      - chatmail_certificate: chatmail certificate of the operator
       - sls: chatmail.certificate.service
+{%- endif %}

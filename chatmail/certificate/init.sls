@@ -5,7 +5,24 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
-  - .self_signed
-{%- if relay.tls_mode == "external" %}
+  - chatmail.modules
+  - chatmail.host
+  - chatmail.program
   - .external
-{%- endif %}
+
+chatmail directory of the certificate:
+  file.directory:
+    - name: /etc/chatmail/tls
+    - mode: "0755"
+    - require:
+      - sls: chatmail.host
+
+chatmail self-signed certificate:
+  chatmail_certificate.self_signed:
+    - name: {{ relay.tls_certificate }}
+    - key: {{ relay.tls_key }}
+    - subject_names: {{ relay.tls_names | json }}
+    - placeholder: {{ relay.tls_mode != "self_signed" }}
+    - require:
+      - file: chatmail directory of the certificate
+      - file: chatmail program

@@ -10,7 +10,7 @@ include:
   - chatmail.services.units
 
 # Releases up to 2026.11 ran a copy of a Salt module. It is the deploy hook of certificates from that time.
-certbot's hook is the program:
+chatmail certbot hook is the program:
   file.replace:
     - name: /etc/letsencrypt/renewal/chatmail.conf
     - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
@@ -20,45 +20,45 @@ certbot's hook is the program:
       - fun: file.file_exists
         path: /etc/letsencrypt/renewal/chatmail.conf
     - require:
-      - file: program
+      - file: chatmail program
 
-copied certificate program is gone:
+chatmail copied certificate program is gone:
   file.absent:
     - name: /usr/local/lib/chatmail/chatmail_certificate.py
     - require:
-      - file: certbot's hook is the program
-      - file: unit chatmail-certificate
+      - file: chatmail certbot hook is the program
+      - file: chatmail-certificate unit
 
-unit chatmail-certificate:
+chatmail-certificate unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.service
     - source: salt://chatmail/certificate/files/chatmail-certificate.service
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-hardening of chatmail-certificate:
+chatmail-certificate hardening:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.service.d/hardening.conf
     - source: salt://chatmail/certificate/files/hardening.conf
     - mode: "0644"
     - makedirs: True
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-timer chatmail-certificate:
+chatmail-certificate timer:
   file.managed:
     - name: /etc/systemd/system/chatmail-certificate.timer
     - source: salt://chatmail/certificate/files/chatmail-certificate.timer
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
   service.running:
     - name: chatmail-certificate.timer
     - enable: True
     - watch:
-      - file: timer chatmail-certificate
+      - file: chatmail-certificate timer
     - require:
-      - cmd: systemd reads its units
-      - file: program
-      - file: unit chatmail-certificate
+      - cmd: chatmail systemd reads its units
+      - file: chatmail program
+      - file: chatmail-certificate unit

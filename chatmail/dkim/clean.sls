@@ -3,7 +3,10 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {%- if relay.clean.purge %}
-signing keys are gone:
+chatmail signing keys are gone:
   file.absent:
     - name: /etc/chatmail/dkim
+{%- else %}
+chatmail signing keys stay:
+  test.nop: []
 {%- endif %}

@@ -7,21 +7,21 @@ include:
   - chatmail.host
   - chatmail.program
 
-directory of the signing keys:
+chatmail directory of the signing keys:
   file.directory:
     - name: /etc/chatmail/dkim
     - user: root
     - group: chatmail-dkim
     - mode: "0750"
     - require:
-      - file: relay configuration directory
-      - group: group of the signing keys
+      - file: chatmail relay configuration directory
+      - group: chatmail group of the signing keys
 
 {%- if relay.dkim_required %}
 
-signing keys:
+chatmail signing keys:
   chatmail_dkim.key_present:
     - require:
-      - file: directory of the signing keys
-      - file: program
+      - file: chatmail directory of the signing keys
+      - file: chatmail program
 {%- endif %}

@@ -2,8 +2,12 @@
     -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
+chatmail records stay in DNS:
+  test.nop: []
+
 {%- if relay.salt_site_packages %}
-dnspython is no longer in Salt's own Python:
+
+chatmail link to dnspython is gone:
   file.absent:
     - name: {{ relay.salt_site_packages }}/dns
     # Only our link is removed: the package itself may be installed there.

@@ -10,7 +10,7 @@ include:
 {%- if relay.salt_site_packages %}
 
 # Releases up to 2026.11 put a link there, because their modules asked DNS themselves.
-dnspython is no longer in Salt's own Python:
+chatmail link to dnspython is gone:
   file.absent:
     - name: {{ relay.salt_site_packages }}/dns
     # Only our link is removed: the package itself may be installed there.
@@ -21,16 +21,18 @@ dnspython is no longer in Salt's own Python:
 
 {%- if relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}
 
-records of the relay:
+chatmail records of the relay:
   chatmail_dns.published:
+    - settings: {{ relay | json }}
     - require:
       - sls: chatmail.dkim
-      - file: program
+      - file: chatmail program
 {%- if relay.dkim.rotate_after %}
 
-signing keys are rotated in time:
+chatmail signing keys are rotated in time:
   chatmail_dkim.rotated:
+    - settings: {{ relay | json }}
     - require:
-      - chatmail_dns: records of the relay
+      - chatmail_dns: chatmail records of the relay
 {%- endif %}
 {%- endif %}

@@ -1,30 +1,30 @@
 {#- Stops Dovecot and restores the configuration that it had before. chatmail.host.clean decides about the mail. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
-dovecot is stopped:
+chatmail dovecot is stopped:
   service.dead:
     - name: dovecot
     - enable: False
     - onlyif: {{ ours("/etc/dovecot/dovecot.conf") }}
 
-{{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "dovecot is stopped"}) }}
+{{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "chatmail dovecot is stopped"}) }}
 
-dovecot scripts are gone:
+chatmail dovecot scripts are gone:
   file.absent:
     - names:
       - /etc/dovecot/auth.lua
       - /etc/dovecot/push.lua
     - require:
-      - service: dovecot is stopped
+      - service: chatmail dovecot is stopped
 
-drop-in of dovecot is gone:
+chatmail drop-in of dovecot is gone:
   file.absent:
     - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
     - require:
-      - service: dovecot is stopped
+      - service: chatmail dovecot is stopped
 
-systemd forgets the drop-in of dovecot:
+chatmail systemd forgets the drop-in of dovecot:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: drop-in of dovecot is gone
+      - file: chatmail drop-in of dovecot is gone

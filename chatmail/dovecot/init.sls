@@ -12,7 +12,7 @@ include:
 
 # The stock unit does not restart a crashed master process. This file comes before the package, which would start the
 # daemon at once, with Debian's configuration.
-dovecot is started again after a crash:
+chatmail dovecot is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
     - source: salt://chatmail/dovecot/files/restart.conf
@@ -21,17 +21,17 @@ dovecot is started again after a crash:
     - require:
       - sls: chatmail.host
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-dovecot packages:
+chatmail dovecot packages:
   pkg.installed:
     - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
     - require:
-      - file: dovecot is started again after a crash
+      - file: chatmail dovecot is started again after a crash
 
-{{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "dovecot packages"}) }}
+{{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "chatmail dovecot packages"}) }}
 
-dovecot authentication script:
+chatmail dovecot authentication script:
   file.managed:
     - name: /etc/dovecot/auth.lua
     - source: salt://chatmail/dovecot/files/auth.lua.jinja
@@ -40,18 +40,18 @@ dovecot authentication script:
         relay: {{ relay | json }}
     - mode: "0644"
     - require:
-      - pkg: dovecot packages
+      - pkg: chatmail dovecot packages
 
-dovecot push script:
+chatmail dovecot push script:
   file.managed:
     - name: /etc/dovecot/push.lua
     - source: salt://chatmail/dovecot/files/push.lua
     - mode: "0644"
     - require:
-      - pkg: dovecot packages
+      - pkg: chatmail dovecot packages
 
 # 2.4 cannot read a configuration of 2.3, so there are two templates. Neither includes Debian's conf.d.
-dovecot configuration:
+chatmail dovecot configuration:
   file.managed:
     - name: /etc/dovecot/dovecot.conf
     - source: salt://chatmail/dovecot/files/dovecot-{{ relay.dovecot_version }}.conf.jinja
@@ -62,32 +62,32 @@ dovecot configuration:
     # Refuses an unknown setting or value before the file is in place.
     - check_cmd: doveconf -n -c
     - require:
-      - file: original of /etc/dovecot/dovecot.conf is kept
-      - file: dovecot authentication script
-      - file: dovecot push script
+      - file: chatmail original of /etc/dovecot/dovecot.conf is kept
+      - file: chatmail dovecot authentication script
+      - file: chatmail dovecot push script
       - sls: chatmail.certificate
 
 {% if relay.mail %}
 # A reload is enough for all of these files, and idle clients do not notice it. A restart would disconnect them.
-dovecot service:
+chatmail dovecot service:
   service.running:
     - name: dovecot
     - enable: True
     - reload: True
     - watch:
-      - file: dovecot configuration
-      - file: dovecot authentication script
-      - file: dovecot push script
-      - chatmail_certificate: self-signed certificate
+      - file: chatmail dovecot configuration
+      - file: chatmail dovecot authentication script
+      - file: chatmail dovecot push script
+      - chatmail_certificate: chatmail self-signed certificate
     - require:
-      - cmd: systemd reads its units
-      - file: directory of the private sockets of postfix
+      - cmd: chatmail systemd reads its units
+      - file: chatmail directory of the private sockets of postfix
 {%- else %}
 # This ends all sessions, too: during a move, no client may change a mailbox that is being copied.
-dovecot service:
+chatmail dovecot service:
   service.dead:
     - name: dovecot
     - enable: False
     - require:
-      - file: dovecot configuration
+      - file: chatmail dovecot configuration
 {%- endif %}

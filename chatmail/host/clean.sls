@@ -3,7 +3,7 @@
     be stopped (chatmail.clean). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-settings of the relay are gone:
+chatmail settings of the relay are gone:
   file.absent:
     - names:
       - /etc/chatmail/relay.json
@@ -11,42 +11,34 @@ settings of the relay are gone:
       - /etc/sysctl.d/90-chatmail.conf
       - /usr/local/lib/chatmail
 
-time zone is looked up as before:
-  file.replace:
-    - name: /etc/environment
-    - pattern: '^TZ=:/etc/localtime\n'
-    - repl: ""
-    - backup: False
-    - ignore_if_missing: True
-
-journal is kept as before:
+chatmail journal is kept as before:
   file.absent:
     - name: /etc/systemd/journald.conf.d/chatmail.conf
 
-journal service without our settings:
+chatmail journal service without our settings:
   service.running:
     - name: systemd-journald
     - watch:
-      - file: journal is kept as before
+      - file: chatmail journal is kept as before
 
 {%- if relay.clean.purge %}
 
-mail and keys are gone:
+chatmail mail and keys are gone:
   file.absent:
     - names: [{{ relay.mailboxes_dir | json }}, /home/vmail, /etc/chatmail]
 
 # A user's own group is removed with the user if it has no other member.
 {% for user in ["chatmail-transport", "chatmail-filter", "vmail"] %}
-user {{ user }} is gone:
+chatmail user {{ user }} is gone:
   user.absent:
     - name: {{ user }}
     - require:
-      - file: mail and keys are gone
+      - file: chatmail mail and keys are gone
 {% endfor %}
 
-group of the signing keys is gone:
+chatmail group of the signing keys is gone:
   group.absent:
     - name: chatmail-dkim
     - require:
-      - user: user chatmail-filter is gone
+      - user: chatmail user chatmail-filter is gone
 {%- endif %}

@@ -12,24 +12,22 @@ include:
   - .journal
   - .kernel
 
-relay configuration directory:
+chatmail relay configuration directory:
   file.directory:
     - name: /etc/chatmail
     - mode: "0755"
-    - require:
-      - chatmail_relay: ports of the relay are free
 
-settings of the services:
+chatmail settings of the services:
   file.serialize:
     - name: /etc/chatmail/relay.json
     - dataset: {{ stored | json }}
     - serializer: json
     - mode: "0644"
     - require:
-      - file: relay configuration directory
+      - file: chatmail relay configuration directory
 
 # Existing relays know this file: while it exists, no address is created.
-file that stops new addresses:
+chatmail file that stops new addresses:
 {%- if relay.nocreate %}
   file.managed:
     - name: /etc/chatmail-nocreate
@@ -42,12 +40,11 @@ file that stops new addresses:
     - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
-# Without TZ, glibc checks /etc/localtime for each time stamp that a program formats.
-time zone is looked up once per process:
-  file.keyvalue:
+# Releases up to 2026.11 put TZ there, where no service reads it. Now the units have it.
+chatmail time zone is not in the environment of logins:
+  file.replace:
     - name: /etc/environment
-    - key: TZ
-    - value: ":/etc/localtime"
-    - separator: "="
-    - append_if_not_found: True
-    - create_if_missing: True
+    - pattern: '^TZ=:/etc/localtime\n'
+    - repl: ""
+    - backup: False
+    - ignore_if_missing: True

@@ -2,30 +2,26 @@
 include:
   - .ports
 
-journal directory for drop-ins:
+chatmail journal directory for drop-ins:
   file.directory:
     - name: /etc/systemd/journald.conf.d
     - mode: "0755"
-    - require:
-      - chatmail_relay: ports of the relay are free
 
-journal in memory, for three days at most:
+chatmail journal in memory, for three days at most:
   file.managed:
     - name: /etc/systemd/journald.conf.d/chatmail.conf
     - source: salt://chatmail/host/files/journald.conf
     - mode: "0644"
     - require:
-      - file: journal directory for drop-ins
+      - file: chatmail journal directory for drop-ins
 
 # rsyslog would write the mail log to disk, with the addresses of clients.
-rsyslog is removed:
+chatmail rsyslog is removed:
   pkg.removed:
     - name: rsyslog
-    - require:
-      - chatmail_relay: ports of the relay are free
 
-journal service:
+chatmail journal service:
   service.running:
     - name: systemd-journald
     - watch:
-      - file: journal in memory, for three days at most
+      - file: chatmail journal in memory, for three days at most

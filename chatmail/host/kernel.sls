@@ -10,7 +10,7 @@ include:
     "fs.inotify.max_user_watches": 65535,
 } %}
 
-kernel limits at boot:
+chatmail kernel limits at boot:
   file.managed:
     - name: /etc/sysctl.d/90-chatmail.conf
     - mode: "0644"
@@ -19,14 +19,12 @@ kernel limits at boot:
 {%- for key, value in limits.items() %}
       - "{{ key }} = {{ value }}"
 {%- endfor %}
-    - require:
-      - chatmail_relay: ports of the relay are free
 
 {% for key, value in limits.items() %}
-{{ key }} is high enough now:
+chatmail kernel limit {{ key }}:
   chatmail_relay.kernel_limit:
     - name: {{ key }}
     - value: {{ value }}
     - require:
-      - file: kernel limits at boot
+      - file: chatmail kernel limits at boot
 {% endfor %}

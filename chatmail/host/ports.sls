@@ -1,10 +1,39 @@
-{#- Fails while a foreign program listens on a port that the relay needs. Needs nothing. It runs before all other
-    states, so nothing on such a machine changes. -#}
+{#- Fails while a foreign program listens on a port that the relay needs. Needs nothing. All states that set up the relay
+    require it, so nothing of the relay changes on such a machine. States of other formulas run all the same. -#}
 include:
   - chatmail.modules
 
-ports of the relay are free:
+chatmail ports of the relay are free:
   chatmail_relay.ports_free:
     - name: chatmail
-    - failhard: True
-    - order: 2
+    # Each .sls that is in the run; Salt passes over the others.
+    - require_in:
+      - sls: chatmail.certificate
+      - sls: chatmail.certificate.account
+      - sls: chatmail.certificate.acme
+      - sls: chatmail.certificate.external
+      - sls: chatmail.certificate.service
+      - sls: chatmail.dkim
+      - sls: chatmail.dns
+      - sls: chatmail.dns.verified
+      - sls: chatmail.dovecot
+      - sls: chatmail.host
+      - sls: chatmail.host.journal
+      - sls: chatmail.host.kernel
+      - sls: chatmail.host.users
+      - sls: chatmail.metrics.clean
+      - sls: chatmail.metrics.endpoint
+      - sls: chatmail.nginx
+      - sls: chatmail.postfix
+      - sls: chatmail.postfix.package
+      - sls: chatmail.program
+      - sls: chatmail.realtime.iroh
+      - sls: chatmail.realtime.iroh_absent
+      - sls: chatmail.realtime.turn
+      - sls: chatmail.resolver
+      - sls: chatmail.resolver.resolv_conf
+      - sls: chatmail.retention
+      - sls: chatmail.services
+      - sls: chatmail.services.renamed
+      - sls: chatmail.services.units
+      - sls: chatmail.website

@@ -5,14 +5,12 @@ include:
   - .ports
 
 # Its members can read the private keys of DKIM. It has no other purpose.
-group of the signing keys:
+chatmail group of the signing keys:
   group.present:
     - name: chatmail-dkim
     - system: True
-    - require:
-      - chatmail_relay: ports of the relay are free
 
-user of the mail:
+chatmail user of the mail:
   user.present:
     - name: vmail
     - system: True
@@ -20,11 +18,9 @@ user of the mail:
     - home: /home/vmail
     - createhome: False
     - shell: /usr/sbin/nologin
-    - require:
-      - chatmail_relay: ports of the relay are free
 
 # The group vmail lets the filter see whether a recipient exists. Only the user vmail can read mail.
-user of the filter:
+chatmail user of the filter:
   user.present:
     - name: chatmail-filter
     - system: True
@@ -34,10 +30,10 @@ user of the filter:
     - createhome: False
     - shell: /usr/sbin/nologin
     - require:
-      - user: user of the mail
-      - group: group of the signing keys
+      - user: chatmail user of the mail
+      - group: chatmail group of the signing keys
 
-user of the transport:
+chatmail user of the transport:
   user.present:
     - name: chatmail-transport
     - system: True
@@ -45,10 +41,8 @@ user of the transport:
     - home: /nonexistent
     - createhome: False
     - shell: /usr/sbin/nologin
-    - require:
-      - chatmail_relay: ports of the relay are free
 
-home of the mail:
+chatmail home of the mail:
   file.directory:
     - names: [/home/vmail, /home/vmail/mail, {{ relay.mailboxes_dir | json }}]
     - user: vmail
@@ -56,4 +50,4 @@ home of the mail:
     - mode: "0750"
     - makedirs: True
     - require:
-      - user: user of the mail
+      - user: chatmail user of the mail

@@ -6,14 +6,14 @@ include:
   - chatmail.metrics.clean
 
 extend:
-  systemd reads its units:
+  chatmail systemd reads its units:
     cmd:
       - onchanges:
 {%- for service in relay.services %}
         - file: chatmail-{{ service }} does not count
 {%- endfor %}
 {%- for service in relay.services %}
-  service chatmail-{{ service }}:
+  chatmail-{{ service }} service:
     service:
       - watch:
         - file: chatmail-{{ service }} does not count

@@ -1,7 +1,7 @@
 {#- Removes the endpoint, and the drop-ins with which the services count. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-metrics service is stopped:
+chatmail metrics service is stopped:
   service.dead:
     - name: chatmail-metrics
     - enable: False
@@ -10,20 +10,20 @@ metrics service is stopped:
       - fun: file.file_exists
         path: {{ units }}chatmail-metrics.service
 
-unit chatmail-metrics is gone:
+chatmail-metrics unit is gone:
   file.absent:
     - name: {{ units }}chatmail-metrics.service
     - require:
-      - service: metrics service is stopped
+      - service: chatmail metrics service is stopped
 
 {% for service in relay.services %}
 chatmail-{{ service }} does not count:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service.d/metrics.conf
     - require_in:
-      - file: counts are gone
+      - file: chatmail counts are gone
 {% endfor %}
 
-counts are gone:
+chatmail counts are gone:
   file.absent:
     - name: /run/chatmail-metrics

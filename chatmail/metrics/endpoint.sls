@@ -7,7 +7,7 @@ include:
   - chatmail.host
   - chatmail.services
 
-metrics library:
+chatmail metrics library:
   pkg.installed:
     - name: python3-prometheus-client
     - require:
@@ -21,14 +21,14 @@ chatmail-{{ service }} counts:
     - mode: "0644"
     - makedirs: True
     - require:
-      - pkg: metrics library
+      - pkg: chatmail metrics library
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
     - watch_in:
-      - service: service chatmail-{{ service }}
+      - service: chatmail-{{ service }} service
 {% endfor %}
 
-unit chatmail-metrics:
+chatmail-metrics unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-metrics.service
     - source: salt://chatmail/metrics/files/chatmail-metrics.service.jinja
@@ -37,17 +37,17 @@ unit chatmail-metrics:
         relay: {{ relay | json }}
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-metrics service:
+chatmail metrics service:
   service.running:
     - name: chatmail-metrics
     - enable: True
     - watch:
-      - pkg: metrics library
-      - file: program
-      - file: hardening of the services
-      - file: unit chatmail-metrics
+      - pkg: chatmail metrics library
+      - file: chatmail program
+      - file: chatmail hardening of the services
+      - file: chatmail-metrics unit
     - require:
-      - cmd: systemd reads its units
-      - file: settings of the services
+      - cmd: chatmail systemd reads its units
+      - file: chatmail settings of the services

@@ -9,7 +9,7 @@ include:
 
 # Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the package,
 # which would start the daemon at once, with Debian's configuration.
-nginx may hold many connections and is started again after a crash:
+chatmail nginx may hold many connections and is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/nginx.service.d/chatmail.conf
     - source: salt://chatmail/nginx/files/limits.conf
@@ -18,17 +18,17 @@ nginx may hold many connections and is started again after a crash:
     - require:
       - sls: chatmail.host
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-nginx packages:
+chatmail nginx packages:
   pkg.installed:
     - pkgs: [nginx, libnginx-mod-stream]
     - require:
-      - file: nginx may hold many connections and is started again after a crash
+      - file: chatmail nginx may hold many connections and is started again after a crash
 
-{{ kept_original("/etc/nginx/nginx.conf", {"pkg": "nginx packages"}) }}
+{{ kept_original("/etc/nginx/nginx.conf", {"pkg": "chatmail nginx packages"}) }}
 
-nginx configuration:
+chatmail nginx configuration:
   file.managed:
     - name: /etc/nginx/nginx.conf
     - source: salt://chatmail/nginx/files/nginx.conf.jinja
@@ -38,25 +38,25 @@ nginx configuration:
     - mode: "0644"
     - check_cmd: nginx -t -c
     - require:
-      - file: original of /etc/nginx/nginx.conf is kept
+      - file: chatmail original of /etc/nginx/nginx.conf is kept
       - sls: chatmail.certificate
 
-nginx runs with these limits:
+chatmail nginx runs with these limits:
   service.running:
     - name: nginx
     - enable: True
     - watch:
-      - file: nginx may hold many connections and is started again after a crash
+      - file: chatmail nginx may hold many connections and is started again after a crash
     - require:
-      - cmd: systemd reads its units
-      - file: nginx configuration
+      - cmd: chatmail systemd reads its units
+      - file: chatmail nginx configuration
 
-nginx service:
+chatmail nginx service:
   service.running:
     - name: nginx
     - reload: True
     - watch:
-      - file: nginx configuration
-      - chatmail_certificate: self-signed certificate
+      - file: chatmail nginx configuration
+      - chatmail_certificate: chatmail self-signed certificate
     - require:
-      - service: nginx runs with these limits
+      - service: chatmail nginx runs with these limits

@@ -3,7 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
-postfix is stopped:
+chatmail postfix is stopped:
   service.dead:
     - name: postfix
     - enable: False
@@ -11,7 +11,7 @@ postfix is stopped:
 
 {%- if relay.clean.purge %}
 
-queue is empty:
+chatmail queue is empty:
   cmd.run:
     - name: postsuper -d ALL
     # Mail of another configuration may be in the queue by now; then the queue is left alone.
@@ -19,16 +19,16 @@ queue is empty:
       - grep -q "Managed by the chatmail formula" /etc/postfix/main.cf
       - cd /var/spool/postfix && find maildrop hold incoming active deferred -type f | grep -q .
     - require:
-      - service: postfix is stopped
+      - service: chatmail postfix is stopped
     - require_in:
-      - file: original of /etc/postfix/main.cf is back
+      - file: chatmail original of /etc/postfix/main.cf is back
 {%- endif %}
 
 {% for file in ["main.cf", "master.cf"] %}
-{{ original_is_back("/etc/postfix/" ~ file, {"service": "postfix is stopped"}) }}
+{{ original_is_back("/etc/postfix/" ~ file, {"service": "chatmail postfix is stopped"}) }}
 {% endfor %}
 
-tables and checker of postfix are gone:
+chatmail tables and checker of postfix are gone:
   file.absent:
     - names:
       - /etc/postfix/sender_is_login
@@ -37,16 +37,16 @@ tables and checker of postfix are gone:
       - /etc/postfix/command_filter
       - /usr/local/lib/chatmail/check-postfix
     - require:
-      - service: postfix is stopped
+      - service: chatmail postfix is stopped
 
-drop-in of postfix is gone:
+chatmail drop-in of postfix is gone:
   file.absent:
     - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
     - require:
-      - service: postfix is stopped
+      - service: chatmail postfix is stopped
 
-systemd forgets the drop-in of postfix:
+chatmail systemd forgets the drop-in of postfix:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: drop-in of postfix is gone
+      - file: chatmail drop-in of postfix is gone

@@ -9,29 +9,29 @@ include:
   - chatmail.certificate
   - chatmail.services
 
-{{ kept_original("/etc/postfix/main.cf", {"pkg": "postfix package"}) }}
-{{ kept_original("/etc/postfix/master.cf", {"pkg": "postfix package"}) }}
+{{ kept_original("/etc/postfix/main.cf", {"pkg": "chatmail postfix package"}) }}
+{{ kept_original("/etc/postfix/master.cf", {"pkg": "chatmail postfix package"}) }}
 
 {% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter"] %}
-postfix table {{ table }}:
+chatmail postfix table {{ table }}:
   file.managed:
     - name: /etc/postfix/{{ table }}
     - source: salt://chatmail/postfix/files/{{ table }}
     - mode: "0644"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package
     - watch_in:
-      - service: postfix service
+      - service: chatmail postfix service
 {% endfor %}
 
-checker of postfix configurations:
+chatmail checker of postfix configurations:
   file.managed:
     - name: /usr/local/lib/chatmail/check-postfix
     - source: salt://chatmail/postfix/files/check-postfix
     - mode: "0755"
     - makedirs: True
 
-postfix services:
+chatmail postfix services:
   file.managed:
     - name: /etc/postfix/master.cf
     - source: salt://chatmail/postfix/files/master.cf.jinja
@@ -41,10 +41,10 @@ postfix services:
     - mode: "0644"
     - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
     - require:
-      - file: original of /etc/postfix/master.cf is kept
-      - file: checker of postfix configurations
+      - file: chatmail original of /etc/postfix/master.cf is kept
+      - file: chatmail checker of postfix configurations
 
-postfix main configuration:
+chatmail postfix main configuration:
   file.managed:
     - name: /etc/postfix/main.cf
     - source: salt://chatmail/postfix/files/main.cf.jinja
@@ -55,40 +55,64 @@ postfix main configuration:
     # Refuses what Postfix would only warn about, such as a parameter that nothing here or in master.cf uses.
     - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
     - require:
-      - file: original of /etc/postfix/main.cf is kept
-      - file: postfix services
+      - file: chatmail original of /etc/postfix/main.cf is kept
+      - file: chatmail postfix services
+
+{% if relay.debian_release > 12 %}
+# Debian 12's unit for Postfix survives an upgrade of the machine to Debian 13. The new unit conflicts with it: systemd
+# refuses to restart the new unit while the old one is active, and the old programs would run until a reboot.
+chatmail unit of Debian 12 for postfix is stopped:
+  service.dead:
+    - name: postfix@-
+{%- if relay.mail %}
+    - watch_in:
+      - service: chatmail postfix runs with these addresses and this resolver
+{%- endif %}
+
+# Its command to stop looks for a configuration that is gone, so systemd calls the unit failed, though all has ended.
+chatmail failure of the unit of Debian 12 for postfix is forgotten:
+  cmd.run:
+    - name: systemctl reset-failed postfix@-.service
+    - onlyif: systemctl is-failed --quiet postfix@-.service
+    - require:
+      - service: chatmail unit of Debian 12 for postfix is stopped
+
+chatmail drop-in of Debian 12 for postfix is gone:
+  file.absent:
+    - name: /etc/systemd/system/postfix@-.service.d/chatmail.conf
+{% endif %}
 
 {% if relay.mail %}
-postfix runs with these addresses and this resolver:
+chatmail postfix runs with these addresses and this resolver:
   service.running:
     - name: postfix
     - enable: True
     - watch:
-      - file: postfix is started again after a crash
+      - file: chatmail postfix is started again after a crash
       # Postfix copies resolv.conf into its chroot when it starts.
-      - file: resolv.conf names our resolver
+      - file: chatmail resolv.conf names our resolver
     - require:
-      - cmd: systemd reads its units
-      - file: postfix main configuration
+      - cmd: chatmail systemd reads its units
+      - file: chatmail postfix main configuration
       - sls: chatmail.services
 
 # A reload is enough for all of these files, and sessions do not notice it.
-postfix service:
+chatmail postfix service:
   service.running:
     - name: postfix
     - reload: True
     - watch:
-      - chatmail_certificate: self-signed certificate
-      - file: postfix main configuration
-      - file: postfix services
+      - chatmail_certificate: chatmail self-signed certificate
+      - file: chatmail postfix main configuration
+      - file: chatmail postfix services
     - require:
-      - service: postfix runs with these addresses and this resolver
+      - service: chatmail postfix runs with these addresses and this resolver
 {%- else %}
 # The queue stays as it is.
-postfix service:
+chatmail postfix service:
   service.dead:
     - name: postfix
     - enable: False
     - require:
-      - file: postfix main configuration
+      - file: chatmail postfix main configuration
 {%- endif %}

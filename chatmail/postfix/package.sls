@@ -8,7 +8,7 @@ include:
 
 # Stock units do not restart a crashed master(8). This file comes before the package, which would start the daemon at
 # once, with Debian's configuration.
-postfix is started again after a crash:
+chatmail postfix is started again after a crash:
   file.managed:
     # On Debian 12 the unit of Postfix is an instance of a template.
     - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
@@ -21,39 +21,39 @@ postfix is started again after a crash:
     - require:
       - sls: chatmail.host
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-postfix package:
+chatmail postfix package:
   pkg.installed:
     - name: postfix
     - require:
-      - file: postfix is started again after a crash
+      - file: chatmail postfix is started again after a crash
 
 # Postfix makes it when it first starts. Dovecot, which starts before, puts its sockets there.
-directory of the private sockets of postfix:
+chatmail directory of the private sockets of postfix:
   file.directory:
     - name: /var/spool/postfix/private
     - user: postfix
     - group: root
     - mode: "0700"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package
 
 # The sockets inherit the group of the directories, so only Postfix can connect.
-directory of the filter's sockets:
+chatmail directory of the filter's sockets:
   file.directory:
     - name: /var/spool/postfix/chatmail
     - user: chatmail-filter
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package
 
-directory of the transport's socket:
+chatmail directory of the transport's socket:
   file.directory:
     - name: /var/spool/postfix/chatmail-transport
     - user: chatmail-transport
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: postfix package
+      - pkg: chatmail postfix package

@@ -4,7 +4,7 @@
 include:
   - chatmail.modules
 
-libraries of the program:
+chatmail libraries of the program:
   pkg.installed:
     - pkgs:
       - ca-certificates
@@ -15,7 +15,7 @@ libraries of the program:
       - python3-milter
       - python3-passlib
 
-program:
+chatmail program:
   file.recurse:
     - name: /usr/local/lib/chatmail/chatmaild
     - source: salt://chatmail/program/files/chatmaild
@@ -24,13 +24,13 @@ program:
     - dir_mode: "0755"
     - file_mode: "0644"
     - require:
-      - pkg: libraries of the program
+      - pkg: chatmail libraries of the program
 
 # Each full mailbox and each question of Salt's starts Python anew, and no service may write there.
-program is compiled:
+chatmail program is compiled:
   cmd.run:
     - name: |
         find /usr/local/lib/chatmail/chatmaild -name __pycache__ -prune -exec rm -r {} +
         /usr/bin/python3 -m compileall -q /usr/local/lib/chatmail/chatmaild
     - onchanges:
-      - file: program
+      - file: chatmail program

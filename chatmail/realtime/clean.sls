@@ -1,20 +1,33 @@
-{#- Removes coturn and the iroh relay. The secret of TURN is a key, so only `clean:purge` removes it. -#}
+{#- Stops coturn and removes its configuration and the iroh relay. The secret of TURN is a key, so only `clean:purge`
+    removes it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
   - .iroh_absent
 
-TURN package is removed:
-  pkg.purged:
-    - name: coturn
+{% set drop_ins = "/etc/systemd/system/coturn.service.d" %}
 
-TURN configuration is removed:
+chatmail TURN service is stopped:
+  service.dead:
+    - name: coturn
+    - enable: False
+    - onlyif:
+      - fun: file.directory_exists
+        path: {{ drop_ins }}
+
+chatmail TURN configuration is removed:
   file.absent:
     - names:
-      - /etc/systemd/system/coturn.service.d
+      - {{ drop_ins }}
       - /etc/chatmail/turnserver.conf
 {%- if relay.clean.purge %}
       - /etc/chatmail/turn-secret
 {%- endif %}
     - require:
-      - pkg: TURN package is removed
+      - service: chatmail TURN service is stopped
+
+chatmail systemd forgets the drop-ins of TURN:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - onchanges:
+      - file: chatmail TURN configuration is removed

@@ -8,7 +8,7 @@ include:
   - chatmail.host
   - chatmail.services
 
-iroh relay program:
+chatmail iroh relay program:
   chatmail_binary.downloaded:
     - name: /usr/local/bin/iroh-relay
     - source: {{ relay.iroh_binary.url | json }}
@@ -16,30 +16,30 @@ iroh relay program:
     - require:
       - sls: chatmail.host
 
-iroh relay configuration:
+chatmail iroh relay configuration:
   file.managed:
     - name: /etc/chatmail/iroh-relay.toml
     - source: salt://chatmail/realtime/files/iroh-relay.toml
     - mode: "0644"
     - require:
-      - file: relay configuration directory
+      - file: chatmail relay configuration directory
 
-unit chatmail-iroh:
+chatmail-iroh unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-iroh.service
     - source: salt://chatmail/realtime/files/chatmail-iroh.service
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-iroh relay service:
+chatmail iroh relay service:
   service.running:
     - name: chatmail-iroh
     - enable: True
     - watch:
-      - chatmail_binary: iroh relay program
-      - file: iroh relay configuration
-      - file: unit chatmail-iroh
-      - file: hardening of the services
+      - chatmail_binary: chatmail iroh relay program
+      - file: chatmail iroh relay configuration
+      - file: chatmail-iroh unit
+      - file: chatmail hardening of the services
     - require:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units

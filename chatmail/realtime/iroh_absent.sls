@@ -1,5 +1,5 @@
 {#- Stops and removes the iroh relay. Needs nothing. -#}
-iroh relay is stopped:
+chatmail iroh relay is stopped:
   service.dead:
     - name: chatmail-iroh
     - enable: False
@@ -8,11 +8,18 @@ iroh relay is stopped:
       - fun: file.file_exists
         path: /etc/systemd/system/chatmail-iroh.service
 
-iroh relay is removed:
+# Salt does not stop a unit that waits for its next start.
+chatmail iroh relay that fails again and again is stopped:
+  cmd.run:
+    - name: systemctl stop chatmail-iroh
+    - onlyif: systemctl is-active chatmail-iroh | grep -qx activating
+
+chatmail iroh relay is removed:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-iroh.service
       - /etc/chatmail/iroh-relay.toml
       - /usr/local/bin/iroh-relay
     - require:
-      - service: iroh relay is stopped
+      - service: chatmail iroh relay is stopped
+      - cmd: chatmail iroh relay that fails again and again is stopped

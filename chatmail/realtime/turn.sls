@@ -8,15 +8,15 @@ include:
   - chatmail.services
 
 # Salt sees neither the secret nor a hash of it.
-secret of TURN is made:
+chatmail secret of TURN is made:
   cmd.run:
     - name: umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new && mv turn-secret.new turn-secret
     - cwd: /etc/chatmail
     - unless: test -s /etc/chatmail/turn-secret
     - require:
-      - file: relay configuration directory
+      - file: chatmail relay configuration directory
 
-secret of TURN is readable for the dict service:
+chatmail secret of TURN is readable for the dict service:
   file.managed:
     - name: /etc/chatmail/turn-secret
     - replace: False
@@ -25,10 +25,10 @@ secret of TURN is readable for the dict service:
     - group: vmail
     - mode: "0640"
     - require:
-      - cmd: secret of TURN is made
-      - user: user of the mail
+      - cmd: chatmail secret of TURN is made
+      - user: chatmail user of the mail
 
-TURN configuration:
+chatmail TURN configuration:
   file.managed:
     - name: /etc/chatmail/turnserver.conf
     - source: salt://chatmail/realtime/files/turnserver.conf.jinja
@@ -37,10 +37,10 @@ TURN configuration:
         relay: {{ relay | json }}
     - mode: "0644"
     - require:
-      - file: relay configuration directory
+      - file: chatmail relay configuration directory
 
 # This comes before the package, which starts the service at once. With Debian's configuration anybody could use it.
-TURN unit reads our configuration:
+chatmail TURN unit reads our configuration:
   file.managed:
     - name: /etc/systemd/system/coturn.service.d/chatmail.conf
     - source: salt://chatmail/realtime/files/coturn.conf.jinja
@@ -50,35 +50,35 @@ TURN unit reads our configuration:
     - mode: "0644"
     - makedirs: True
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-hardening of the TURN unit:
+chatmail hardening of the TURN unit:
   file.symlink:
     - name: /etc/systemd/system/coturn.service.d/hardening.conf
     - target: ../chatmail-.service.d/hardening.conf
     - require:
-      - file: hardening of the services
-      - file: TURN unit reads our configuration
+      - file: chatmail hardening of the services
+      - file: chatmail TURN unit reads our configuration
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-TURN package:
+chatmail TURN package:
   pkg.installed:
     - name: coturn
     - require:
-      - file: TURN configuration
-      - file: hardening of the TURN unit
-      - file: secret of TURN is readable for the dict service
+      - file: chatmail TURN configuration
+      - file: chatmail hardening of the TURN unit
+      - file: chatmail secret of TURN is readable for the dict service
 
-TURN service:
+chatmail TURN service:
   service.running:
     - name: coturn
     - enable: True
     - require:
-      - cmd: systemd reads its units
-      - pkg: TURN package
+      - cmd: chatmail systemd reads its units
+      - pkg: chatmail TURN package
     - watch:
-      - cmd: secret of TURN is made
-      - file: TURN configuration
-      - file: TURN unit reads our configuration
-      - file: hardening of the services
+      - cmd: chatmail secret of TURN is made
+      - file: chatmail TURN configuration
+      - file: chatmail TURN unit reads our configuration
+      - file: chatmail hardening of the services

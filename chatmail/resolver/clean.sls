@@ -1,7 +1,7 @@
 {#- Restores resolv.conf and unbound as they were before. -#}
 {% from "chatmail/host/backup.jinja" import original_is_back, ours %}
 
-other programs may write resolv.conf again:
+chatmail other programs may write resolv.conf again:
   file.absent:
     - names:
       - /etc/NetworkManager/conf.d/chatmail.conf
@@ -9,7 +9,7 @@ other programs may write resolv.conf again:
       - /etc/dhcpcd.enter-hook
 
 # If the old resolv.conf asks systemd-resolved, it must answer again.
-systemd-resolved runs again:
+chatmail systemd-resolved runs again:
   service.running:
     - name: systemd-resolved
     - enable: True
@@ -18,26 +18,26 @@ systemd-resolved runs again:
         path: /var/backups/chatmail/etc/resolv.conf
         text: 127.0.0.53
 
-{{ original_is_back("/etc/resolv.conf", {"service": "systemd-resolved runs again"}) }}
+{{ original_is_back("/etc/resolv.conf", {"service": "chatmail systemd-resolved runs again"}) }}
 
-resolver is stopped:
+chatmail resolver is stopped:
   service.dead:
     - name: unbound
     - enable: False
     - onlyif: {{ ours("/etc/unbound/unbound.conf") }}
     - require:
-      - file: original of /etc/resolv.conf is back
+      - file: chatmail original of /etc/resolv.conf is back
 
-{{ original_is_back("/etc/unbound/unbound.conf", {"service": "resolver is stopped"}) }}
+{{ original_is_back("/etc/unbound/unbound.conf", {"service": "chatmail resolver is stopped"}) }}
 
-drop-in of the resolver is gone:
+chatmail drop-in of the resolver is gone:
   file.absent:
     - name: /etc/systemd/system/unbound.service.d/chatmail.conf
     - require:
-      - service: resolver is stopped
+      - service: chatmail resolver is stopped
 
-systemd forgets the drop-in of the resolver:
+chatmail systemd forgets the drop-in of the resolver:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: drop-in of the resolver is gone
+      - file: chatmail drop-in of the resolver is gone

@@ -11,7 +11,7 @@ include:
   - .resolv_conf
 
 # This file comes before the package, which would start the daemon at once, with Debian's configuration.
-resolver runs with our configuration alone:
+chatmail resolver runs with our configuration alone:
   file.managed:
     - name: /etc/systemd/system/unbound.service.d/chatmail.conf
     - source: salt://chatmail/resolver/files/daemon.conf
@@ -20,17 +20,17 @@ resolver runs with our configuration alone:
     - require:
       - sls: chatmail.host
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-resolver packages:
+chatmail resolver packages:
   pkg.installed:
     - pkgs: [unbound, dns-root-data]
     - require:
-      - file: resolver runs with our configuration alone
+      - file: chatmail resolver runs with our configuration alone
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "resolver packages"}) }}
+{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "chatmail resolver packages"}) }}
 
-resolver configuration:
+chatmail resolver configuration:
   file.managed:
     - name: /etc/unbound/unbound.conf
     - source: salt://chatmail/resolver/files/unbound.conf.jinja
@@ -40,33 +40,32 @@ resolver configuration:
     - mode: "0644"
     - check_cmd: unbound-checkconf
     - require:
-      - file: original of /etc/unbound/unbound.conf is kept
+      - file: chatmail original of /etc/unbound/unbound.conf is kept
 
-resolver service:
+chatmail resolver service:
   service.running:
     - name: unbound
     - enable: True
     - watch:
-      - file: resolver configuration
+      - file: chatmail resolver configuration
     - require:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-# A minion that no longer finds its master takes no more orders. So the run ends here, and resolv.conf stays.
-resolver finds the Salt master:
+# A minion that no longer finds its master takes no more orders. So resolv.conf stays as it is where this fails.
+chatmail resolver finds the Salt master:
   chatmail_relay.master_found:
     - name: chatmail
     - search: {{ relay.search_domains | json }}
-    - failhard: True
     - require:
-      - service: resolver service
-      - file: program
+      - service: chatmail resolver service
+      - file: chatmail program
     - require_in:
       - sls: chatmail.resolver.resolv_conf
 
-{{ kept_original("/etc/resolv.conf", {"service": "resolver service"}) }}
+{{ kept_original("/etc/resolv.conf", {"service": "chatmail resolver service"}) }}
 
 # A symbolic link is replaced itself; the file that it leads to belongs to another program.
-resolv.conf names our resolver:
+chatmail resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf
     - contents:
@@ -79,5 +78,5 @@ resolv.conf names our resolver:
     - mode: "0644"
     - follow_symlinks: False
     - require:
-      - file: original of /etc/resolv.conf is kept
+      - file: chatmail original of /etc/resolv.conf is kept
       - sls: chatmail.resolver.resolv_conf

@@ -4,7 +4,7 @@
 include:
   - chatmail.host
 
-systemd-resolved writes no resolv.conf:
+chatmail systemd-resolved writes no resolv.conf:
   service.dead:
     - name: systemd-resolved
     - enable: False
@@ -20,7 +20,7 @@ systemd-resolved writes no resolv.conf:
     ("dhclient", "/etc/dhcp/dhclient-enter-hooks.d/chatmail", "make_resolv_conf() { :; }"),
     ("dhcpcd", "/etc/dhcpcd.enter-hook", 'skip_hooks="$skip_hooks resolv.conf"'),
 ] %}
-{{ manager }} writes no resolv.conf:
+chatmail {{ manager }} writes no resolv.conf:
   file.managed:
     - name: {{ path }}
     - contents: {{ ("# Managed by the chatmail formula.\n" ~ line) | json }}
@@ -30,7 +30,7 @@ systemd-resolved writes no resolv.conf:
       - sls: chatmail.host
 {% endfor %}
 
-NetworkManager is reloaded:
+chatmail NetworkManager is reloaded:
   service.running:
     - name: NetworkManager
     - reload: True
@@ -38,4 +38,4 @@ NetworkManager is reloaded:
       - fun: service.status
         name: NetworkManager
     - watch:
-      - file: NetworkManager writes no resolv.conf
+      - file: chatmail NetworkManager writes no resolv.conf

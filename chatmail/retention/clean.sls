@@ -1,6 +1,6 @@
 {#- Removes the timers, the services that they start, and their numbers. No mail is deleted. -#}
 {% for timer in ["expire", "report"] %}
-timer chatmail-{{ timer }} is stopped:
+chatmail-{{ timer }} timer is stopped:
   service.dead:
     - name: chatmail-{{ timer }}.timer
     - enable: False
@@ -9,17 +9,17 @@ timer chatmail-{{ timer }} is stopped:
       - fun: service.available
         name: chatmail-{{ timer }}.timer
 
-units of chatmail-{{ timer }} are removed:
+chatmail-{{ timer }} units are removed:
   file.absent:
     - names:
       - /etc/systemd/system/chatmail-{{ timer }}.timer
       - /etc/systemd/system/chatmail-{{ timer }}.service
       - /var/lib/systemd/timers/stamp-chatmail-{{ timer }}.timer
     - require:
-      - service: timer chatmail-{{ timer }} is stopped
+      - service: chatmail-{{ timer }} timer is stopped
 {% endfor %}
 
-numbers of retention are removed:
+chatmail numbers of retention are removed:
   file.absent:
     - names:
       - /usr/local/lib/chatmail/chatmail_expire.py

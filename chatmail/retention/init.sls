@@ -8,11 +8,11 @@ include:
   - chatmail.services
 
 # Releases up to 2026.11 ran a copy of a Salt module.
-copied retention program is gone:
+chatmail copied retention program is gone:
   file.absent:
     - name: /usr/local/lib/chatmail/chatmail_expire.py
 
-unit chatmail-expire:
+chatmail-expire unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-expire.service
     - source: salt://chatmail/retention/files/chatmail-expire.service.jinja
@@ -21,9 +21,9 @@ unit chatmail-expire:
         relay: {{ relay | json }}
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-unit chatmail-report:
+chatmail-report unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-report.service
     - source: salt://chatmail/retention/files/chatmail-report.service.jinja
@@ -32,28 +32,28 @@ unit chatmail-report:
         relay: {{ relay | json }}
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
 {% for timer in ["expire", "report"] %}
-schedule of chatmail-{{ timer }}:
+chatmail-{{ timer }} schedule:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ timer }}.timer
     - source: salt://chatmail/retention/files/chatmail-{{ timer }}.timer
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-timer chatmail-{{ timer }}:
+chatmail-{{ timer }} timer:
   service.running:
     - name: chatmail-{{ timer }}.timer
     - enable: True
     - watch:
-      - file: schedule of chatmail-{{ timer }}
+      - file: chatmail-{{ timer }} schedule
     - require:
-      - cmd: systemd reads its units
-      - file: program
-      - file: unit chatmail-{{ timer }}
-      - file: hardening of the services
-      - file: settings of the services
-      - file: home of the mail
+      - cmd: chatmail systemd reads its units
+      - file: chatmail program
+      - file: chatmail-{{ timer }} unit
+      - file: chatmail hardening of the services
+      - file: chatmail settings of the services
+      - file: chatmail home of the mail
 {% endfor %}

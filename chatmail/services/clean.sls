@@ -11,26 +11,26 @@ chatmail-{{ service }} is stopped:
       - fun: file.file_exists
         path: {{ units }}chatmail-{{ service }}.service
 
-unit chatmail-{{ service }} is gone:
+chatmail-{{ service }} unit is gone:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service
     - require:
       - service: chatmail-{{ service }} is stopped
     - onchanges_in:
-      - cmd: systemd forgets our services
+      - cmd: chatmail systemd forgets our services
 {% endfor %}
 
-hardening of the services is gone:
+chatmail hardening of the services is gone:
   file.absent:
     - name: {{ units }}chatmail-.service.d
 
-systemd forgets our services:
+chatmail systemd forgets our services:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: hardening of the services is gone
+      - file: chatmail hardening of the services is gone
 
-sockets and memory of the services are gone:
+chatmail sockets and memory of the services are gone:
   file.absent:
     - names:
       - /var/lib/chatmail-accounts
@@ -39,4 +39,4 @@ sockets and memory of the services are gone:
       - /var/spool/postfix/chatmail
       - /var/spool/postfix/chatmail-transport
     - require:
-      - cmd: systemd forgets our services
+      - cmd: chatmail systemd forgets our services

@@ -12,7 +12,7 @@ include:
   - chatmail.program
 
 {% for service in relay.services %}
-unit chatmail-{{ service }}:
+chatmail-{{ service }} unit:
   file.managed:
     - name: /etc/systemd/system/chatmail-{{ service }}.service
     - source: salt://chatmail/services/files/chatmail-{{ service }}.service.jinja
@@ -21,25 +21,25 @@ unit chatmail-{{ service }}:
         relay: {{ relay | json }}
     - mode: "0644"
     - onchanges_in:
-      - cmd: systemd reads its units
+      - cmd: chatmail systemd reads its units
 
-service chatmail-{{ service }}:
+chatmail-{{ service }} service:
   service.running:
     - name: chatmail-{{ service }}
     - enable: True
     - watch:
-      - pkg: libraries of the program
-      - file: program
-      - file: hardening of the services
-      - file: unit chatmail-{{ service }}
+      - pkg: chatmail libraries of the program
+      - file: chatmail program
+      - file: chatmail hardening of the services
+      - file: chatmail-{{ service }} unit
 {%- if service != "accounts" %}
       # It asks DNS, by the servers that resolv.conf named when it started.
-      - file: resolv.conf names our resolver
+      - file: chatmail resolv.conf names our resolver
 {%- endif %}
     - require:
-      - cmd: systemd reads its units
-      - file: settings of the services
+      - cmd: chatmail systemd reads its units
+      - file: chatmail settings of the services
       - sls: chatmail.dkim
-      - file: directory of the filter's sockets
-      - file: directory of the transport's socket
+      - file: chatmail directory of the filter's sockets
+      - file: chatmail directory of the transport's socket
 {% endfor %}

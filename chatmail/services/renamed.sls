@@ -1,6 +1,9 @@
 {#- Up to release 2026.11 the service behind METADATA was called chatmail-dict: it ends here, and the notifications that
     wait in its directory go to chatmail-metadata. Needs the new unit (chatmail.services); finds nothing to do on a
     machine that never had the old one. Can go once nobody upgrades from that release. -#}
+include:
+  - chatmail.services
+
 {% set unit = "/etc/systemd/system/chatmail-dict.service" %}
 
 chatmail-dict is stopped:
@@ -11,11 +14,11 @@ chatmail-dict is stopped:
       - fun: file.file_exists
         path: {{ unit }}
     - require:
-      - file: unit chatmail-metadata
-      - file: program
+      - file: chatmail-metadata unit
+      - file: chatmail program
       - sls: chatmail.dkim
 
-notifications of chatmail-dict are kept:
+chatmail-dict notifications are kept:
   file.rename:
     - name: /var/lib/chatmail-metadata
     - source: /var/lib/chatmail-dict
@@ -25,9 +28,9 @@ notifications of chatmail-dict are kept:
     - require:
       - service: chatmail-dict is stopped
     - require_in:
-      - service: service chatmail-metadata
+      - service: chatmail-metadata service
 
-unit chatmail-dict is gone:
+chatmail-dict unit is gone:
   file.absent:
     - names:
       - {{ unit }}

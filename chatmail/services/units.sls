@@ -4,19 +4,17 @@
 include:
   - chatmail.host.ports
 
-hardening of the services:
+chatmail hardening of the services:
   file.managed:
     - name: /etc/systemd/system/chatmail-.service.d/hardening.conf
     - source: salt://chatmail/services/files/hardening.conf
     - mode: "0644"
     - makedirs: True
-    - require:
-      - chatmail_relay: ports of the relay are free
 
 # Salt does so only for units of which systemd itself says that they changed. It says nothing of a unit that another one
 # starts, and the systemd of Debian 12 nothing of a drop-in in a new directory.
-systemd reads its units:
+chatmail systemd reads its units:
   cmd.run:
     - name: systemctl daemon-reload
     - onchanges:
-      - file: hardening of the services
+      - file: chatmail hardening of the services

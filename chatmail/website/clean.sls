@@ -1,8 +1,8 @@
 {#- Removes the web pages and the program that built them. Packages stay, because other programs may need them. -#}
-website pages are gone:
+chatmail website pages are gone:
   file.absent:
     - name: /var/www/chatmail
 
-website sources are gone:
+chatmail website sources are gone:
   file.absent:
     - name: /usr/local/lib/chatmail-website

@@ -4,11 +4,11 @@
 include:
   - chatmail.modules
 
-website packages:
+chatmail website packages:
   pkg.installed:
     - pkgs: [python3-jinja2, python3-markdown, python3-segno]
 
-website sources:
+chatmail website sources:
   file.recurse:
     - name: /usr/local/lib/chatmail-website
     - source: salt://chatmail/website/files
@@ -17,12 +17,12 @@ website sources:
     - dir_mode: "0755"
     - file_mode: "0644"
 
-website pages:
+chatmail website pages:
   chatmail_website.built:
     - name: /var/www/chatmail
     - program: /usr/local/lib/chatmail-website/build.py
     - settings: {{ relay | json }}
     - require:
-      - pkg: website packages
+      - pkg: chatmail website packages
     - watch:
-      - file: website sources
+      - file: chatmail website sources

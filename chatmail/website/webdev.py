@@ -28,7 +28,7 @@ GRAINS = {"os": "Debian", "osmajorrelease": 13}
 NEW_ADDRESS = {
     "email": "k3x8q2w5z@_chat.example.org",
     "password": "Wq7mR2xvT9bK4zn",
-    "dclogin_url": "dclogin:k3x8q2w5z@_chat.example.org?p=Wq7mR2xvT9bK4zn&v=1&ic=3",
+    "dclogin_url": "dclogin:k3x8q2w5z@_chat.example.org?p=Wq7mR2xvT9bK4zn&v=1",
 }
 
 

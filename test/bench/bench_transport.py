@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), "chatmail/program/files"]
 
+from support import running_transport  # noqa: E402
 from support import transport_peers as peers  # noqa: E402
 
 # What is sent: how many messages, at once, of how many octets.
@@ -53,11 +54,13 @@ async def main():
         ports = peers.free_port(), peers.free_port()
         zone = {("b.example", "A"): ["127.0.0.2"]}
         https = peers.HttpsPeer()
-        with peers.systemd(directory) as notified:
+        with running_transport.systemd(directory) as notified:
             async with (
                 peers.dns_server(zone) as (_, resolver),
                 https.at("127.0.0.2", ports[0], authority.server("b.example")),
-                peers.service(directory, authority, resolver.port, ports, notified) as process,
+                running_transport.service(
+                    directory, authority, resolver.port, ports, notified
+                ) as process,
             ):
                 for figures in ROUNDS:
                     await measure(str(directory / "lmtp"), process, *figures)

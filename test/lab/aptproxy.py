@@ -1,6 +1,7 @@
-"""A caching apt proxy on the host's address in the lab: the one way out of it, for packages.
+"""A caching apt proxy on the host's address in the lab. It is the only way out of the lab.
 
-An nginx with a configuration, a cache and a pid of its own; the distribution's service is not it.
+The proxy is an nginx with its own configuration, cache and pid file. The nginx service of this host
+is not used.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ PID = RUN / "apt-proxy.pid"
 LOG = RUN / "apt-proxy.log"
 
 CONFIGURATION = """\
-# Written by the lab. Forwards the absolute-URI requests of apt and keeps what it fetched.
+# Written by the lab. This nginx forwards the absolute-URI requests of apt and caches the answers.
 daemon off;
 pid {run}/nginx.pid;
 error_log {log};
@@ -32,14 +33,14 @@ http {{
     proxy_cache_lock on;
     proxy_cache_use_stale error timeout;
     proxy_ignore_headers Cache-Control Expires Set-Cookie Vary;
-    # The mirrors answer 426 to HTTP/1.0, nginx's default.
+    # By default nginx sends HTTP/1.0, to which the mirrors answer 426.
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     proxy_set_header Host $http_host;
     server {{
         listen {address}:{port};
         resolver {resolvers};
-        # A package or a file named by its hash never changes; an index does, under its name.
+        # A package, or a file named by its hash, never changes. An index changes its content.
         location ~ /(pool|by-hash)/ {{
             proxy_pass http://$http_host$request_uri;
             proxy_cache_valid 200 60d;
@@ -54,12 +55,12 @@ http {{
 
 
 def url():
-    """Where boxes and image builds fetch packages."""
+    """Return the URL of the proxy for boxes and image builds."""
     return f"http://{network.address(network.HOST_NUMBER)}:{PORT}"
 
 
 def resolvers():
-    """The host's name servers in nginx's notation."""
+    """Return the host's name servers in nginx's notation."""
     found = []
     for line in Path("/etc/resolv.conf").read_text().splitlines():
         if line.startswith("nameserver "):
@@ -67,13 +68,13 @@ def resolvers():
             found.append(f"[{server}]" if ":" in server else server)
     if not found:
         raise LabError("/etc/resolv.conf names no name server, so no packages can be fetched")
-    # Without an IPv6 route every second connection would fail first.
+    # Without an IPv6 route, every second connection would fail at its first try.
     has_ipv6 = run("ip", "-6", "route", "show", "default").stdout.strip()
     return " ".join(found) + ("" if has_ipv6 else " ipv6=off")
 
 
 def ensure():
-    """Start the proxy unless it runs. The caller holds the lab's lock."""
+    """Start the proxy, unless it runs. The caller holds the lab's lock."""
     if daemon_pid(PID):
         return
     cache = CACHE / "apt"
@@ -98,7 +99,7 @@ def ensure():
 
 
 def listens():
-    """True when something listens on the proxy's port."""
+    """Return whether a process listens on the proxy's port."""
     shown = network.inside(network.HOST, "ss", "-Hltn", "sport", "=", PORT).stdout
     return bool(shown.strip())
 

@@ -1,7 +1,7 @@
 """The lab's ACME authority: pebble, Debian's package of Let's Encrypt's test server.
 
-It has an address of its own, so that a test can cut a relay off from it and from nothing else. Each
-of its runs has a new root certificate; boxes are made to trust the one of the day.
+The authority has its own IP address, so a test can block only this address for a relay. Each run
+of pebble makes a new root certificate. `trust` makes a box trust the certificate of this run.
 """
 
 import json
@@ -16,15 +16,15 @@ PID = RUN / "pebble.pid"
 LOG = RUN / "pebble.log"
 NAME = "acme.lab"
 URL = f"https://{NAME}:14000/dir"
-CERTIFICATE, KEY = DIRECTORY / "server.pem", DIRECTORY / "server.key"  # of its own HTTPS
-ROOT = DIRECTORY / "root.pem"  # of what it issues
+CERTIFICATE, KEY = DIRECTORY / "server.pem", DIRECTORY / "server.key"  # for pebble's own HTTPS
+ROOT = DIRECTORY / "root.pem"  # the root of the certificates that pebble issues
 
-# No waiting, no refusals at random, and no authorization is used twice: tests want to see each.
+# pebble does not wait, does not refuse requests at random, and validates each name each time.
 ENVIRONMENT = ["PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=0", "PEBBLE_AUTHZREUSE=0"]
 
 
 def ensure():
-    """Start the authority unless it runs. The caller holds the lab's lock; DNS runs already."""
+    """Start the authority, unless it runs. The caller holds the lab's lock, and the DNS runs."""
     if daemon_pid(PID):
         return
     DIRECTORY.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def ensure():
 
 
 def configuration():
-    """What pebble shall do: listen on its address, look at the ports that the world would."""
+    """Return pebble's configuration: its address, and the usual ports for validation."""
     address = network.address(network.AUTHORITY)
     return {
         "listenAddress": f"{address}:14000",
@@ -62,7 +62,7 @@ def make_certificate():
 
 
 def fetch_root():
-    """Ask for the root of this run's certificates; True once it is there."""
+    """Fetch the root certificate of this run; return whether pebble answered."""
     url = f"https://{network.address(network.AUTHORITY)}:15000/roots/0"
     context = ssl.create_default_context(cafile=str(CERTIFICATE))
     try:
@@ -74,9 +74,9 @@ def fetch_root():
 
 
 def trust(bundle):
-    """The files that make a Debian trust the authority, as update-ca-certificates(8) would.
+    """Return the files that make a Debian trust the authority, as update-ca-certificates(8) would.
 
-    bundle: its ca-certificates.crt. Returns {path: text}.
+    bundle: the text of its ca-certificates.crt. Returns {path: text}.
     """
     files = {"etc/ssl/certs/ca-certificates.crt": bundle}
     for path in (CERTIFICATE, ROOT):
@@ -84,7 +84,7 @@ def trust(bundle):
         digest = run("openssl", "x509", "-noout", "-hash", "-in", path).stdout.strip()
         files["etc/ssl/certs/ca-certificates.crt"] += text
         files[f"etc/ssl/certs/{digest}.0"] = text
-        # For the next time that somebody calls it.
+        # update-ca-certificates reads this file the next time.
         files[f"usr/local/share/ca-certificates/lab-{path.stem}.crt"] = text
     return files
 

@@ -1,10 +1,10 @@
-"""A box: one machine under real systemd, made of an overlay over the shared images.
+"""A box: one machine with real systemd. Its file system is an overlay over the shared images.
 
-It is a system container, or a virtual machine where it was asked for: container.py and vm.py. What
-belongs to a box lies in its directory under /var/lib/chatmail-lab; a keeper process holds its
-mounts in a namespace of its own and boots it again when it reboots. When the keeper dies, by
-whatever hand, the machine and its mounts die with it; what then remains on disk and in the cgroup
-tree is cleared by the next `up` or `down` of that name.
+A box is a system container (container.py) or a virtual machine (vm.py). Its files are in its
+directory under /var/lib/chatmail-lab. A keeper process holds its mounts in a mount namespace of its
+own, and boots the box again when it reboots. When the keeper dies for any reason, the machine and
+its mounts end too. The next `up` or `down` with this name removes the rest from the disk and from
+the cgroup tree.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from host import (
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 ENOUGH_MEMORY = 8 << 30  # bytes that must be available for a box to live in memory
-REBOOT = 133  # exit code of systemd-nspawn --keep-unit when the container wants to be started anew
+REBOOT = 133  # exit code of systemd-nspawn --keep-unit when the container reboots
 FORMULA = "/srv/formulas/chatmail"
 FORMULA_FOLDERS = ("chatmail", "_modules", "_states", "_runners")
 
@@ -54,7 +54,7 @@ IPv6AcceptRA=no
 IPv6DuplicateAddressDetection=0
 """
 
-# Enabled as `systemctl enable systemd-networkd` does it.
+# The links that `systemctl enable systemd-networkd` makes.
 NETWORK_SERVICES = {
     "multi-user.target.wants": "systemd-networkd.service",
     "network-online.target.wants": "systemd-networkd-wait-online.service",
@@ -68,7 +68,7 @@ pillar_roots:
   base: [/srv/pillar]
 """
 
-# Salt merges them in this order; the box's own domain comes last and wins.
+# Salt merges these files in this order. The box's own domain comes last and wins.
 PILLAR_TOP = """\
 base:
   '*': [lab, extra, relay]
@@ -76,18 +76,18 @@ base:
 
 
 def lab_pillar():
-    """What every relay of the lab is told, in JSON, which is YAML too."""
+    """Return the pillar of all relays in the lab, in JSON, which is YAML too."""
     return json.dumps(
         {
             "chatmail": {
-                # The load of a box is that of the whole host, with its other boxes and tests.
+                # A box shows the load of the whole host, with all other boxes and tests.
                 "max_load_1m": 1000,
-                # All tests ask from one network.
+                # All tests use one network.
                 "max_registrations_per_hour": 100_000,
-                # Its binary is on the Internet. The tests of it bring their own.
+                # The program of the iroh relay is on the Internet. Its tests bring their own.
                 "iroh_relay": "",
                 "acme_directory": authority.URL,
-                # Documentation's addresses are not public, and its boxes have no others.
+                # The boxes have documentation addresses, which are not public.
                 "federation": {"private_networks": [str(network.NETWORK), str(network.NETWORK6)]},
                 "resolver": {
                     "forwarders": [network.address(network.NAMESERVER)],
@@ -100,18 +100,18 @@ def lab_pillar():
 
 @dataclass
 class Box:
-    """What is known of a box before it boots; kept as box.json."""
+    """The description of a box, which is in box.json before the box boots."""
 
     name: str
     release: str
     domain: str
-    number: int  # last byte of its addresses
+    number: int  # the last byte of its addresses
     layers: list[str]
     bare: bool = False
 
     @property
     def machine(self):
-        """The module that boots and enters it: an image with a kernel is a virtual machine's."""
+        """The module that boots and enters the box. A virtual machine has a kernel in its image."""
         return vm if vm.kernels(self) else container
 
     @property
@@ -120,7 +120,7 @@ class Box:
 
     @property
     def disk(self):
-        """What it has beside its image."""
+        """The directory of the box's own files, beside its image."""
         return self.directory / "disk"
 
     @property
@@ -137,38 +137,38 @@ class Box:
 
 
 def load(name):
-    """The box of that name. Raises LabError when there is none."""
+    """Return the box of that name. Raises LabError without such a box."""
     try:
         return Box(**json.loads((STATE / name / "box.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):
-        raise LabError(f"there is no box {name}; `lab list` shows which there are") from None
+        raise LabError(f"there is no box {name}; `lab list` shows the boxes") from None
     except (ValueError, TypeError) as error:
         raise LabError(f"box {name} is damaged ({error}); `lab down {name}` clears it") from None
 
 
 def names():
-    """The names of all boxes, also of those that a crash left behind."""
+    """Return the names of all boxes, also of boxes that a crash left behind."""
     return sorted(path.name for path in STATE.glob("*") if NAME.fullmatch(path.name))
 
 
 def known():
-    """All boxes that can be read."""
+    """Yield all boxes with a readable box.json."""
     for name in names():
         with contextlib.suppress(LabError):
             yield load(name)
 
 
 def is_running(name):
-    """True while the box has a keeper."""
+    """Return whether the box has a keeper."""
     return daemon_pid(STATE / name / "keeper.pid") is not None
 
 
 def create(name, release, domain, layers, *, bare=False, pillar=None):
-    """Reserve a name and an address, lay out the box and start its keeper.
+    """Reserve a name and an address, write the files of the box, and start its keeper.
 
-    `domain` is a mail domain, or an IPv4 address of the lab, which then becomes the box's own, or
-    "ip", which stands for whatever address it gets. What a crash left under this name is cleared
-    first. Returns the box, which is about to boot.
+    domain: a mail domain, or "ip", which means the address that the box gets. An IPv4 address of
+        the lab becomes the address of the box.
+    The rest of a crashed box of this name is removed first. Returns the box, which boots now.
     """
     with lock("boxes"):
         if is_running(name):
@@ -188,19 +188,19 @@ def create(name, release, domain, layers, *, bare=False, pillar=None):
 
 
 def shared_by_others(box):
-    """True when another box has the same domain; its records are the ones in the DNS."""
+    """Return whether another box has the same domain. The DNS then has the records of that box."""
     return any(other.domain == box.domain for other in known() if other.name != box.name)
 
 
 def free_number(domain):
-    """An address for a new box: the one that its domain names, else the first that is free."""
+    """Return the number of a new box: that of the address in its domain, or the first free one."""
     taken = {box.number: box.name for box in known()}
     if nameserver.is_literal(domain):
         number = int(domain.rpartition(".")[2])
         if number not in network.BOX_NUMBERS or network.address(number) != domain:
             first, last = network.BOX_NUMBERS[0], network.BOX_NUMBERS[-1]
             raise LabError(
-                f"{domain} is no address for a box; the lab has "
+                f"{domain} is not an address for a box; the lab has "
                 f"{network.address(first)} to {network.address(last)}"
             )
         if number in taken:
@@ -213,13 +213,13 @@ def free_number(domain):
 
 
 def furnish(box, pillar):
-    """Write the files that make the image this box: name, addresses, DNS, Salt, pillar."""
+    """Write the files of this box: name, addresses, DNS, Salt and pillar."""
     box.machine.furnish(box)
     ipv6 = network.address6(box.number)
     files = {
         "etc/hostname": f"{box.name}\n",
         "etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{box.ip} {box.name}\n",
-        # A machine that has one is not taken through systemd's first boot.
+        # With this file, systemd does not treat the boot as the first one of the machine.
         "etc/machine-id": f"{uuid.uuid4().hex}\n",
         "etc/resolv.conf": network.resolv_conf(),
         "etc/systemd/network/10-lab.network": NETWORK_UNIT.format(ipv4=box.ip, ipv6=ipv6),
@@ -244,10 +244,10 @@ def furnish(box, pillar):
 
 
 def binds(box):
-    """What a box sees of this host, read-only: pairs of path here and path there.
+    """Yield the directories of this host that a box sees, read-only: (path here, path there).
 
-    A bare box sees the checkout, as after `git clone`, and wheels to install Salt from; any other
-    the formula at work, as a Salt minion sees it.
+    A bare box sees the checkout, as after `git clone`, and wheels for installing Salt. Other boxes
+    see the folders of the formula, as a Salt minion does.
     """
     if box.bare:
         yield CHECKOUT, "/srv/checkout"
@@ -269,7 +269,10 @@ def start_keeper(box):
 
 
 def await_boot(box, but_not=None):
-    """Wait until the box has booted; `but_not` is what told the boot before from others."""
+    """Wait until the box has booted.
+
+    but_not: what `running` returned before a reboot, so that the old boot does not count.
+    """
 
     def booted():
         if not is_running(box.name):
@@ -287,28 +290,28 @@ def await_boot(box, but_not=None):
 
 
 def bring(box):
-    """Have the box see this host's directories as they are now."""
+    """Show the box the present state of this host's directories."""
     box.machine.bring(box, binds(box))
 
 
 def has_addresses(box):
-    """True when both addresses of the box can be used."""
+    """Return whether both addresses of the box can be used."""
     listing = ["ip", "-o", "address", "show", "dev", "host0", "scope", "global", "-tentative"]
     shown = inside(box, *listing, check=False).stdout
     return f" {box.ip}/" in shown and f" {network.address6(box.number)}/" in shown
 
 
 def last_words(box):
-    """The end of what the keeper and the console said."""
+    """Return the last lines of the keeper and of the console."""
     text = ""
     for path in (box.directory / "keeper.log", box.console):
         if path.exists():
             text += path.read_text(errors="replace")[-1000:]
-    return text.strip() or "it said nothing"
+    return text.strip() or "it printed nothing"
 
 
 def keep(name):
-    """Be a box's keeper: mount its file system, boot it, and again whenever it reboots."""
+    """Run as the keeper of a box: mount its file system, boot it, and boot it after a reboot."""
     box = load(name)
     if available_memory() > ENOUGH_MEMORY:
         move_into_memory(box.disk)
@@ -327,8 +330,8 @@ def keep(name):
                 stdout=console,
                 stderr=console,
                 check=False,
-                # nspawn makes its groups `payload` and `supervisor` under the one it is in. In a
-                # shared one, two boxes would end each other's services.
+                # nspawn makes the groups `payload` and `supervisor` in its own group. In a shared
+                # group, two boxes would end each other's services.
                 preexec_fn=lambda: cgroups.join(f"{name}/boot{boot}"),  # noqa: B023
             ).returncode
         if code != REBOOT:
@@ -336,10 +339,10 @@ def keep(name):
 
 
 def move_into_memory(disk):
-    """Put a box's disk into memory, where it ends with its keeper.
+    """Move a box's disk into memory, where it ends with the keeper.
 
-    A relay is some 600 MB in thousands of files. On a disk that other boxes use too, a third of a
-    converge is waiting for it, and the removal takes ten seconds more.
+    A relay has about 600 MB in thousands of files. With a disk that other boxes use too, a converge
+    waits for the disk for a third of its time, and the removal takes ten seconds more.
     """
     laid_out = disk.rename(disk.with_name("laid-out"))
     disk.mkdir()
@@ -348,27 +351,27 @@ def move_into_memory(disk):
 
 
 def inside(box, *argv, **kwargs):
-    """Run a command in the box to its end, and return its CompletedProcess, output as text."""
+    """Run a command in the box; return its CompletedProcess, with the output as text."""
     command = box.machine.enter_command(box, argv)
     return run(*command, preexec_fn=lambda: box.machine.enter_cgroup(box), **kwargs)
 
 
 def become(box, argv):
-    """Turn this process into a command in the box; its input, output and exit code are ours."""
+    """Replace this process by a command in the box, with the same input and output."""
     command = box.machine.enter_command(box, argv)
     box.machine.enter_cgroup(box)
     os.execvp(command[0], command)
 
 
 def reboot(box):
-    """Reboot the box from within and wait until it is back."""
+    """Reboot the box from inside, and wait until it has booted."""
     before = box.machine.running(box)
     inside(box, "systemctl", "reboot", check=False)
     await_boot(box, but_not=before)
 
 
 def remove(name):
-    """End a box and clear everything of it, whatever state it is in."""
+    """End a box in any state, and remove everything of it."""
     directory = STATE / name
     with contextlib.suppress(LabError):
         box = load(name)

@@ -1,4 +1,4 @@
-"""The control groups of a box, which also tell which processes are its."""
+"""The control groups of a box. They show which processes belong to it."""
 
 import contextlib
 import os
@@ -8,19 +8,19 @@ from host import await_condition, cgroup_roots
 
 
 def of(name):
-    """The top control groups of a box, in each hierarchy."""
+    """Return the top control group of a box in each hierarchy."""
     return [root / "chatmail-lab" / name for root in cgroup_roots()]
 
 
 def join(path):
-    """Move this process into a control group under the lab's, made for it."""
+    """Make a control group below the lab's, and move this process into it."""
     for group in of(path):
         group.mkdir(parents=True, exist_ok=True)
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def clear(name):
-    """End what still runs in a box's control groups, and remove them; "" stands for all boxes."""
+    """End the processes in a box's control groups, and remove the groups. "" means all boxes."""
     for top in of(name):
         for pid in members(top):
             with contextlib.suppress(ProcessLookupError):
@@ -34,7 +34,7 @@ def clear(name):
 
 
 def members(top):
-    """The pids in a control group and those below it."""
+    """Return the pids in a control group and in the groups below it."""
     pids = set()
     for path in top.rglob("cgroup.procs"):
         with contextlib.suppress(OSError):

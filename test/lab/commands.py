@@ -22,7 +22,7 @@ from host import LabError, lock, say
 
 
 def check(_arguments):
-    """Say whether this machine can run the lab, and why not."""
+    """Print whether this machine can run the lab, and the reasons if it cannot."""
     found = host.obstacles()
     for obstacle in found:
         say(f"lab: {obstacle}")
@@ -32,7 +32,7 @@ def check(_arguments):
 
 
 def setup(_arguments=None):
-    """Install what this host lacks and start the lab's network, DNS, ACME and apt proxy."""
+    """Install missing packages on this host, and start the lab's network, DNS, ACME and proxy."""
     found = host.obstacles()
     if found:
         raise LabError("; ".join(found))
@@ -49,7 +49,7 @@ def setup(_arguments=None):
 
 
 def refuse_second_lab():
-    """Take the machine's network for the lab of this directory, unless another lab has it."""
+    """Note that the lab of this directory runs. Raises LabError when another lab runs."""
     running = host.running_directory()
     if running not in (None, host.DIRECTORY):
         where = running or "its usual directories"
@@ -58,23 +58,23 @@ def refuse_second_lab():
 
 
 def build_images(arguments):
-    """Build what is missing of the releases' images, side by side; all of them unless told."""
+    """Build missing images of the releases in parallel. By default build those of all releases."""
     setup()
     images.ensure_all(arguments.os or sorted(images.SUITES), aptproxy.url())
 
 
 def install(arguments):
-    """Install Debian packages on this host, and start none of the services they bring."""
+    """Install Debian packages on this host, and start none of their services."""
     with lock("lab"):
         host.install_packages(arguments.package)
 
 
 def up(arguments):
-    """Boot a box and, unless told not to, converge it."""
+    """Boot a box and converge it."""
     name = arguments.name
     pillar = read(arguments.pillar) if arguments.pillar else None
     if not boxes.NAME.fullmatch(name):
-        raise LabError(f"{name} is no name for a box: use a-z, 0-9 and -, a letter first")
+        raise LabError(f"{name} cannot be the name of a box: use a-z, 0-9 and -, a letter first")
     setup()
     layers = layers_for(arguments)
     domain = (arguments.domain or f"_{name}.example.org").rstrip(".").lower()
@@ -88,19 +88,19 @@ def up(arguments):
 
 
 def layers_for(arguments):
-    """The image's layers for what `up` was asked for, built where they are missing."""
+    """Return the layers of the image for the arguments of `up`. Missing layers are built."""
     with_salt = not arguments.bare
     if arguments.vm:
         architecture = arguments.arch or "amd64"
         vm.install(architecture)
         return vmimages.ensure(arguments.os, architecture, aptproxy.url(), with_salt)
     if arguments.arch:
-        raise LabError("a container has this machine's architecture; --arch is for --vm")
+        raise LabError("a container has the architecture of this machine; --arch is for --vm")
     return images.ensure(arguments.os, aptproxy.url(), with_salt)
 
 
 def read(path):
-    """The text of a file that the user named."""
+    """Return the text of a file that the user named."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -113,12 +113,12 @@ def converge(arguments):
 
 
 def run(arguments):
-    """Run a command in a box: its input, output and exit code are passed through."""
+    """Run a command in a box, with the input, output and exit code of this one."""
     return boxes.become(boxes.load(arguments.name), arguments.command or ["bash", "--login"])
 
 
 def client(arguments):
-    """Run a command of this host beside the boxes, with their DNS."""
+    """Run a command of this host in the network of the boxes, with their DNS."""
     if not network.exists(network.CLIENT):
         raise LabError("the lab does not run; `lab up NAME` or `lab setup` starts it")
     script = f'mount --bind {network.RESOLV_CONF} /etc/resolv.conf && exec "$@"'
@@ -141,12 +141,12 @@ def show(_arguments):
 
 
 def reboot(arguments):
-    """Reboot a box and wait until it is back."""
+    """Reboot a box and wait until it has booted."""
     boxes.reboot(boxes.load(arguments.name))
 
 
 def down(arguments):
-    """End a box and remove it; --all also ends the lab's network, DNS, ACME and apt proxy."""
+    """End a box and remove it. --all ends all boxes and the lab's network, DNS, ACME and proxy."""
     if arguments.all == bool(arguments.name):
         raise LabError("say which box to end, or --all")
     running = host.running_directory()
@@ -154,7 +154,7 @@ def down(arguments):
         environment = {**os.environ, "CHATMAIL_LAB_DIRECTORY": running}
         os.execve(sys.argv[0], sys.argv, environment)
     if not arguments.all and arguments.name not in boxes.names():
-        raise LabError(f"there is no box {arguments.name}; `lab list` shows which there are")
+        raise LabError(f"there is no box {arguments.name}; `lab list` shows the boxes")
     for name in boxes.names() if arguments.all else [arguments.name]:
         with lock("boxes"):
             boxes.remove(name)
@@ -164,22 +164,22 @@ def down(arguments):
             authority.stop()
             nameserver.stop()
             network.remove()
-            cgroups.clear("")  # the common one, and with it boxes that lost their directory
+            cgroups.clear("")  # This also ends boxes that have lost their directory.
             host.RUNNING.unlink(missing_ok=True)
 
 
 def dns_set(arguments):
-    """Make a value the one DNS record of its name and type."""
+    """Set the DNS record of a name and a type. It replaces all others of this name and type."""
     nameserver.set_record(arguments.name, arguments.type.upper(), arguments.value)
 
 
 def dns_del(arguments):
-    """Remove the DNS records of a name, of one type or all."""
+    """Remove the DNS records of a name: those of one type, or all."""
     nameserver.delete(arguments.name, arguments.type.upper() if arguments.type else None)
 
 
 def parser():
-    """The command line: each verb's docstring is its help."""
+    """Return the parser of the command line. The docstring of a verb is its help."""
     top = argparse.ArgumentParser(prog="lab", description="A mail network of throwaway machines.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
@@ -199,11 +199,11 @@ def parser():
     starting.add_argument("--pillar", type=Path, metavar="FILE", help="further pillar, an SLS file")
     starting.add_argument("--no-converge", action="store_true", help="boot only")
     starting.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")
-    starting.add_argument("--vm", action="store_true", help="a virtual machine, no container")
-    starting.add_argument("--arch", choices=vmimages.ARCHITECTURES, help="of it; default amd64")
+    starting.add_argument("--vm", action="store_true", help="a virtual machine, not a container")
+    starting.add_argument("--arch", choices=vmimages.ARCHITECTURES, help="for --vm; default amd64")
     applying = verb("converge", converge)
     applying.add_argument("name")
-    applying.add_argument("--test", action="store_true", help="change nothing, say what would")
+    applying.add_argument("--test", action="store_true", help="change nothing, show the changes")
     for name, function in (("run", run), ("client", client)):
         running = verb(name, function)
         if name == "run":
@@ -226,7 +226,7 @@ def parser():
 
 
 def main():
-    """Run the verb; returns the exit code."""
+    """Run the verb; return the exit code."""
     if sys.argv[1:2] == ["_keep"]:
         return boxes.keep(sys.argv[2])
     arguments = parser().parse_args()

@@ -1,6 +1,6 @@
-"""A box as a system container: systemd-nspawn on the overlay, entered through its namespaces.
+"""A box as a system container: systemd-nspawn boots the overlay, and nsenter runs commands in it.
 
-The same functions as in vm.py; boxes.py asks one or the other.
+vm.py has the same functions, and boxes.py calls those of one of the two.
 """
 
 import contextlib
@@ -11,23 +11,23 @@ from pathlib import Path
 import network
 from host import CLEAN_ENVIRONMENT, LabError, cgroup_roots, children, daemon_pid
 
-BOOT_TIME = 90  # seconds, of which 5 are usual on an idle machine
+BOOT_TIME = 90  # seconds; on an idle machine a boot takes 5
 
 
 def furnish(_box):
-    """Nothing beyond what every box has."""
+    """Do nothing: a container needs no more files than every box."""
 
 
 def prepare(_box):
-    """Nothing: the overlay is its file system."""
+    """Do nothing: the overlay is the file system of a container."""
 
 
 def bring(_box, _binds):
-    """Nothing: it sees this host's directories themselves."""
+    """Do nothing: a container sees the directories of this host directly."""
 
 
 def command(box, binds):
-    """The command line that boots the box."""
+    """Return the command line that boots the box."""
     boot = ["setpriv", "--pdeathsig", "KILL", "nsenter"]
     boot += [f"--net={network.namespace(network.LAB)}"]
     boot += ["systemd-nspawn", "--quiet", "--boot", f"--directory={box.directory}/root"]
@@ -37,13 +37,13 @@ def command(box, binds):
 
 
 def running(box):
-    """The pid, on this host, of the box's own process 1; None while there is none."""
+    """Return the pid on this host of the box's process 1, None while it does not run."""
     keeper = daemon_pid(box.keeper)
     for nspawn in children(keeper) if keeper else []:
         for child in children(nspawn):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text()
-                # Its name too: before it executes systemd it is still nspawn.
+                # The name counts too: before it executes systemd, the process is still nspawn.
                 if re.search(r"^Name:\tsystemd$", status, re.M) and re.search(
                     r"^NSpid:.*\t1$", status, re.M
                 ):
@@ -52,20 +52,20 @@ def running(box):
 
 
 def enter_command(box, argv):
-    """The command line that runs `argv` in the box with a clean environment."""
+    """Return the command line that runs `argv` in the box with a clean environment."""
     pid = running(box)
     if pid is None:
-        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it anew")
+        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it again")
     environment = [f"{key}={value}" for key, value in CLEAN_ENVIRONMENT.items()]
     enter = ["nsenter", "--all", f"--target={pid}", "env", "--chdir=/root", "--ignore-environment"]
     return [*enter, *environment, *argv]
 
 
 def enter_cgroup(box):
-    """Move this process to where the box's process 1 is.
+    """Move this process into the control group of the box's process 1.
 
-    From elsewhere `systemd-run --scope`, which Salt starts apt with, is refused on a host whose
-    cgroup2 is mounted with nsdelegate.
+    Salt starts apt by `systemd-run --scope`. On a host whose cgroup2 is mounted with nsdelegate,
+    the kernel refuses that in another control group.
     """
     pid = running(box)
     groups = {}

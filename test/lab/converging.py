@@ -1,4 +1,4 @@
-"""Applying the formula to a box, with progress."""
+"""Apply the formula to a box, and show the progress."""
 
 import json
 import re
@@ -11,13 +11,13 @@ import boxes
 import nameserver
 from host import LabError, say
 
-# salt-call's own log is the only thing that tells how far it is.
+# Only the log of salt-call shows its progress.
 RUNNING = re.compile(r"Executing state (\S+) for \[(.*)\]")
 COMMAND = ["salt-call", "--local", "--log-level=info", "--out=json", "state.apply", "chatmail"]
 
 
 def converge(box, test=False):
-    """Apply `chatmail` to a box, show each state as it runs, then what changed or failed.
+    """Apply `chatmail` to a box. Show each state when it runs, then the changes and failures.
 
     Returns an exit code: 0 when every state succeeded.
     """
@@ -29,7 +29,7 @@ def converge(box, test=False):
 
 
 def apply(box, test=False):
-    """Apply `chatmail` to a box. Returns what Salt says of it, and how many seconds it took."""
+    """Apply `chatmail` to a box; return Salt's result and the time in seconds."""
     if box.bare:
         raise LabError(f"box {box.name} is bare: it has no Salt")
     boxes.bring(box)
@@ -45,10 +45,11 @@ def apply(box, test=False):
 def watch(box, argv, started):
     """Run salt-call and print each state when it begins.
 
-    Returns its output, what it logged, and its exit code.
+    Returns its output, its log and its exit code.
     """
     log = []
-    # Its result goes to a file: a pipe that nobody reads yet would fill up and stop it.
+    # The result goes to a file, because nobody reads a pipe before the end, and a full pipe would
+    # stop salt-call.
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             box.machine.enter_command(box, argv),
@@ -70,7 +71,7 @@ def watch(box, argv, started):
 
 
 def progress(text):
-    """One line a state; on a terminal each takes the place of the one before."""
+    """Print a line for each state. On a terminal, each line replaces the one before."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
     else:
@@ -78,11 +79,14 @@ def progress(text):
 
 
 def report(result, seconds, test):
-    """Print what failed and how much changed, or in a test what would; True when nothing failed."""
+    """Print the failures and the number of changes, or the changes that a test shows.
+
+    Returns whether all states succeeded.
+    """
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     if not isinstance(result, dict):
-        # The render failed: Salt answers with a list of messages.
+        # The states could not be rendered, so Salt answers with a list of messages.
         print("\n".join(result) if isinstance(result, list) else result)
         return False
     states = list(result.values())
@@ -100,7 +104,7 @@ def report(result, seconds, test):
 
 
 def publish_keys(box):
-    """Load the box's DKIM records into the lab's DNS, as its operator would."""
+    """Put the box's DKIM records into the lab's DNS, as its operator would."""
     done = boxes.inside(
         box, "salt-call", "--local", "--out=json", "chatmail_dkim.records", check=False
     )

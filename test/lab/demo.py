@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""`make relay`: boot a throwaway relay, show that it works, and hand out an account on it."""
+"""`make relay`: boot a throwaway relay, show that it works, and print an account on it."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ LAB = Path(__file__).with_name("lab")
 
 
 def main():
-    """Do it all; returns the exit code."""
+    """Run all steps; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
     started = time.monotonic()
@@ -36,9 +36,9 @@ def main():
 
 
 def converged_box(release):
-    """Boot and converge a box, in place of one from last time.
+    """Boot and converge a box. It replaces the box of the last call.
 
-    Returns the box and how many seconds the converge took.
+    Returns the box and the time of the converge in seconds.
     """
     commands.setup()
     if not shutil.which("qrencode"):
@@ -56,10 +56,10 @@ def converged_box(release):
 
 
 def selftest(domain, timeout=30):
-    """Make an account on the relay and pass a message through it.
+    """Make an account on the relay and send a message through the relay.
 
-    timeout: seconds for each step, more than enough on a machine that is not emulated. Returns what
-    selftest.py says.
+    timeout: seconds for each step; the default is for machines that are not emulated.
+    Returns the output of selftest.py.
     """
     say("self-test: two accounts, one encrypted message")
     program = Path(__file__).with_name("selftest.py")
@@ -72,10 +72,11 @@ def selftest(domain, timeout=30):
 
 def show(box, account, converged, total):
     """Print all that the user needs to know."""
-    # A client on this machine does not ask the lab's DNS: the link names the address.
+    # A client on this machine does not ask the lab's DNS: the link names the address, which the
+    # certificate does not.
     link = account.get("dclogin_url") or f"dclogin:{account['email']}?p={account['password']}&v=1"
     if "&ih=" not in link:
-        link = link.replace("&v=1", f"&v=1&ih={box.ip}&sh={box.ip}")
+        link = link.replace("&v=1", f"&v=1&ih={box.ip}&sh={box.ip}&ic=3")
     print(f"""
 The relay works: a message went from one account to another in {account["seconds"]} s.
 
@@ -90,7 +91,7 @@ The relay works: a message went from one account to another in {account["seconds
     print(f"""
   look inside   {LAB} run {NAME}
   change it     edit the formula, then {LAB} converge {NAME}
-  be a client   {LAB} client -- curl -sk -X POST https://{box.domain}/new
+  as a client   {LAB} client -- curl -sk -X POST https://{box.domain}/new
   stop it       {LAB} down {NAME}
 """)
 

@@ -11,15 +11,15 @@ import sys
 import time
 from pathlib import Path
 
-# Where a lab keeps images and boxes; the variable gives it directories that are empty and its own.
+# The directories for images and boxes. With the variable, a lab has other ones, which are empty.
 DIRECTORY = os.environ.get("CHATMAIL_LAB_DIRECTORY", "")
 CACHE = Path(DIRECTORY, "cache") if DIRECTORY else Path("/var/cache/chatmail-lab")
 STATE = Path(DIRECTORY, "boxes") if DIRECTORY else Path("/var/lib/chatmail-lab")
-RUN = Path("/run/chatmail-lab")  # of the one lab that runs on a machine at a time
-RUNNING = RUN / "directory"  # the DIRECTORY of that one
+RUN = Path("/run/chatmail-lab")  # only one lab runs on a machine at a time
+RUNNING = RUN / "directory"  # this file has the DIRECTORY of the lab that runs
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-# command that must be there -> Debian package that brings it
+# {command that the lab needs: Debian package with this command}
 PACKAGES = {
     "systemd-nspawn": "systemd-container",
     "mmdebstrap": "mmdebstrap",
@@ -34,7 +34,7 @@ PACKAGES = {
     "nsenter": "util-linux",
 }
 
-# What runs inside a box sees nothing of the caller's environment.
+# A command in a box has this environment, without the caller's variables.
 CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -42,24 +42,24 @@ CLEAN_ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "TERM": os.environ.get("TERM", "dumb"),
 }
-# What the lab itself runs on this host keeps to the same directories.
+# A daemon of the lab on this host uses the same directories.
 LAB_ENVIRONMENT = {**CLEAN_ENVIRONMENT, "CHATMAIL_LAB_DIRECTORY": DIRECTORY}
 
 
 class LabError(Exception):
-    """Something the user must know; its text is one clear sentence."""
+    """An error for the user. The text is one clear sentence."""
 
 
 def say(text):
-    """Tell the user how far we are, on stderr, so that stdout stays a verb's result."""
+    """Print the progress on stderr, because stdout is for the result of a verb."""
     print(text, file=sys.stderr, flush=True)
 
 
 def run(*argv, **kwargs):
-    """Run a command of this host to its end.
+    """Run a command of this host.
 
-    Returns the CompletedProcess, its output as text. Raises LabError with the command's last
-    words when it fails, unless `check=False`.
+    Returns the CompletedProcess, with the output as text. Raises LabError with the end of the
+    output when the command fails, unless `check=False`.
     """
     check = kwargs.pop("check", True)
     kwargs.setdefault("stdin", subprocess.DEVNULL if "input" not in kwargs else None)
@@ -79,7 +79,7 @@ def run(*argv, **kwargs):
 
 @contextlib.contextmanager
 def lock(name):
-    """Hold the machine-wide lock `name`; the kernel lets go of it when this process dies."""
+    """Hold the machine-wide lock `name`. The kernel releases it when this process dies."""
     RUN.mkdir(mode=0o755, exist_ok=True)
     with open(RUN / f"{name}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -87,9 +87,9 @@ def lock(name):
 
 
 def await_condition(condition, seconds, what):
-    """Ask `condition` again and again until it is true; its value is returned.
+    """Call `condition` until it returns a true value; return this value.
 
-    Raises LabError naming `what` when that takes longer than `seconds`.
+    Raises LabError with `what` in the text when that takes longer than `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -102,18 +102,19 @@ def await_condition(condition, seconds, what):
 
 
 def running_directory():
-    """The DIRECTORY of the lab that runs on this machine; None when none does."""
+    """Return the DIRECTORY of the lab that runs on this machine, None when no lab runs."""
     try:
         return RUNNING.read_text()
     except FileNotFoundError:
         return None
 
 
-# Processes. A pid alone may have been given to a stranger since; pid and start time may not.
+# Processes. The kernel may give an old pid to another process. The pid together with the start time
+# is unique.
 
 
 def start_time(pid):
-    """When the process began, in clock ticks since boot; None when there is none or a zombie."""
+    """Return when a process began, in clock ticks since boot, None after its end."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -122,7 +123,7 @@ def start_time(pid):
 
 
 def start_daemon(pid_file, argv, log):
-    """Start a command that outlives us, and remember it in `pid_file`."""
+    """Start a command that goes on after this process, and write it to `pid_file`."""
     with open(log, "ab") as output:
         process = subprocess.Popen(
             [str(arg) for arg in argv],
@@ -139,7 +140,7 @@ def start_daemon(pid_file, argv, log):
 
 
 def daemon_pid(pid_file):
-    """The pid of the process that `pid_file` remembers, None when it is gone."""
+    """Return the pid of the process in `pid_file`, None when the process has ended."""
     try:
         record = json.loads(pid_file.read_text())
     except (FileNotFoundError, ValueError):
@@ -149,7 +150,7 @@ def daemon_pid(pid_file):
 
 
 def stop_daemon(pid_file):
-    """End the process that `pid_file` remembers, if it is still the same one."""
+    """End the process in `pid_file`, if it still runs."""
     pid = daemon_pid(pid_file)
     if pid:
         end_process(pid)
@@ -157,7 +158,7 @@ def stop_daemon(pid_file):
 
 
 def end_process(pid, patience=5):
-    """Ask a process to end, and after `patience` seconds make it."""
+    """End a process by SIGTERM, or by SIGKILL after `patience` seconds."""
     started = start_time(pid)
     for signum in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
@@ -171,7 +172,7 @@ def end_process(pid, patience=5):
 
 
 def children(pid):
-    """The pids of a process's children, whichever of its threads made them."""
+    """Return the pids of the children of a process, from all of its threads."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -179,21 +180,21 @@ def children(pid):
     return found
 
 
-# What the machine can do.
+# The abilities of this machine.
 
 
 def missing_packages():
-    """The Debian packages that the lab needs and this machine has not."""
+    """Return the Debian packages that the lab needs and this machine lacks."""
     return sorted({package for command, package in PACKAGES.items() if not shutil.which(command)})
 
 
 def install_packages(packages):
-    """Install Debian packages on this host that it lacks, and start none of their services."""
+    """Install missing Debian packages on this host, and start none of their services."""
     packages = [package for package in packages if not is_installed(package)]
     if not packages:
         return
     if not shutil.which("apt-get"):
-        raise LabError(f"{', '.join(packages)} must be installed, and apt-get is not here to do it")
+        raise LabError(f"install {', '.join(packages)} by hand: this machine has no apt-get")
     say(f"installing {' '.join(packages)}")
     with services_kept_down():
         environment = {**CLEAN_ENVIRONMENT, "DEBIAN_FRONTEND": "noninteractive"}
@@ -202,17 +203,17 @@ def install_packages(packages):
 
 
 def is_installed(package):
-    """True when dpkg has the package."""
+    """Return whether a package is installed."""
     done = run("dpkg-query", "--show", "--showformat=${db:Status-Status}", package, check=False)
     return done.stdout == "installed"
 
 
 @contextlib.contextmanager
 def services_kept_down():
-    """Keep package scripts from starting daemons: the lab runs its own nginx and knotd.
+    """Keep the scripts of packages from starting daemons, because the lab runs its own.
 
-    policy-rc.d is the way that Debian's policy gives (man invoke-rc.d). One that is there already
-    is the machine's own rule and stays.
+    Debian's policy provides the file policy-rc.d for this (man invoke-rc.d). An existing file is
+    the machine's own rule, and stays.
     """
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
@@ -230,14 +231,14 @@ def services_kept_down():
 
 
 def enabled_services():
-    """The services that systemd starts on this machine by itself."""
+    """Return the services that systemd starts when this machine boots."""
     listing = ["systemctl", "list-unit-files", "--type=service", "--state=enabled", "--no-legend"]
     done = run(*listing, check=False) if shutil.which("systemctl") else None
     return {line.split()[0] for line in done.stdout.splitlines() if line} if done else set()
 
 
 def obstacles():
-    """Why this machine cannot run the lab: a list of sentences, empty when it can."""
+    """Return the reasons why this machine cannot run the lab, an empty list when it can."""
     if os.geteuid() != 0:
         return ["the lab boots containers and needs root: run it with sudo"]
     found = []
@@ -256,19 +257,19 @@ def obstacles():
         )
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            found.append(f"this kernel, or the rights we have on it, gives no {what} ({reason})")
+            found.append(f"this kernel has no {what}, or does not allow them to us ({reason})")
             break
     missing = missing_packages()
     if missing and not shutil.which("apt-get"):
-        found.append(f"{', '.join(missing)} must be installed, and there is no apt-get to do it")
+        found.append(f"install {', '.join(missing)} by hand: this machine has no apt-get")
     return found
 
 
-# Tried in namespaces of their own, so that nothing is left of them.
+# Each trial runs in its own namespaces, so it leaves nothing behind.
 TRIALS = {
     "namespaces": "true",
     "mounts": f"mkdir -p {STATE} && mount -t tmpfs tmpfs {STATE}",
-    # Where {STATE} itself lies on an overlay, as in Docker, no second one can be put on it.
+    # If {STATE} is on an overlay, as in Docker, the kernel may refuse a second overlay on it.
     "overlay file systems": (
         f"mkdir -p {STATE} && d=$(mktemp -d {STATE}/.trial.XXXXXX) && "
         "trap 'umount $d/m 2>/dev/null || :; rm -rf $d' EXIT && "
@@ -282,9 +283,9 @@ TRIALS = {
 
 
 def cgroup_roots():
-    """Where the hierarchies that systemd lives in are mounted and writable: a list of paths.
+    """Return the paths of the writable cgroup hierarchies that systemd uses.
 
-    That is cgroup2 alone on a unified host, name=systemd and perhaps cgroup2 beside it on others.
+    On a unified host this is cgroup2. On other hosts it is name=systemd, and perhaps cgroup2 too.
     """
     roots = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
@@ -297,7 +298,7 @@ def cgroup_roots():
 
 
 def available_memory():
-    """How much memory programs could still get without swapping, in bytes (proc(5))."""
+    """Return the bytes of memory that programs can get without swapping (proc(5))."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -305,9 +306,9 @@ def available_memory():
 
 
 def allow_inotify():
-    """Raise the kernel's inotify limits: a box's own sysctl cannot, /proc/sys is read-only there.
+    """Raise the kernel's inotify limits. A box cannot do this: its /proc/sys is read-only.
 
-    Dovecot hibernates each idle client with an inotify instance; the default is 128.
+    Dovecot needs an inotify instance for each hibernated client. The default limit is 128.
     """
     for name, least in (("max_user_instances", 65535), ("max_user_watches", 1048576)):
         limit = Path("/proc/sys/fs/inotify") / name

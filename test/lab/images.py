@@ -1,10 +1,9 @@
-"""Root file systems, built once and shared by every box.
+"""Root file systems, which are built once and shared by all boxes.
 
-Two kinds: `debian-13` is a minimal Debian as a provider would hand it out, `debian-13-salt` is a
-layer to lay over it that holds Salt, so that a box need not install it each time. Beside them lie
-the wheels that the layer was installed from, and those of all else that work on this repository
-takes from PyPI. Their directories carry a fingerprint of their recipe: a changed recipe makes a new
-image and leaves running boxes theirs.
+`debian-13` is a minimal Debian, like an image of a provider. `debian-13-salt` is a layer over it
+with Salt, so that a box need not install Salt each time. Beside them are the wheels of Salt, and of
+all other Python packages that this repository needs. The names of the directories contain a
+fingerprint of their recipe. A changed recipe makes a new image, and running boxes keep the old one.
 """
 
 import hashlib
@@ -29,8 +28,9 @@ GROUPS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["dependency-gr
 REQUIREMENTS = [requirement for group in GROUPS.values() for requirement in group]
 (SALT,) = [requirement for requirement in REQUIREMENTS if requirement.startswith("salt==")]
 
-# One of Salt's dependencies comes as source: it is compiled where the compiler is thrown away.
-# pip itself is among the wheels: Debian 12's is too old for dependency groups.
+# One of Salt's dependencies exists as source only. It is compiled in a layer that is thrown away,
+# so the images have no compiler. pip is among the wheels, because that of Debian 12 does not know
+# dependency groups.
 BUILD_WHEELS = f"""
 apt-get update -q
 apt-get install -qy --no-install-recommends python3-venv python3-dev gcc libc6-dev
@@ -38,7 +38,7 @@ python3 -m venv /tmp/wheels
 /tmp/wheels/bin/pip wheel -q --wheel-dir /wheels 'pip>=25.1' {shlex.join(REQUIREMENTS)}
 """
 
-# Salt has no package in Debian. Its own directory and a link is what pip users make of it.
+# Debian has no package of Salt. Users of pip install it like this, with a directory and links.
 INSTALL_SALT = f"""
 apt-get update -q
 apt-get install -qy --no-install-recommends python3-venv
@@ -52,31 +52,31 @@ mkdir -p /etc/salt/minion.d /srv/formulas/chatmail /srv/pillar
 
 
 def fingerprint(*recipe):
-    """Eight hex digits that change when the recipe does."""
+    """Return eight hex digits that change when the recipe changes."""
     return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
 
 
 def base_path(release):
-    """Where the image of a release is, or will be."""
+    """Return the path of a release's image, which may not exist yet."""
     return CACHE / f"{release}-{fingerprint(release, BASE_PACKAGES)}"
 
 
 def salt_path(release):
-    """Where the layer with Salt is, or will be."""
+    """Return the path of the layer with Salt, which may not exist yet."""
     recipe = fingerprint(release, BASE_PACKAGES, BUILD_WHEELS, INSTALL_SALT)
     return CACHE / f"{release}-salt-{recipe}"
 
 
 def wheels_path(release):
-    """The wheels of Salt, of the tests and of lint, for a release's Python."""
+    """Return the directory with the wheels of Salt, the tests and lint, for a release's Python."""
     return salt_path(release).with_name(salt_path(release).name + "-wheels")
 
 
 def ensure(release, proxy, with_salt=True):
-    """Build what is missing of a release's images, and of the wheels of Salt.
+    """Build the missing images and wheels of a release.
 
-    `proxy` is the URL of the apt proxy. Returns the directories to lay over each other, topmost
-    first. Two labs that want the same image wait for each other.
+    proxy: the URL of the apt proxy. Returns the directories of the layers, topmost first. Two
+    processes that need the same image wait for each other.
     """
     base, layer = base_path(release), salt_path(release)
     with lock(f"image-{release}"):
@@ -88,9 +88,9 @@ def ensure(release, proxy, with_salt=True):
 
 
 def ensure_all(releases, proxy):
-    """Build what is missing of several releases' images side by side.
+    """Build the missing images of several releases in parallel.
 
-    Most of it is waiting for packages. Raises LabError with what each failed build said.
+    The builds mostly wait for packages. Raises LabError with the errors of all failed builds.
     """
 
     def build(release):
@@ -107,7 +107,7 @@ def ensure_all(releases, proxy):
 
 
 def fresh_directory(path):
-    """An empty directory beside `path`, which an unfinished build may have left full."""
+    """Return an empty directory beside `path`. The rest of an unfinished build is removed."""
     unfinished = path.with_name(path.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -116,7 +116,7 @@ def fresh_directory(path):
 
 def build_base(release, path, proxy, architecture=None):
     """Make a minimal Debian from the machine's default package source."""
-    patience = "a quarter of an hour, for it is emulated" if architecture else "half a minute"
+    patience = "a quarter of an hour, with emulation" if architecture else "half a minute"
     say(f"building {path.name} (once; about {patience})")
     started = time.monotonic()
     unfinished = fresh_directory(path)
@@ -125,7 +125,7 @@ def build_base(release, path, proxy, architecture=None):
         "--variant=minbase",
         f"--include={BASE_PACKAGES}",
         f'--aptopt=Acquire::http::Proxy "{proxy}"',
-        # A box is thrown away: nobody needs its packages flushed to the disk one by one.
+        # A box is thrown away, so its packages need not be flushed to the disk.
         "--dpkgopt=force-unsafe-io",
         *([f"--architectures={architecture}"] if architecture else []),
         SUITES[release],
@@ -139,7 +139,7 @@ def build_base(release, path, proxy, architecture=None):
 
 
 def build_salt(release, base, path):
-    """Make the layer with Salt, and the wheels that it is installed from."""
+    """Make the wheels, and the layer with Salt."""
     say(f"fetching wheels and installing {SALT} for {release} (once; about two minutes)")
     started = time.monotonic()
     wheels, unfinished = wheels_path(release), fresh_directory(path)
@@ -156,17 +156,17 @@ def build_salt(release, base, path):
 
 
 def change_layer(base, build, wheels, script):
-    """Run a script as root of an image, with this host's network and pip settings.
+    """Run a script as root in an image, with this host's network and pip settings.
 
-    What it writes is left in `build`/upper; what it puts into /wheels, in `wheels`.
+    The files that it writes are in `build`/upper. Those that it writes to /wheels are in `wheels`.
     """
     for name in ("upper", "work", "root"):
         (build / name).mkdir()
-    # pip's own settings, and no others, come from the caller's environment.
+    # Of the caller's environment, only the settings of pip are used.
     pip = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
     commands = "\n".join(chroot_script(base, build, wheels, script))
     done = subprocess.run(
-        # In a mount namespace of its own: a crash leaves no mount behind.
+        # With its own mount namespace, a crash leaves no mount behind.
         ["unshare", "--mount", "--propagation", "private", "sh", "-ec", commands],
         capture_output=True,
         text=True,
@@ -180,7 +180,7 @@ def change_layer(base, build, wheels, script):
 
 
 def drop_mount_points(layer):
-    """Delete the empty files and directories that binds needed to stand on."""
+    """Delete the empty files and directories on which directories of the host were mounted."""
     for target in ["/wheels", *(target for _, target in host_files())]:
         path = layer / target.lstrip("/")
         if path.is_file() and path.stat().st_size == 0:
@@ -190,13 +190,13 @@ def drop_mount_points(layer):
 
 
 def chroot_script(base, build, wheels, script):
-    """Shell lines that mount the layer, lend it this host's settings, and run the script in it."""
+    """Yield shell lines that mount the layer and this host's settings, and run the script there."""
     root = build / "root"
     yield (
         f"mount -t overlay overlay {root} "
         f"-o lowerdir={base},upperdir={build}/upper,workdir={build}/work"
     )
-    # Mounts vanish with this script's namespace; the layer keeps nothing of what they show.
+    # The mounts end with the namespace of this script, and the layer keeps none of their files.
     yield f"mkdir -p {root}/wheels && mount --bind {wheels} {root}/wheels"
     yield f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev"
     yield f"mount -t tmpfs tmpfs {root}/tmp && mount -t tmpfs tmpfs {root}/root"
@@ -211,7 +211,7 @@ def chroot_script(base, build, wheels, script):
 
 
 def host_files():
-    """What pip and the resolver read on this host: pairs of (real path, path in the chroot)."""
+    """Yield the files that pip and the resolver read: (path on this host, path in the chroot)."""
     yield Path("/etc/resolv.conf").resolve(), "/etc/resolv.conf"
     yield Path("/etc/ssl/certs/ca-certificates.crt").resolve(), "/etc/ssl/certs/ca-certificates.crt"
     settings = {Path("/etc/pip.conf"): "/etc/pip.conf"}
@@ -223,15 +223,16 @@ def host_files():
         if path.is_file():
             words += " " + path.read_text()
             yield path, target
-    # A package source may be a local directory, and an index in one links to files beside it.
+    # A package source may be a local directory with an index, which links to other files there.
     for local in sorted(local_directories(words)):
         yield local, str(local)
 
 
 def local_directories(words):
-    """The directories of this host that pip settings name, as paths or file:// URLs.
+    """Return the directories of this host that pip settings name, as paths or file:// URLs.
 
-    Of a nested one its parent, except one so near the root that it would hide the box's own /opt.
+    The parent of a nested directory is used. The parent of a directory such as /opt/packages is
+    not, because it would hide the box's own /opt.
     """
     found = set()
     for word in words.split():

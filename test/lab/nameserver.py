@@ -1,7 +1,7 @@
-"""The lab's DNS: one knotd with authority for everything, since it has the root.
+"""The lab's DNS: one knotd that is authoritative for all names, because it has the root zone.
 
-Two zones below it are signed. `signed.example` is in order, and takes updates by RFC 2136 with the
-key in TSIG_KEY. Nobody finds `bogus.example` in order, because the lab hands out a wrong key of it.
+Two zones are signed. `signed.example` is valid, and accepts updates by RFC 2136 with the key in
+TSIG_KEY. `bogus.example` is invalid for every resolver, because the lab publishes a wrong key.
 """
 
 import base64
@@ -17,9 +17,9 @@ DIRECTORY = RUN / "knot"
 PID = RUN / "knotd.pid"
 LOG = RUN / "knotd.log"
 SETTINGS = DIRECTORY / "knot.conf"
-TSIG_KEY = DIRECTORY / "tsig.key"  # as tsig-keygen(8) writes it
+TSIG_KEY = DIRECTORY / "tsig.key"  # in the form of tsig-keygen(8)
 SIGNED, BOGUS = "signed.example.", "bogus.example."
-TTL = 60  # seconds; tests change records and do not want to wait
+TTL = 60  # seconds; tests that change records must not wait long
 
 CONFIGURATION = """\
 server:
@@ -72,7 +72,7 @@ acme.lab. {ttl} A {authority}
 
 
 def ensure():
-    """Start the server unless it runs as it should. The caller holds the lab's lock."""
+    """Start the server, unless it runs with this configuration. The caller holds the lab's lock."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     values = {
         "directory": DIRECTORY,
@@ -87,12 +87,13 @@ def ensure():
     configuration = CONFIGURATION.format(**values)
     if daemon_pid(PID) and SETTINGS.read_text() == configuration:
         return
-    stop_daemon(PID)  # one that an older lab started
-    (DIRECTORY / "knot.pid").unlink(missing_ok=True)  # a killed one's, which knotd would believe
+    stop_daemon(PID)  # a server with another configuration
+    # The file of a killed server would keep knotd from starting.
+    (DIRECTORY / "knot.pid").unlink(missing_ok=True)
     SETTINGS.write_text(configuration)
     for name, text in (("root", ROOT_ZONE), (SIGNED, ZONE), (BOGUS, ZONE)):
         zone = DIRECTORY / f"{name.rstrip('.')}.zone"
-        if not zone.exists():  # else knotd crashed, and its zone file has what it was told
+        if not zone.exists():  # After a crash of knotd, the file has all its records.
             zone.write_text(text.format(**values))
     argv = ["nsenter", f"--net={network.namespace(network.LAB)}", "knotd", "-c", SETTINGS]
     process = start_daemon(PID, argv, LOG)
@@ -102,7 +103,7 @@ def ensure():
 
 
 def tsig_secret():
-    """The secret of the key that may update SIGNED; made the first time."""
+    """Return the secret of the key that may update SIGNED. The first call makes the key."""
     if not TSIG_KEY.exists():
         secret = base64.b64encode(os.urandom(32)).decode()
         TSIG_KEY.write_text(f'key "lab" {{ algorithm hmac-sha256; secret "{secret}"; }};\n')
@@ -110,38 +111,39 @@ def tsig_secret():
 
 
 def trust_anchors():
-    """What a validating resolver in the lab trusts: the key of SIGNED, and a wrong one of BOGUS."""
+    """Return the trust anchors of the lab's resolvers: the key of SIGNED, a wrong one of BOGUS."""
     (key,) = [line for line in records(SIGNED, "DNSKEY") if " 257 " in line]
     rdata = key.split(" DNSKEY ")[1]
     return [f"{SIGNED} IN DNSKEY {rdata}", f"{BOGUS} IN DS 1 13 2 {'00' * 32}"]
 
 
 def stop():
-    """End the server and forget its records."""
+    """End the server and remove its records."""
     stop_daemon(PID)
     shutil.rmtree(DIRECTORY, ignore_errors=True)
 
 
 def knotc(*command, check=True):
-    """Tell the server something over its control socket."""
+    """Send the server a command over its control socket."""
     return run("knotc", "-s", DIRECTORY / "knot.sock", *command, check=check)
 
 
 def answers():
-    """True when the server has loaded its zones, and signed them."""
+    """Return whether the server has loaded its zones and signed them."""
     return bool(records(".", "SOA") and all(records(zone, "DNSKEY") for zone in (SIGNED, BOGUS)))
 
 
 def zone_of(name):
-    """The zone that an absolute name is in."""
+    """Return the zone of an absolute name."""
     below = [zone for zone in (SIGNED, BOGUS) if f".{name}".endswith(f".{zone}")]
     return below[0] if below else "."
 
 
 def change(*commands):
-    """Apply zone commands, each a verb, a name and more, in one transaction for each zone.
+    """Apply commands of knotc in one transaction for each zone.
 
-    None of a zone's commands is applied when one of them is wrong.
+    commands: tuples of a verb, a name and further arguments.
+    When a command is wrong, no command for its zone is applied.
     """
     if not daemon_pid(PID):
         raise LabError("the lab's DNS does not run; `lab up NAME` starts it")
@@ -153,7 +155,7 @@ def change(*commands):
 def change_zone(zone, commands):
     """Apply commands to one zone in one transaction. The caller holds the lock."""
     if knotc("zone-begin", zone, check=False).returncode != 0:
-        knotc("zone-abort", zone)  # a killed lab left its transaction open
+        knotc("zone-abort", zone)  # A killed process left its transaction open.
         knotc("zone-begin", zone)
     try:
         for command in commands:
@@ -165,38 +167,41 @@ def change_zone(zone, commands):
 
 
 def absolute(name):
-    """A name with its final dot."""
+    """Return a name with a dot at its end."""
     return name if name.endswith(".") else f"{name}."
 
 
 def set_record(name, kind, value):
-    """Make `value` the one record of this name and type."""
+    """Set the record of this name and type. It replaces all others of this name and type."""
     name, rdata = absolute(name), encoded(kind, value)
     old = [("zone-unset", name, kind)] if records(name, kind) else []
     change(*old, ("zone-set", name, TTL, kind, rdata))
 
 
 def delete(name, kind=None):
-    """Remove a name's records, of one type or all; nothing happens when there are none."""
+    """Remove the records of a name, if it has any: those of one type, or all."""
     name = absolute(name)
     if records(name, kind):
         change(("zone-unset", name, *([kind] if kind else [])))
 
 
 def records(name, kind=None):
-    """The lines of the zone that belong to a name: `[zone] owner ttl type data`."""
+    """Return the lines of the zone for a name: `[zone] owner ttl type data`."""
     name = absolute(name)
     shown = knotc("zone-read", zone_of(name), name, *([kind] if kind else []), check=False)
     return shown.stdout.splitlines() if shown.returncode == 0 else []
 
 
 def owners(zone):
-    """Every name in a zone."""
+    """Return all names in a zone."""
     return {line.split()[1] for line in knotc("zone-read", zone).stdout.splitlines()}
 
 
 def encoded(kind, value):
-    """A value in zone-file form: TXT quoted, in strings of at most 255 bytes (RFC 1035, 3.3.14)."""
+    """Return a value in the form of a zone file.
+
+    A TXT value becomes quoted strings of at most 255 bytes (RFC 1035, 3.3.14).
+    """
     if kind.upper() != "TXT":
         return value
     chunks = [value[start : start + 255] for start in range(0, len(value), 255)] or [""]
@@ -204,7 +209,7 @@ def encoded(kind, value):
 
 
 def add_box(domain, number):
-    """Publish what the owner of a relay's domain would before it has any key."""
+    """Publish the records that the owner of a relay's domain publishes before it has keys."""
     delete_box(number, domain)
     ipv4, ipv6 = network.address(number), network.address6(number)
     found = [(pointer, "PTR", absolute(domain)) for pointer in pointers(number)]
@@ -234,13 +239,13 @@ def delete_box(number, domain=None):
 
 
 def pointers(number):
-    """The names under which a box's addresses are looked up in reverse."""
+    """Return the names of the PTR records of a box's addresses."""
     found = (network.address(number), network.address6(number))
     return [ipaddress.ip_address(address).reverse_pointer for address in found]
 
 
 def is_literal(domain):
-    """True when the mail domain is a bare IPv4 address."""
+    """Return whether a mail domain is a bare IPv4 address."""
     try:
         ipaddress.IPv4Address(domain)
     except ValueError:
@@ -249,7 +254,7 @@ def is_literal(domain):
 
 
 def from_salt(output):
-    """The triples in what `salt-call --out=json chatmail_dkim.records` prints."""
+    """Return the records that `salt-call --out=json chatmail_dkim.records` prints, as triples."""
     try:
         found = json.loads(output)["local"]
         return [(record["name"], record["type"], record["value"]) for record in found]

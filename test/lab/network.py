@@ -1,11 +1,11 @@
-"""The lab's own network: a bridge that reaches the boxes, a client beside them, and this host.
+"""The lab's own network: a bridge with the boxes, a client, and this host.
 
                  chatmail-lab (network namespace)              chatmail-client
     host  .254 ───────── lab0 ── bridge br0 .53 ── client0 ── .200, .202
                                     │  knotd answers here, pebble on .201
                           boxes .10 … .199 (one veth each, made by systemd-nspawn)
 
-Nothing forwards: boxes reach each other, the client and this host, where an apt proxy answers.
+There is no forwarding. Boxes reach each other, the client, and this host with the apt proxy.
 """
 
 import ipaddress
@@ -19,7 +19,7 @@ NETWORK = ipaddress.ip_network("198.51.100.0/24")  # RFC 5737, documentation
 NETWORK6 = ipaddress.ip_network("2001:db8:25::/64")  # RFC 3849, documentation
 LAB, CLIENT, HOST = "chatmail-lab", "chatmail-client", "chatmail-host"
 NAMESERVER, CLIENT_NUMBER, AUTHORITY, HOST_NUMBER = 53, 200, 201, 254
-SECOND_CLIENT_NUMBER = 202  # the client is two, to relays that count by IPv4 address
+SECOND_CLIENT_NUMBER = 202  # for relays that count by IPv4 address, the client is two clients
 BRIDGE_MAC = "02:00:00:00:00:53"
 BOX_NUMBERS = range(10, 200)
 # namespace, its link, last byte of its address, the bridge's end of the link
@@ -28,22 +28,22 @@ RESOLV_CONF = Path("/etc/netns") / CLIENT / "resolv.conf"
 
 
 def address(number):
-    """The lab's IPv4 address with this last byte."""
+    """Return the lab's IPv4 address with this last byte."""
     return str(NETWORK[number])
 
 
 def address6(number):
-    """The lab's IPv6 address that belongs to the IPv4 one with this last byte."""
+    """Return the IPv6 address of the machine whose IPv4 address has this last byte."""
     return str(NETWORK6[int(str(number), 16)])
 
 
 def namespace(name):
-    """The file that names a network namespace, as `ip netns` keeps it."""
+    """Return the file with which `ip netns` names a network namespace."""
     return Path("/run/netns") / name
 
 
 def exists(name):
-    """True when the namespace is there and alive: a crash of the machine leaves empty files."""
+    """Return whether a namespace exists. A crash of the machine leaves files without namespaces."""
     path = namespace(name)
     return path.exists() and run("nsenter", f"--net={path}", "true", check=False).returncode == 0
 
@@ -54,15 +54,15 @@ def inside(name, *argv, **kwargs):
 
 
 def is_client():
-    """True when this process stands in the client's network instead of the host's."""
+    """Return whether this process is in the client's network, not in the host's."""
     path = namespace(CLIENT)
     return path.exists() and path.stat().st_ino == os.stat("/proc/self/ns/net").st_ino
 
 
 def leave_client(argv):
-    """Turn this process, which stands in the client's network, into `argv` in the host's.
+    """Replace this process, which is in the client's network, by `argv` in the host's network.
 
-    Its name servers are the host's too: who calls a verb must not matter for what the verb finds.
+    The command also gets the host's name servers, so that a verb does the same in both networks.
     """
     script = (
         f"while [ /etc/resolv.conf -ef {RESOLV_CONF} ]; do umount /etc/resolv.conf || exit 1; done;"
@@ -74,10 +74,10 @@ def leave_client(argv):
 
 
 def ensure():
-    """Make what is missing of the network; boxes on it keep theirs. The caller holds the lock."""
+    """Make the missing parts of the network. Boxes keep theirs. The caller holds the lock."""
     if not exists(HOST):
         forget(HOST)
-        # Verbs that are called from the client's network find back to the host's by this name.
+        # A verb in the client's network enters the host's network by this name.
         run("ip", "netns", "attach", HOST, os.getpid())
     for name in (LAB, CLIENT):
         if not exists(name):
@@ -85,8 +85,8 @@ def ensure():
             run("ip", "netns", "add", name)
             inside(name, "ip", "link", "set", "lo", "up")
     if not has_address(LAB, "br0", NAMESERVER):
-        # An address of its own: else it takes that of one of its ports, and changes as boxes come
-        # and go, so that everybody's packets to the DNS are lost for some seconds.
+        # The bridge has its own MAC address. Otherwise it takes that of one of its ports, which
+        # changes when boxes start and end. Then packets to the DNS are lost for some seconds.
         inside(LAB, "ip", "link", "add", "br0", "address", BRIDGE_MAC, "type", "bridge")
         set_up(LAB, "br0", NAMESERVER)
     if not has_address(LAB, "br0", AUTHORITY):
@@ -102,11 +102,14 @@ def ensure():
 
 
 def connect(name, link, number, peer):
-    """Plug a namespace into the bridge: `link` is its end, `peer` the bridge's."""
+    """Connect a namespace with the bridge.
+
+    link: the name of the link's end in the namespace. peer: the name of the end at the bridge.
+    """
     if name == HOST:
         taken = run("ip", "route", "show", "root", NETWORK).stdout.strip()
         if taken:
-            raise LabError(f"the lab needs {NETWORK}, and this machine uses it already: {taken}")
+            raise LabError(f"the lab needs {NETWORK}, but this machine uses it already: {taken}")
     inside(name, "ip", "link", "delete", link, check=False)
     inside(LAB, "ip", "link", "add", peer, "type", "veth", "peer", "name", link, "netns", name)
     inside(LAB, "ip", "link", "set", peer, "master", "br0", "up")
@@ -114,31 +117,31 @@ def connect(name, link, number, peer):
 
 
 def has_address(name, link, number):
-    """True when a link is there, with its address."""
+    """Return whether a link exists and has its address."""
     shown = inside(name, "ip", "-4", "-o", "address", "show", "dev", link, check=False)
     return f" {address(number)}/" in shown.stdout
 
 
 def forget(name):
-    """Remove the file of a namespace, if there is one; it may be all that a crash left of it."""
+    """Remove a namespace, or the file that a crash left of it."""
     if namespace(name).exists():
         run("ip", "netns", "delete", name)
 
 
 def set_up(name, link, number):
-    """Give a link its two addresses and switch it on. No duplicate detection: it takes 2 s."""
+    """Give a link its two addresses and switch it on. Duplicate detection is off: it takes 2 s."""
     inside(name, "ip", "address", "add", f"{address(number)}/24", "dev", link)
     inside(name, "ip", "address", "add", f"{address6(number)}/64", "dev", link, "nodad")
     inside(name, "ip", "link", "set", link, "up")
 
 
 def resolv_conf():
-    """What a member of the lab has in /etc/resolv.conf."""
+    """Return the text of /etc/resolv.conf for the machines of the lab."""
     return f"nameserver {address(NAMESERVER)}\n"
 
 
 def remove():
-    """Take the whole network away, also one that a crash left half made."""
+    """Remove the whole network, also an incomplete one after a crash."""
     run("ip", "link", "delete", "lab0", check=False)
     for name in (LAB, CLIENT, HOST):
         forget(name)

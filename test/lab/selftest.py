@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""Use a relay as two clients would: `selftest.py DOMAIN [TIMEOUT]`, run by `lab client`.
+"""Use a relay like two clients: `selftest.py DOMAIN [TIMEOUT]`, which `lab client` runs.
 
-Makes two accounts through /new, logs them in, sends one encrypted message from the first to the
-second and waits for it in IDLE. Prints the first account as JSON: what /new answered, and under
-`seconds` how long the message took. Standard library only, so that a fresh machine can run it.
+The program makes two accounts through /new and logs them in. It sends an encrypted message from the
+first to the second, and waits for the message in IDLE. It prints the first account as JSON: the
+answer of /new, and the time of the message under `seconds`. It needs only the standard library, so
+a fresh machine can run it.
 """
 
 import base64
@@ -17,7 +18,7 @@ import sys
 import time
 import urllib.request
 
-# Seconds, for each connection and for the message.
+# Seconds for each connection, and for the message.
 TIMEOUT = int(sys.argv[2]) if len(sys.argv) > 2 else 30
 
 MESSAGE = """\
@@ -47,7 +48,7 @@ Content-Type: application/octet-stream
 
 
 def self_signed():
-    """TLS that takes any certificate: a test domain has a self-signed one."""
+    """Return a TLS context that accepts any certificate, such as that of a test domain."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -55,14 +56,14 @@ def self_signed():
 
 
 def new_account(domain):
-    """Ask the relay for an address, as a client does that scanned its QR code."""
+    """Ask the relay for an address, like a client that scanned its QR code."""
     request = urllib.request.Request(f"https://{domain}/new", method="POST")
     with urllib.request.urlopen(request, timeout=TIMEOUT, context=self_signed()) as answer:
         return json.load(answer)
 
 
 def login(domain, account):
-    """Log in by IMAP, which creates the account the first time, and open the inbox."""
+    """Log in by IMAP and open the inbox. The first login creates the address."""
     client = imaplib.IMAP4_SSL(domain, ssl_context=self_signed(), timeout=TIMEOUT)
     client.login(account["email"], account["password"])
     client.select()
@@ -70,7 +71,7 @@ def login(domain, account):
 
 
 def encrypted_message(sender, recipient):
-    """A message in the shape of RFC 3156 whose packets hold random bytes instead of a secret."""
+    """Return a message in the form of RFC 3156, with random bytes in its packets."""
     session_key = b"\x03" + os.urandom(8) + b"\x01" + os.urandom(64)  # RFC 4880, 5.1
     content = b"\x01" + os.urandom(400)  # 5.13
     packets = packet(1, session_key) + packet(18, content)
@@ -84,7 +85,7 @@ def encrypted_message(sender, recipient):
 
 
 def packet(tag, body):
-    """An OpenPGP packet in the new format, of less than 8384 bytes (RFC 4880, 4.2.2)."""
+    """Return an OpenPGP packet in the new format, for less than 8384 bytes (RFC 4880, 4.2.2)."""
     length = len(body)
     if length < 192:
         return bytes([0xC0 | tag, length]) + body
@@ -101,7 +102,7 @@ def send(domain, account, recipient):
 
 
 def await_message(client):
-    """Wait in IDLE (RFC 2177) until the server tells of a message."""
+    """Wait in IDLE (RFC 2177) until the server reports a message."""
     client.send(b"idle IDLE\r\n")
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
@@ -111,7 +112,7 @@ def await_message(client):
 
 
 def main():
-    """Run the test against the domain named on the command line."""
+    """Run the test against the domain on the command line."""
     domain = sys.argv[1]
     alice, bob = new_account(domain), new_account(domain)
     login(domain, alice).logout()

@@ -1,13 +1,13 @@
-"""A box as a virtual machine: the same image, pillar and place in the lab, on a kernel of its own.
+"""A box as a virtual machine: the same image, pillar and place in the lab, with its own kernel.
 
-What a container borrows from this host, the virtual machine has itself: a kernel with its sysctls,
-AppArmor, a boot. QEMU emulates its processor, so no KVM is needed and ARCH=arm64 works as well as
-amd64, some ten times as slow as this host. It has a tap device on the lab's bridge, the address and
-DNS records of any box, and takes its commands by ssh with a key that is made for it. Its disk is
-written anew by each `lab up` from the images and the box's own files, and goes with its directory.
+A virtual machine has its own kernel with sysctls and AppArmor, and a real boot. A container uses
+the kernel of this host. QEMU emulates the processor, so it needs no KVM. ARCH=arm64 works as well
+as amd64. Both are about ten times slower than this host. The machine has a tap device on the lab's
+bridge, and the address and DNS records of a box. `lab run` uses ssh with a key of this box. Each
+`lab up` writes the disk from the images and the box's files. The disk is removed with the box.
 
-`make vm OS=debian-12 ARCH=arm64` checks a relay on such a machine; see vmcheck.py. The functions
-are the same as in container.py; boxes.py asks one or the other.
+`make vm OS=debian-12 ARCH=arm64` checks a relay on such a machine (vmcheck.py). container.py has
+the same functions, and boxes.py calls those of one of the two.
 """
 
 import shlex
@@ -20,19 +20,19 @@ from pathlib import Path
 import network
 from host import CLEAN_ENVIRONMENT, LabError, daemon_pid, install_packages, lock, run
 
-BOOT_TIME = 1800  # seconds, of which 20 are usual on an idle machine, and 60 for arm64
-DISK_SIZE = "8G"  # sparse: it takes what is written
+BOOT_TIME = 1800  # seconds; on an idle machine a boot takes 20, and 60 for arm64
+DISK_SIZE = "8G"  # the file is sparse
 
-# What the lab needs here only when it is asked for a virtual machine.
+# The packages that this host needs for virtual machines only.
 PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
 EMULATORS = {
     "amd64": ["qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-m", "2048"],
-    # A Raspberry Pi 4 has this processor, the smallest one 1 GB.
+    # A Raspberry Pi 4 has this processor. The smallest model has 1 GB.
     "arm64": ["qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72", "-m", "1024"],
 }
 CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
-# So that its network card has the name of a container's.
+# The network card has the same name as in a container.
 LINK = """\
 [Match]
 Driver=virtio_net
@@ -41,8 +41,8 @@ Driver=virtio_net
 Name=host0
 """
 
-# Services that start side by side took longer than systemd's 90 seconds on a busy host, and then
-# for ever: each was ended and started anew.
+# On a busy host, services that started at the same time took longer than systemd's limit of 90 s.
+# systemd ended and started them again, for ever.
 PATIENCE = """\
 [Manager]
 DefaultTimeoutStartSec=15min
@@ -50,14 +50,14 @@ DefaultTimeoutStopSec=5min
 """
 
 SSH = ["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-# An emulated machine under load is slow to answer, and one that reboots may never.
+# An emulated machine under load answers slowly, and one that reboots may not answer at all.
 SSH += ["-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=20", "-o", "ServerAliveCountMax=6"]
 
 
 def install(architecture):
     """Install what this host needs to run virtual machines of an architecture."""
     if not Path("/dev/net/tun").exists():
-        raise LabError("a virtual machine needs /dev/net/tun, and this machine has none")
+        raise LabError("a virtual machine needs /dev/net/tun, but this machine has no such device")
     with lock("lab"):
         install_packages([PACKAGES[architecture], "openssh-client", "e2fsprogs"])
 
@@ -83,29 +83,29 @@ def furnish(box):
         path.write_text(text)
     known = f"{box.ip} {host_key.with_suffix('.pub').read_text()}"
     (box.directory / "known_hosts").write_text(known)
-    # QEMU calls it with the name of the tap device, which lives as long as QEMU does.
+    # QEMU calls this script with the name of the tap device, which exists as long as QEMU runs.
     plug = box.directory / "plug"
     plug.write_text('#!/bin/sh\nexec ip link set "$1" master br0 up\n')
     plug.chmod(0o755)
 
 
 def prepare(box):
-    """Write the disk from the overlay, which the keeper has mounted."""
+    """Write the disk from the overlay that the keeper has mounted."""
     run("mkfs.ext4", "-q", "-d", box.directory / "root", image(box), DISK_SIZE)
 
 
 def image(box):
-    """The file that is its whole disk."""
+    """Return the file with the disk of the box."""
     return box.directory / "disk.img"
 
 
 def kernels(box):
-    """The files in the box's image that are kernels: one, or none in a container's."""
+    """Return the kernels in the box's image: one, or none in the image of a container."""
     return list(Path(box.layers[0], "boot").glob("vmlinuz-*"))
 
 
 def command(box, _binds):
-    """The command line that boots the box. QEMU reboots it by itself, and ends when it does."""
+    """Return the command line that boots the box. QEMU handles reboots, and ends with the box."""
     (kernel,) = kernels(box)
     initrd = kernel.with_name(kernel.name.replace("vmlinuz", "initrd.img", 1))
     architecture = kernel.name.rpartition("-")[2]  # vmlinuz-6.12.1+deb13-cloud-amd64
@@ -116,7 +116,7 @@ def command(box, _binds):
     boot += ["-nodefaults", "-display", "none", "-monitor", "none", "-serial", "stdio"]
     boot += ["-kernel", str(kernel), "-initrd", str(initrd)]
     boot += ["-append", f"root=/dev/vda rw console={CONSOLES[architecture]}"]
-    # It is thrown away: nobody needs its data flushed to this host's disk.
+    # The box is thrown away, so its data need not be flushed to this host's disk.
     boot += ["-drive", f"file={image(box)},format=raw,if=virtio,cache=unsafe,discard=unmap"]
     boot += ["-netdev", f"tap,id=lab,script={box.directory}/plug,downscript=no"]
     boot += ["-device", f"virtio-net-pci,netdev=lab,mac=02:00:00:00:01:{box.number:02x}"]
@@ -124,7 +124,7 @@ def command(box, _binds):
 
 
 def running(box):
-    """What tells this boot of the box from every other; None while it cannot be asked."""
+    """Return the id of this boot of the box, None while the box does not answer."""
     try:
         socket.create_connection((box.ip, 22), timeout=5).close()
     except OSError:
@@ -134,31 +134,31 @@ def running(box):
 
 
 def ssh(box, argv):
-    """The command line that runs `argv` in the box."""
+    """Return the command line that runs `argv` in the box by ssh."""
     login = [*SSH, "-o", f"UserKnownHostsFile={box.directory}/known_hosts"]
     login += ["-i", str(box.directory / "user_key")]
-    # A terminal on this side has its like on the other.
+    # With a terminal on this side, the command gets a terminal too.
     login += ["-t"] if sys.stdin.isatty() else []
     return [*login, f"root@{box.ip}", "--", shlex.join(str(arg) for arg in argv)]
 
 
 def enter_command(box, argv):
-    """The command line that runs `argv` in the box with a clean environment."""
+    """Return the command line that runs `argv` in the box with a clean environment."""
     if daemon_pid(box.keeper) is None:
-        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it anew")
+        raise LabError(f"box {box.name} is not running; `lab up {box.name}` boots it again")
     environment = [f"{key}={value}" for key, value in CLEAN_ENVIRONMENT.items()]
     return ssh(box, ["env", "--chdir=/root", "--ignore-environment", *environment, *argv])
 
 
 def enter_cgroup(_box):
-    """Nothing: its control groups are its own kernel's."""
+    """Do nothing: a virtual machine has its own control groups."""
 
 
 def bring(box, binds):
-    """Put what a container would see of this host into the box, in place of what was there.
+    """Copy directories of this host into the box, and replace the old copies.
 
-    By tar: Debian's cloud kernels have no 9p, and virtiofs would need a daemon beside QEMU. binds:
-    pairs of path here and path there.
+    binds: pairs of path here and path there, which a container would mount.
+    This uses tar, because Debian's cloud kernels have no 9p, and virtiofs would need a daemon.
     """
 
     def without_owner(entry):

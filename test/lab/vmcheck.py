@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""`make vm`: check a relay on a virtual machine, with what a container takes from its host.
+"""`make vm`: check a relay on a virtual machine, which has its own kernel.
 
-Boots one, converges it, sees that a second run changes nothing, that the kernel's limits and
-AppArmor are in force and a message gets through, and all of that again after a reboot. Prints a
-line for each, with figures. The first expectation that fails ends it with exit code 1 and leaves
-the machine to look at; one that met them all is removed.
+The program boots a machine, converges it, and checks that a second run changes nothing. It checks
+that the kernel limits and AppArmor are in force, and that a message arrives. After a reboot it
+checks these again. It prints a line with figures for each check. The first failure ends the program
+with exit code 1, and the machine stays for a look. After a success the machine is removed.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from host import LabError, lock, say
 
 LAB = Path(__file__).with_name("lab")
 SYSCTLS = "/etc/sysctl.d/90-chatmail.conf"
-SELFTEST_TIMEOUT = 300  # seconds; on a busy machine an emulated one took 15 for the message
+SELFTEST_TIMEOUT = 300  # seconds; on a busy host the message took 15
 
-# What is left of the memory, every five seconds: a unit of the machine's own, which ends with it.
+# A unit in the machine notes the available memory every five seconds.
 WATCH_MEMORY = """
 systemd-run --quiet --unit=memory-watch \
 sh -c 'while sleep 5; do sed -n "s/MemAvailable: *\\([0-9]*\\) kB/\\1/p" /proc/meminfo; done \
@@ -33,7 +33,7 @@ sh -c 'while sleep 5; do sed -n "s/MemAvailable: *\\([0-9]*\\) kB/\\1/p" /proc/m
 
 
 def main():
-    """Do it all; returns the exit code."""
+    """Run all checks; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
     parser.add_argument("--arch", choices=vmimages.ARCHITECTURES, default="amd64")
@@ -59,18 +59,18 @@ def main():
 
 
 def shown(what, seconds, found):
-    """Print a line of the table: an expectation that was met, its time and what was found."""
+    """Print a line of the table: a check that passed, its time and its result."""
     print(f"ok  {what:30} {f'{seconds:.1f} s' if seconds is not None else '':>9}  {found}")
     sys.stdout.flush()
 
 
 def ask(box, *argv):
-    """What a command in the box prints."""
+    """Return the output of a command in the box."""
     return boxes.inside(box, *argv).stdout.strip()
 
 
 def boot(name, arguments):
-    """Boot the machine in place of one from last time; returns it."""
+    """Boot the machine, and return it. It replaces the machine of the last call."""
     commands.setup()
     with lock("boxes"):
         boxes.remove(name)
@@ -88,13 +88,13 @@ def boot(name, arguments):
 
 
 def memory_figures(box):
-    """The box's /proc/meminfo in MB."""
+    """Return the box's /proc/meminfo in MB."""
     lines = ask(box, "cat", "/proc/meminfo").splitlines()
     return {line.split(":")[0]: int(line.split()[1]) // 1024 for line in lines}
 
 
 def applied(box):
-    """Apply the formula. Returns its states, those of them that changed something, and seconds."""
+    """Apply the formula; return its states, those with changes, and the time in seconds."""
     result, seconds = converging.apply(box)
     if not converging.report(result, seconds, False):
         raise LabError("the relay did not converge")
@@ -103,7 +103,7 @@ def applied(box):
 
 
 def converge(box):
-    """See that every state succeeds."""
+    """Check that every state succeeds."""
     say("salt-call --local state.apply chatmail")
     states, changed, seconds = applied(box)
     converging.publish_keys(box)
@@ -111,7 +111,7 @@ def converge(box):
 
 
 def converge_again(box):
-    """See that a second run changes nothing."""
+    """Check that a second run changes nothing."""
     say("salt-call --local state.apply chatmail, a second time")
     states, changed, seconds = applied(box)
     if changed:
@@ -121,7 +121,7 @@ def converge_again(box):
 
 
 def in_force(box):
-    """See that the machine is healthy, its kernel and AppArmor as they shall be, and mail works."""
+    """Check that no unit failed, kernel limits and AppArmor are in force, and mail works."""
     failed = ask(box, "systemctl", "list-units", "--failed", "--plain", "--no-legend")
     if failed:
         raise LabError(f"units of {box.name} failed: {failed}")
@@ -135,12 +135,12 @@ def in_force(box):
 
 
 def state_of_systemd(box):
-    """What systemd says of the whole machine."""
+    """Return systemd's state of the whole machine."""
     return boxes.inside(box, "systemctl", "is-system-running", check=False).stdout.strip()
 
 
 def limits(box):
-    """See that each kernel limit of the formula is at least what its file says."""
+    """Check that each kernel limit is at least the value in the formula's file."""
     lines = [line for line in ask(box, "cat", SYSCTLS).splitlines() if " = " in line]
     if not lines:
         raise LabError(f"{SYSCTLS} sets nothing")
@@ -149,20 +149,20 @@ def limits(box):
         key, _, wanted = line.partition(" = ")
         value = ask(box, "cat", f"/proc/sys/{key.replace('.', '/')}")
         if int(value) < int(wanted):
-            raise LabError(f"{key} is {value}, and {SYSCTLS} says {wanted}")
+            raise LabError(f"{key} is {value}, but {SYSCTLS} says {wanted}")
         found.append(f"{key.rpartition('.')[2]} {value}")
     shown("kernel limits are in force", None, ", ".join(found))
 
 
 def apparmor(box):
-    """See that AppArmor confines unbound, which answers all the same."""
+    """Check that AppArmor confines unbound, and that unbound answers."""
     if boxes.inside(box, "aa-enabled", "--quiet", check=False).returncode != 0:
         raise LabError("AppArmor is not enabled in this kernel")
     pid = ask(box, "systemctl", "show", "--property=MainPID", "--value", "unbound")
     confined = ask(box, "cat", f"/proc/{pid}/attr/current")
     if not confined.endswith("(enforce)"):
         raise LabError(f"AppArmor does not confine unbound: it is {confined}")
-    # resolv.conf names unbound, and nothing else knows this name.
+    # resolv.conf names unbound, so only unbound can answer for this name.
     addresses = ask(box, "getent", "ahostsv4", box.domain)
     if box.ip not in addresses:
         raise LabError(f"unbound does not find {box.domain}: {addresses or 'no answer'}")
@@ -171,7 +171,7 @@ def apparmor(box):
 
 
 def denials(box):
-    """What AppArmor refused since the boot, in words."""
+    """Return in words what AppArmor has refused since the boot."""
     found = set()
     for line in kernel_log(box).splitlines():
         if 'apparmor="DENIED"' in line:
@@ -182,7 +182,7 @@ def denials(box):
 
 
 def reboot(box):
-    """See that the machine comes back."""
+    """Check that the machine boots again."""
     say("reboot")
     started = time.monotonic()
     boxes.reboot(box)
@@ -191,17 +191,17 @@ def reboot(box):
 
 
 def memory(box):
-    """See that memory did not run out in this boot, and tell how much was left at the worst."""
+    """Check that memory did not run out since the boot, and print the smallest available amount."""
     log = kernel_log(box)
     if "Out of memory" in log or "oom-kill" in log:
-        raise LabError("the kernel ended processes for want of memory")
+        raise LabError("the kernel ended processes because memory ran out")
     least = min(int(line) for line in ask(box, "cat", "/root/memory-available").split()) // 1024
     now = memory_figures(box)["MemAvailable"]
     shown("memory suffices", None, f"{least} MB available at the worst moment, {now} MB now")
 
 
 def kernel_log(box):
-    """What the kernel said since the boot."""
+    """Return the kernel's messages since the boot."""
     return ask(box, "journalctl", "--quiet", "--dmesg", "--output=cat")
 
 

@@ -1,8 +1,8 @@
-"""What a virtual machine needs beyond a box's images: a kernel, sshd, AppArmor; and arm64 itself.
+"""The further layers of virtual machines: a kernel, sshd and AppArmor, and all layers for arm64.
 
-Layers like those of images.py, kept beside them and named in the same way. What belongs to another
-architecture than this host's is built by its own programs, which the kernel runs through
-qemu-user-static: the same recipe, some twenty times as slow, and once.
+The layers are beside those of images.py, with names of the same form. Layers for another
+architecture are built by programs of that architecture, which the kernel runs through
+qemu-user-static. The recipe is the same, the build is about twenty times slower, and it runs once.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from host import CACHE, LabError, install_packages, lock, run, say
 
 ARCHITECTURES = ("amd64", "arm64")
 
-# A provider's image has them too. The cloud flavour has the drivers of virtual machines only.
+# An image of a provider has these packages too. The cloud kernel has only drivers for virtual
+# machines.
 INSTALL_KERNEL = """
 apt-get update -q
 apt-get install -qy --no-install-recommends linux-image-cloud-{architecture} openssh-server apparmor
@@ -23,7 +24,7 @@ apt-get clean
 rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_*
 """
 
-# What is not compiled is taken from amd64's wheels, which lie in /wheels already.
+# Wheels without compiled code are those of amd64, which are in /wheels already.
 BUILD_WHEELS = f"""
 apt-get update -q
 apt-get install -qy --no-install-recommends python3-venv python3-dev gcc libc6-dev
@@ -33,8 +34,9 @@ python3 -m venv /tmp/wheels
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 EMULATOR = "/usr/bin/qemu-aarch64-static"
-# ELF, 64 bit, little-endian, executable or shared, AArch64; the kernel itself reads the escapes.
-# F opens the emulator now, so that it need not be in each chroot; C keeps setuid programs so.
+# ELF, 64 bit, little-endian, executable or shared, AArch64. The kernel itself reads the escapes.
+# With F, the kernel opens the emulator now, so it need not be in each chroot. With C, setuid
+# programs keep their rights.
 REGISTRATION = (
     r":qemu-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
     r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
@@ -43,15 +45,15 @@ REGISTRATION = (
 
 
 def ensure(release, architecture, proxy, with_salt=True):
-    """Build what is missing of a virtual machine's images.
+    """Build the missing layers of a virtual machine.
 
-    Returns the directories to lay over each other, topmost first.
+    Returns the directories of the layers, topmost first.
     """
     layers = images.ensure(release, proxy, with_salt)
     if architecture == "arm64":
         with lock(f"image-{release}-arm64"):
             layers = ensure_arm64(release, proxy, with_salt)
-    # A layer holds dpkg's list of packages: it fits only over those that it was built on.
+    # A layer contains dpkg's list of packages, so it fits only over the layers below it.
     script = INSTALL_KERNEL.format(architecture=architecture)
     recipe = images.fingerprint(script, *(layer.name for layer in layers))
     kernel = CACHE / f"{release}-{architecture}-vm-{recipe}"
@@ -63,7 +65,7 @@ def ensure(release, architecture, proxy, with_salt=True):
 
 
 def ensure_arm64(release, proxy, with_salt):
-    """Build what is missing of a release's images for arm64; as images.ensure otherwise."""
+    """Build the missing images of a release for arm64, like images.ensure."""
     base = CACHE / f"{release}-arm64-{images.fingerprint(release, images.BASE_PACKAGES)}"
     recipe = images.fingerprint(base.name, BUILD_WHEELS, images.INSTALL_SALT)
     layer = CACHE / f"{release}-arm64-salt-{recipe}"
@@ -78,7 +80,7 @@ def ensure_arm64(release, proxy, with_salt):
 
 
 def ensure_wheels(path, release, base):
-    """Fetch or compile arm64's wheels of Salt, unless that is done; returns their directory."""
+    """Fetch or compile the missing wheels of Salt for arm64; return their directory."""
     if not path.is_dir():
         built = images.fresh_directory(path)
         for wheel in images.wheels_path(release).glob("*-none-any.whl"):
@@ -91,7 +93,7 @@ def ensure_wheels(path, release, base):
 
 
 def build_layer(path, layers, script, wheels=None):
-    """Make a layer over others by running a script as their root, with `wheels` as /wheels."""
+    """Make a layer over others. A script runs there as root, with `wheels` as /wheels."""
     say(f"building {path.name} (once)")
     started = time.monotonic()
     unfinished = images.fresh_directory(path)
@@ -107,9 +109,9 @@ def build_layer(path, layers, script, wheels=None):
 
 @contextlib.contextmanager
 def programs_of(architecture):
-    """Have this host's kernel run programs of an architecture, for as long as this lasts.
+    """Let this host's kernel run programs of an architecture within a `with` block.
 
-    A registration that is there already is the machine's own and stays.
+    An existing registration is the machine's own, and stays.
     """
     if architecture != "arm64":
         yield

@@ -1,7 +1,7 @@
-"""A classic mail server for tests: Postfix and OpenDKIM, which shares no code with the relay.
+"""A classic mail server for tests: Postfix and OpenDKIM. It shares no code with the relay.
 
-It takes mail for one Unix user, into Maildir files. It has two mail domains that lead to the same
-host: a normal one, and one whose first label starts with `_`.
+It takes mail for one Unix user and stores it in Maildir files. Two mail domains lead to this host:
+a normal domain, and a domain whose first label starts with `_`.
 """
 
 import base64
@@ -35,7 +35,7 @@ smtpd_milters = inet:127.0.0.1:8891
 non_smtpd_milters = $smtpd_milters
 """
 
-# TrustAnchorFile of Debian's own file is left out: it has the key of the real root.
+# TrustAnchorFile, which Debian's own file has, is left out: it has the key of the real root.
 OPENDKIM_CONF = """\
 Syslog yes
 SyslogSuccess yes
@@ -62,7 +62,7 @@ useradd --create-home carol
 
 
 class DkimKey(NamedTuple):
-    """An RSA key: `pem` is its private part, `record` the TXT record of its public one."""
+    """An RSA key: `pem` is the private key, `record` is the TXT record of the public key."""
 
     pem: str
     record: str
@@ -75,7 +75,7 @@ class Certificate(NamedTuple):
     key: ec.EllipticCurvePrivateKey
 
     def pem(self):
-        """Return both as text, the private key first, as Postfix wants them in one file."""
+        """Return both as text for one file of Postfix, with the private key first."""
         key = self.key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -105,8 +105,8 @@ def new_dkim_key():
 def new_certificate(name, issuer=None, valid_days=30):
     """Return a Certificate for a host name.
 
-    issuer: the Certificate that signs it; None makes a self-signed one.
-    valid_days: when it ends, from now; negative for one that is expired.
+    issuer: the Certificate that signs the new one. None makes a self-signed certificate.
+    valid_days: the days until its end. A negative number makes an expired certificate.
     """
     return _certificate(name, issuer, valid_days, is_ca=False)
 
@@ -136,7 +136,7 @@ def _certificate(name, issuer, valid_days, is_ca):
 
 
 def _extensions(name, key, signer, is_ca):
-    """Return (extension, critical) pairs: no fewer than Python 3.13's strict check wants."""
+    """Return (extension, critical) pairs: all that the strict check of Python 3.13 needs."""
     own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     common = [
@@ -150,10 +150,10 @@ def _extensions(name, key, signer, is_ca):
 
 
 class ClassicServer:
-    """The server, on a machine that has nothing but Debian's base.
+    """The server, on a machine with a minimal Debian.
 
-    `domain`, `test_domain`: its mail domains; `address`: the mailbox in `domain`; `dkim_key`: what
-    OpenDKIM signs with; `authority`: the Certificate that issues its TLS certificate.
+    `domain`, `test_domain`: its mail domains. `address`: the mailbox in `domain`. `dkim_key`: the
+    key of OpenDKIM. `authority`: the Certificate that issues its TLS certificate.
     """
 
     def __init__(self, box):
@@ -187,7 +187,7 @@ class ClassicServer:
         return f"{SELECTOR}._domainkey.{self.domain}"
 
     def remove(self):
-        """Take out of the DNS what is not of the lab's own making."""
+        """Remove the records from the DNS that the lab does not remove itself."""
         for name in (self.domain, self.key_name()):
             self.box.dns_del(name)
 
@@ -196,31 +196,31 @@ class ClassicServer:
         self.box.run([*command, "/dev/stdin", path], input=text)
 
     def good_certificate(self):
-        """Return a Certificate that whoever trusts `authority` takes for this server's."""
+        """Return a Certificate for this server, issued by `authority`."""
         return new_certificate(self.domain, self.authority)
 
     def serve(self, certificate):
-        """Show another Certificate on port 25, from the next session on."""
+        """Use another Certificate on port 25, from the next session on."""
         self.box.run(["install", "-m", "0600", "/dev/stdin", CHAIN], input=certificate.pem())
 
     def send(self, recipient, message):
-        """Send a message (bytes, lines ended by CR LF) as carol, signed by OpenDKIM."""
+        """Send a message as carol, signed by OpenDKIM. It is bytes with CR LF line ends."""
         command = ["/usr/sbin/sendmail", "-i", "-f", self.address, recipient]
         self.box.run(command, input=message.decode().replace("\r\n", "\n"))
 
     def outcome(self, message_id):
-        """Wait for the answer to carol's message; return the line that Postfix logs of it."""
+        """Wait for the answer to carol's message; return Postfix's log line about the answer."""
         script = "index($0, id) { queue = $1 } $1 == queue && / status=/"
         log = "journalctl --no-pager -o cat -t postfix/cleanup -t postfix/smtp"
         command = f"{log} | awk -v 'id={message_id}' '{script}'"
         return self.box.wait_until(lambda: self.box.run(command).stdout)
 
     def arrived(self, text):
-        """Return the stored messages that hold `text`."""
+        """Return the stored messages that contain `text`."""
         files = self.box.run(f"grep -rlF -- '{text}' /home/carol/Maildir/new", check=False).stdout
         return [self.box.run(["cat", path]).stdout for path in files.split()]
 
     def await_arrival(self, text, seconds=30):
-        """Return the one stored message that holds `text`, when it is there."""
+        """Wait for a stored message that contains `text`; return the message."""
         (message,) = self.box.wait_until(lambda: self.arrived(text), seconds)
         return message

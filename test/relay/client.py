@@ -22,41 +22,42 @@ class Account(NamedTuple):
 
 
 def tls_context(maximum=ssl.TLSVersion.TLSv1_3):
-    """Return a TLS context that takes a self-signed certificate, as clients of test domains do."""
+    """Return a TLS context that accepts a self-signed certificate, like clients of test domains."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    # A probe with an old protocol must not fail on our own side already.
+    # A probe with an old protocol must not fail on this side.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = maximum
     return context
 
 
 def invitation(relay):
-    """Return what `POST /new` answers: `email`, `password`, on some relays `dclogin_url`."""
+    """Return the answer of `POST /new`: `email`, `password`, and on some relays `dclogin_url`."""
     request = urllib.request.Request(f"https://{relay.domain}/new", method="POST")
     with urllib.request.urlopen(request, timeout=10, context=tls_context()) as answer:
         return json.load(answer)
 
 
 def new_credentials(relay):
-    """Return a fresh Account from `POST /new`; the first login makes the address."""
+    """Return a new Account from `POST /new`. The first login creates the address."""
     fresh = invitation(relay)
     return Account(fresh["email"], fresh["password"])
 
 
 def login_link(relay):
-    """Return a fresh account as the link that Delta Chat takes; it checks no certificate."""
+    """Return a fresh account as a link by which Delta Chat takes the relay's certificate."""
     fresh = invitation(relay)
     by_hand = f"dclogin:{fresh['email']}?p={fresh['password']}&v=1&ic=3"
     link = fresh.get("dclogin_url", by_hand)
     # Delta Chat asks the DNS itself, unless the link names both servers.
-    return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}"
+    return link if relay.in_dns else f"{link}&ih={relay.ip}&sh={relay.ip}&ic=3"
 
 
-def imap(relay, account=None, port=993):
-    """Return an IMAP connection, logged in as account when one is given."""
-    connection = imaplib.IMAP4_SSL(relay.domain, port, ssl_context=tls_context(), timeout=20)
+def imap(relay, account=None, port=993, tls=None):
+    """Return an IMAP connection, logged in as account when one is given; tls: client's settings."""
+    tls = tls or tls_context()
+    connection = imaplib.IMAP4_SSL(relay.domain, port, ssl_context=tls, timeout=20)
     if account:
         connection.login(*account)
     return connection
@@ -82,7 +83,7 @@ def new_account(relay):
 
 
 def dashed_account(relay):
-    """Return an Account whose address begins with `-`, as an option of a command does."""
+    """Return an Account whose address begins with `-`, like an option of a command."""
     account = Account(f"-{secrets.token_hex(4)}@{relay.domain}", secrets.token_hex(8))
     imap(relay, account).logout()
     return account
@@ -100,9 +101,9 @@ def _ciphertext(size):
 
 def encrypted(sender, recipient, size=100, **headers):
     """
-    Return an RFC 3156 message from sender to recipient whose cleartext has size bytes.
+    Return an RFC 3156 message from sender to recipient, with `size` bytes of cleartext.
 
-    headers: further header fields, `_` for `-` in the name; one that is None is left out.
+    headers: further header fields, with `_` for `-` in the name. A field that is None is left out.
     """
     fields = {
         "From": f"<{sender}>",
@@ -124,7 +125,7 @@ def encrypted(sender, recipient, size=100, **headers):
 
 
 def cleartext(sender, recipient, **headers):
-    """Return a message that anybody can read."""
+    """Return a message without encryption."""
     fields = {
         "From": f"<{sender}>",
         "To": f"<{recipient}>",
@@ -137,7 +138,7 @@ def cleartext(sender, recipient, **headers):
 
 
 def sent_until_refused(connection, sender, recipients, message):
-    """Send until the relay refuses; return how many messages it took and the refusal."""
+    """Send until the relay refuses; return the number of accepted messages and the refusal."""
     for number in range(100):
         try:
             connection.sendmail(sender, recipients, message)

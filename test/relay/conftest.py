@@ -1,52 +1,45 @@
 """Boxes for the tests in this folder.
 
     pytest test/relay                        boots a relay of each release, one after the other
-    pytest test/relay --os debian-12         of one release
-    pytest test/relay --box one              on a box that `lab up one` made, and leaves it be
-    pytest test/relay --hosts ssh://HOST     on a machine that somebody else converged (kitchen)
+    pytest test/relay --os debian-12         boots a relay of one release
+    pytest test/relay --box one              uses a box that `lab up one` made, and does not end it
+    pytest test/relay --hosts ssh://HOST     uses a machine that was converged by kitchen or by hand
 
-A test asks for `relay` (a converged machine), `host` (the same as pytest-testinfra knows it),
-`classic` (a mail server that is no relay), `empty_box` (makes machines of the test's own),
-`idle_box` or `bare_box` (unconverged ones that a file shares), `domain_box` (a converged one with
-an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay` (a converged
-one without a domain) or `lab` (any verb). From the first of these on, this very process stands in
-the lab's client network, with the lab's DNS in its /etc/resolv.conf, and so does every program that
-it starts: imaplib, smtplib, dnspython and deltachat-rpc-server talk to `relay.domain` as they would
-to any server. The verbs of `lab` work from there too. The resolv.conf is a mount of this process's
-own; nothing of the machine changes.
+The fixtures are `relay` (a converged machine), `host` (the same machine as pytest-testinfra's
+object), `classic` (a mail server that is not a relay), `empty_box` (makes machines for one test),
+`idle_box` and `bare_box` (unconverged machines that a file shares), `domain_box` (a converged
+machine with an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay`
+(a converged machine without a domain) and `lab` (runs a verb). After the first of these, this
+process is in the lab's client network, with the lab's DNS in its /etc/resolv.conf. So is every
+program that it starts: imaplib, smtplib, dnspython and deltachat-rpc-server connect to
+`relay.domain` as to any server. The verbs of `lab` work from there too. The resolv.conf is a mount
+that only this process has, so the machine does not change.
 
-With --hosts there is no lab: tests that need its DNS, or a machine of their own, are skipped. This
-process, and it alone, then takes `relay.domain` for the machine's address.
+With --hosts there is no lab. Tests that need its DNS, or further machines, are skipped. Only this
+process then resolves `relay.domain` to the address of the machine.
 """
 
 import contextlib
 import ctypes
 import itertools
-import json
 import os
 import re
-import shlex
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-import testinfra.host
-from lab.host import STATE
-from relay import elsewhere
 from relay.classic import TRUSTED, ClassicServer
-from testinfra.backend.base import BaseBackend
+from relay.machines import LAB, box_record, elsewhere_relay, lab, lab_relay
 
-LAB = Path(__file__).parents[1] / "lab" / "lab"
 RELEASES = ("debian-13", "debian-12")
 CLIENT_NAMESPACE = "/run/netns/chatmail-client"
 CLIENT_RESOLV_CONF = "/etc/netns/chatmail-client/resolv.conf"
-BOOT_AND_CONVERGE = 1500  # seconds; the first run builds images
+
+
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_SLAVE = 0x1000, 0x4000, 0x80000  # linux/mount.h
 
 counter = itertools.count(1)
-missing_lab = []  # why there is none, once a test has asked for it
+missing_lab = []  # the reason why there is no lab, after a test has asked for it
 
 
 def pytest_addoption(parser):
@@ -62,7 +55,7 @@ def pytest_generate_tests(metafunc):
 
 
 def releases(option):
-    """The releases to test: as asked, that of the named box, or what the machine elsewhere has."""
+    """Return the releases to test: as requested, or that of the box or machine in the options."""
     if option.hosts:
         return ["elsewhere"]
     if option.box:
@@ -71,7 +64,7 @@ def releases(option):
 
 
 def pytest_collection_modifyitems(items):
-    """A test's time begins when its machine is there."""
+    """Let the time limit of a test begin when its machine is ready."""
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300, func_only=True))
@@ -79,7 +72,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
-    """Say loudly, and last, that machines were not tested: a skip is easily overlooked."""
+    """Print loudly at the end that machines were not tested, because a skip is easy to overlook."""
     yield
     for reason in missing_lab:
         terminalreporter.section("NO RELAY WAS TESTED", sep="!", red=True, bold=True)
@@ -87,156 +80,9 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line("All tests on booted machines were left out. With CI=true they fail.")
 
 
-def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
-    """Run a verb of the lab; returns its CompletedProcess, output as text."""
-    kwargs.setdefault("capture_output", True)
-    argv = [str(LAB), *map(str, arguments)]
-    done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **kwargs)
-    if check and done.returncode != 0:
-        pytest.fail(
-            f"`lab {shlex.join(map(str, arguments))}` failed with exit code {done.returncode}:\n"
-            f"{done.stdout}{done.stderr}",
-            pytrace=False,
-        )
-    return done
-
-
-def box_record(name):
-    """What the lab knows of a box: name, release, domain and more."""
-    path = STATE / name / "box.json"
-    if not path.exists():
-        raise pytest.UsageError(f"there is no box {name}; `lab list` shows which there are")
-    return json.loads(path.read_text())
-
-
-class LabBackend(BaseBackend):
-    """How pytest-testinfra reaches a box: by `lab run`."""
-
-    NAME = "lab"
-
-    def run(self, command, *args, **_kwargs):
-        command = self.get_command(command, *args)
-        return self.run_local(f"{LAB} run %s -- sh -c %s", self.hostname, command)
-
-
-class Relay:
-    """A machine under test: a box of the lab, or with --hosts one elsewhere.
-
-    `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object);
-    `in_lab`, and `in_dns`: whether the programs of this side find the domain by DNS.
-    """
-
-    def __init__(self, host, name, domain, ip):
-        self.host, self.name, self.domain, self.ip = host, name, domain, ip
-        self.ssh = None
-        self.in_lab = self.in_dns = True
-
-    def run(self, command, *, check=True, input=None):
-        """Run a shell command (a string) or a program (a list) as root on the machine.
-
-        `input` is text for its stdin. Returns a CompletedProcess with text output; a non-zero exit
-        code fails the test unless `check=False`.
-        """
-        line = command if isinstance(command, str) else shlex.join(map(str, command))
-        done = self.execute(line, input or "")
-        if check and done.returncode != 0:
-            said = f"{done.stdout}{done.stderr}"
-            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{said}")
-        return done
-
-    def execute(self, line, sent):
-        """Run a shell line with `sent` as its stdin, in the box or over ssh."""
-        if self.in_lab:
-            return lab("run", self.name, "--", "sh", "-c", line, check=False, input=sent)
-        return self.ssh.run(line, sent)
-
-    def salt(self, function, *arguments, check=True):
-        """Call an execution function on the machine; returns its result, parsed from JSON."""
-        call = ["salt-call", "--local", "--out=json", "--log-level=error", function, *arguments]
-        done = self.run(call, check=check)
-        try:
-            return json.loads(done.stdout)["local"]
-        except (ValueError, KeyError):
-            pytest.fail(f"on {self.name}: {function} gave no JSON:\n{done.stdout}{done.stderr}")
-
-    def client(self, *argv, check=True, **kwargs):
-        """Run a program of this machine as a host beside the relay; returns CompletedProcess."""
-        kwargs.setdefault("timeout", 60)
-        return subprocess.run(argv, capture_output=True, text=True, check=check, **kwargs)
-
-    def dns_set(self, name, kind, value):
-        """Make `value` the one record of that name and type in the lab's DNS."""
-        self.needs_lab("its DNS")
-        lab("dns", "set", name, kind, value)
-
-    def dns_del(self, name, kind=None):
-        """Remove a name from the lab's DNS, or its records of one type."""
-        self.needs_lab("its DNS")
-        lab("dns", "del", name, *([kind] if kind else []))
-
-    def reboot(self):
-        """Reboot the machine and wait until it is back."""
-        self.needs_lab("its power switch")
-        lab("reboot", self.name)
-
-    def wait(self, seconds):
-        """Let time pass between two looks at the machine."""
-        time.sleep(seconds)
-
-    def wait_until(self, condition, seconds=30):
-        """Ask `condition` until it is true, and return its value; fail after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not (value := condition()):
-            if time.monotonic() > deadline:
-                pytest.fail(f"on {self.name}: not within {seconds} s: {condition}")
-            time.sleep(0.1)
-        return value
-
-    def clock_ahead(self):
-        """Return by how many seconds the machine's clock is ahead; a box has that of its host."""
-        return 0 if self.in_lab else elsewhere.clock_ahead(self.ssh)
-
-    def round_trip(self):
-        """Return the seconds that the way to the machine and back takes; none in the lab."""
-        return 0 if self.in_lab else elsewhere.round_trip(self.ip)
-
-    def needs_lab(self, what):
-        """Skip the test where there is no lab."""
-        if not self.in_lab:
-            pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
-
-    def needs_dns(self, who):
-        """Skip the test where `who`, a program that asks the DNS itself, finds no domain."""
-        if not self.in_dns:
-            pytest.skip(f"{who} asks the DNS, and none here knows {self.domain}")
-
-
-def lab_relay(name):
-    """The Relay object of a box of the lab."""
-    record = box_record(name)
-    host = testinfra.host.Host(LabBackend(name))
-    host.backend.set_host(host)
-    return Relay(host, name, record["domain"], lab("ip", name).stdout.strip())
-
-
-@contextlib.contextmanager
-def elsewhere_relay(option):
-    """The Relay object of the machine that --hosts names; it must be converged already."""
-    with contextlib.closing(elsewhere.Ssh(option)) as ssh:
-        domain = json.loads(elsewhere.settings_text(ssh))["mail_domain"]
-        backend = elsewhere.SshBackend(ssh)
-        host = testinfra.host.Host(backend)
-        backend.set_host(host)
-        relay = Relay(host, ssh.name, domain, elsewhere.reachable_address(ssh))
-        relay.ssh, relay.in_lab = ssh, False
-        relay.in_dns = elsewhere.is_known(domain, relay.ip)
-        elsewhere.resolve(domain, relay.ip)
-        yield relay
-
-
 @pytest.fixture(scope="session")
 def lab_network(request):
-    """The lab's network, with this process in it; where none can be, skip, or fail if CI=true."""
+    """Put this process into the lab's network. Without a lab, skip; with CI=true, fail."""
     if request.config.option.hosts:
         pytest.skip("needs the lab; the machine under test is elsewhere")
     done = lab("check", check=False)
@@ -246,7 +92,7 @@ def lab_network(request):
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    # Once, here: a box that must build its own image fails each test that asks for one.
+    # Images are built here once. Otherwise each test that needs a box could fail in its time limit.
     if (built := lab("images", check=False)).returncode != 0:
         pytest.exit(f"the lab cannot build its images:\n{built.stderr}", returncode=1)
     remove_orphans()
@@ -254,7 +100,7 @@ def lab_network(request):
 
 
 def remove_orphans():
-    """End the boxes of sessions that were killed before they could."""
+    """End the boxes of sessions that were killed."""
     for line in lab("list").stdout.splitlines():
         found = re.match(r"(d1[23]-([0-9]+)-[0-9]+) ", line)
         if found and not Path(f"/proc/{found[2]}").exists():
@@ -262,7 +108,7 @@ def remove_orphans():
 
 
 def enter_client():
-    """Move this process into the client's network, and give it that one's resolv.conf."""
+    """Move this process into the client's network, and give it the client's resolv.conf."""
     with open(CLIENT_NAMESPACE) as namespace:
         libc("setns", namespace.fileno(), CLONE_NEWNET)
     libc("unshare", CLONE_NEWNS)
@@ -279,14 +125,14 @@ def libc(function, *arguments):
 
 
 def make_box(release, *options):
-    """Boot a box under a name that no other session has; returns its Relay."""
+    """Boot a box with a name that no other session uses; return its Relay."""
     name = f"d{release.removeprefix('debian-')}-{os.getpid()}-{next(counter)}"
     lab("up", name, "--os", release, *options, capture_output=False)
     return lab_relay(name)
 
 
 def remove_box(box, option):
-    """End a box, or tell how to look at it."""
+    """End a box, or print how to look inside."""
     if option.keep_boxes:
         print(f"\nkept: {LAB} run {box.name}   (end it with {LAB} down {box.name})")
     else:
@@ -295,7 +141,7 @@ def remove_box(box, option):
 
 @pytest.fixture(scope="session")
 def relay(release, request):
-    """A converged machine that the session's tests share: they leave it as they found it."""
+    """A converged machine that the tests of the session share. A test must undo its changes."""
     option = request.config.option
     if release == "elsewhere":
         with elsewhere_relay(option) as there:
@@ -312,29 +158,29 @@ def relay(release, request):
 
 @pytest.fixture(scope="session")
 def host(relay):
-    """The machine as pytest-testinfra knows it; takes the place of the plugin's own fixture."""
+    """The machine as pytest-testinfra's object. This replaces the plugin's own fixture."""
     return relay.host
 
 
 @pytest.fixture(scope="module")
 def idle_box(release, request):
-    """An unconverged machine that a file's tests share."""
+    """An unconverged machine that the tests of a file share."""
     with boxes(release, request) as make:
         yield make()
 
 
 @pytest.fixture(scope="module")
 def bare_box(release, request):
-    """A machine that a file's tests share and that has only what a provider installs: no Salt."""
+    """A machine without Salt, as from a provider, that the tests of a file share."""
     with boxes(release, request) as make:
         yield make("--bare")
 
 
 @pytest.fixture(scope="session")
 def classic(relay, release, request):
-    """A classic mail server; the relay trusts the authority of its certificates meanwhile.
+    """A classic mail server. While it exists, the relay trusts the authority of its certificates.
 
-    The session's tests share it, for the half minute that its packages take.
+    The tests of the session share it, because its packages take half a minute.
     """
     trust = "update-ca-certificates --fresh && systemctl restart chatmail-transport"
     with boxes(release, request) as make:
@@ -351,9 +197,9 @@ def classic(relay, release, request):
 
 @pytest.fixture(scope="session")
 def ip_relay(release, request):
-    """A converged machine whose mail domain is its IP address, shared by the session's tests.
+    """A converged machine whose mail domain is its IP address. The tests of the session share it.
 
-    It is the machine of --box, if that is one.
+    The box of --box is used if it is such a machine.
     """
     box = request.config.option.box
     if box and box_record(box)["domain"] == lab("ip", box).stdout.strip():
@@ -367,9 +213,9 @@ def ip_relay(release, request):
 
 @pytest.fixture(scope="session")
 def domain_box(release, request):
-    """A converged machine that the session's tests share, with an ACME certificate.
+    """A converged machine with an ACME certificate, which the tests of the session share.
 
-    Its domain lies in a signed zone. A box that --box names is used if it is such a one.
+    Its domain is in a signed zone. The box of --box is used if it is such a machine.
     """
     named = request.config.option.box
     if named and box_record(named)["domain"].endswith(".signed.example"):
@@ -388,7 +234,7 @@ def other_relay(release, request):
 
 
 def with_domain(make, release):
-    """Make and converge a machine with a domain in the lab's signed zone."""
+    """Make and converge a machine whose domain is in the lab's signed zone."""
     domain = f"chat{os.getpid()}-{next(counter)}.signed.example"
     box = make("--domain", domain, release=release)
     lab("converge", box.name, capture_output=False)
@@ -397,10 +243,10 @@ def with_domain(make, release):
 
 @pytest.fixture
 def empty_box(release, request):
-    """Makes machines for one test alone.
+    """A function that makes machines for one test.
 
-    `empty_box()` is one with Salt and the pillar, not converged; options of `lab up` may follow:
-    `empty_box("--bare")`, `empty_box("--pillar", path)`. All of them end with the test.
+    `empty_box()` returns a machine with Salt and the pillar, not converged. It takes options of
+    `lab up`: `empty_box("--bare")`, `empty_box("--pillar", path)`. The machines end with the test.
     """
     with boxes(release, request) as make:
         yield make
@@ -408,7 +254,7 @@ def empty_box(release, request):
 
 @contextlib.contextmanager
 def boxes(release, request):
-    """A function that makes unconverged boxes, which end with the context."""
+    """Yield a function that makes unconverged boxes. They end with the context."""
     if release == "elsewhere":
         pytest.skip("needs the lab for a machine of its own; the machine under test is elsewhere")
     request.getfixturevalue("lab_network")
@@ -427,5 +273,5 @@ def boxes(release, request):
 
 @pytest.fixture(scope="session", name="lab")
 def lab_verb(lab_network):
-    """The function that runs a verb of the lab."""
+    """A function that runs a verb of the lab."""
     return lab

@@ -1,6 +1,7 @@
-"""A machine that the tests reach over ssh alone (--hosts), such as one of kitchen's.
+"""A machine that the tests reach only over ssh (--hosts), for example a machine of kitchen.
 
-Somebody else has converged it. No DNS needs to know its domain: `resolve` tells it to this process.
+The machine is converged already. No DNS needs to know its domain, because `resolve` makes this
+process know it.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from testinfra.backend.base import BaseBackend
 
-# What runs there sees nothing of this side's environment, as in a box of the lab.
+# Commands there have no variables of this side's environment, as in a box of the lab.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -33,7 +34,7 @@ class Ssh:
         if "://" in there or "," in there or spec.password:
             pytest.exit("--hosts takes one machine, and no password: ssh://[USER@]HOST[:PORT]", 4)
         self.name = spec.name
-        # One connection serves all commands: with one each, most of the time would go into logins.
+        # All commands use one connection. A login for each would take most of the time.
         self.directory = tempfile.TemporaryDirectory(prefix="ssh-")
         self.control = ["-o", f"ControlPath={self.directory.name}/%C"]
         self.command = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *self.control]
@@ -50,10 +51,10 @@ class Ssh:
         self.sudo = ["sudo", "--non-interactive"] if option.sudo else []
 
     def run(self, line, sent=""):
-        """Run a shell line as root with `sent` as its stdin; returns its CompletedProcess.
+        """Run a shell line as root with `sent` as its stdin; return its CompletedProcess.
 
-        The line goes by stdin too. sudo writes its arguments to the journal, and there tests look
-        for the secrets that are in their lines.
+        The line goes by stdin too. sudo writes its arguments to the journal, where tests look for
+        the secrets in their lines.
         """
         program = ["env", "--ignore-environment", "--chdir=/root"]
         program += [f"{name}={value}" for name, value in ENVIRONMENT.items()]
@@ -75,7 +76,7 @@ class Ssh:
 
 
 class SshBackend(BaseBackend):
-    """How pytest-testinfra reaches the machine: as the tests do."""
+    """The backend of pytest-testinfra for the machine. It uses the connection of the tests."""
 
     NAME = "elsewhere"
 
@@ -91,7 +92,7 @@ class SshBackend(BaseBackend):
 
 
 def settings_text(ssh):
-    """Return the machine's /etc/chatmail/relay.json; where there is none, nothing can be tested."""
+    """Return the text of the machine's /etc/chatmail/relay.json, which all tests need."""
     done = ssh.run("cat /etc/chatmail/relay.json")
     if done.returncode != 0:
         pytest.exit(f"{ssh.name} is no relay that can be reached: {done.stderr.strip()}", 1)
@@ -101,7 +102,7 @@ def settings_text(ssh):
 def reachable_address(ssh):
     """Return the machine's IPv4 address that answers from here.
 
-    It may have others: the first one of a machine of vagrant's leads to this side alone.
+    A machine may have several addresses. The first one of a vagrant machine leads to its host only.
     """
     shown = [each for each in ssh.run("hostname -I").stdout.split() if ":" not in each]
     for address in reversed(shown):
@@ -113,7 +114,7 @@ def reachable_address(ssh):
 
 
 def is_known(domain, address):
-    """Return whether this machine's DNS takes a domain for an address."""
+    """Return whether this machine's DNS resolves a domain to an address."""
     try:
         return address in {found[4][0] for found in socket.getaddrinfo(domain, None)}
     except OSError:
@@ -121,7 +122,7 @@ def is_known(domain, address):
 
 
 def resolve(domain, address):
-    """Have this process, and not the programs that it starts, take `domain` for `address`."""
+    """Resolve `domain` to `address` in this process, but not in the programs that it starts."""
     original = socket.getaddrinfo
 
     def getaddrinfo(name, *args, **kwargs):
@@ -131,14 +132,14 @@ def resolve(domain, address):
 
 
 def clock_ahead(ssh):
-    """Return by how many seconds the machine's clock is ahead of this one's."""
+    """Return the seconds by which the machine's clock is ahead of this one."""
     before = time.time()
     there = float(ssh.run("date +%s.%N").stdout)
     return there - (before + time.time()) / 2
 
 
 def round_trip(address):
-    """Return the seconds that the way to an address and back takes: those of a TCP handshake."""
+    """Return the seconds of a round trip to an address: the time of a TCP handshake."""
     before = time.monotonic()
     socket.create_connection((address, 443), timeout=10).close()
     return time.monotonic() - before
@@ -147,7 +148,7 @@ def round_trip(address):
 def writable(directory, otherwise):
     """Return `directory` if files can be made in it, else `otherwise`.
 
-    `make lab` runs as root, and what it leaves in the checkout is root's.
+    `make lab` runs as root, so its files in the checkout belong to root.
     """
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""A stand-in for iroh-relay: takes its options and its configuration, and echoes on /relay.
+"""A stand-in for iroh-relay, with the same options and configuration. It echoes on /relay.
 
-`GET /ping` answers VERSION, so that tests see which program runs.
+`GET /ping` answers VERSION, so tests see which program runs. "slow" listens after a second.
 """
 
 import argparse
+import time
 import tomllib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -24,13 +25,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status, body=b""):
         self.send_response(status)
+        # Both as the real one does.
+        self.send_header("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
+        if challenge := self.headers.get("X-Tailscale-Challenge"):
+            self.send_header("X-Tailscale-Response", f"response {challenge}")
         if status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def echo(self):
-        """Become a stream, as an upgraded connection does (RFC 9110 section 7.8)."""
+        """Echo all bytes of an upgraded connection (RFC 9110 section 7.8)."""
         self.send_response(101)
         self.send_header("Upgrade", self.headers["Upgrade"])
         self.send_header("Connection", "upgrade")
@@ -50,6 +55,8 @@ def main():
         config = tomllib.load(stream)
     if config["enable_stun"] or config["enable_metrics"]:
         raise SystemExit("coturn has the port of STUN, and nobody reads metrics here")
+    if VERSION == "slow":
+        time.sleep(1)
     host, _, port = config["http_bind_addr"].rpartition(":")
     ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 

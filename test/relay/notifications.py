@@ -1,4 +1,4 @@
-"""A stand-in for the notification service, beside the relay in the lab, that fails on demand."""
+"""A stand-in for the notification service, in the network of the relay. It fails on demand."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Push(NamedTuple):
-    """A request that came: its body, the status it got, and when (time.time())."""
+    """A request: its body, the status of the answer, and its time (time.time())."""
 
     token: str
     status: int
@@ -17,9 +17,9 @@ class Push(NamedTuple):
 
 
 class NotificationService:
-    """What came, and what comes next.
+    """The requests so far, and the answer to the next ones.
 
-    `status`: what every request gets until it is set anew; `url`: where the relay finds it.
+    `status`: the status of all answers until it is set again. `url`: the URL for the relay.
     """
 
     def __init__(self, url):
@@ -40,7 +40,7 @@ class NotificationService:
         return [push for push in self._pushes if push.token == token]
 
     def wait_for(self, token, count=1, seconds=5):
-        """Return the pushes for a token once there are `count`; raises TimeoutError."""
+        """Wait for `count` pushes for a token, and return them. Raises TimeoutError."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self.pushes(token)) >= count, seconds):
                 found = [push.status for push in self.pushes(token)]
@@ -50,9 +50,9 @@ class NotificationService:
 
 @contextlib.contextmanager
 def notification_service(neighbour):
-    """Run the stand-in on the address of this host that `neighbour`, a name, is reached from."""
+    """Run the stand-in on the address of this host from which `neighbour`, a name, is reached."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
+        # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((neighbour, 9))
         address = probe.getsockname()[0]
 

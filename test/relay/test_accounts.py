@@ -1,4 +1,4 @@
-"""An operator sees, blocks and deletes addresses, and stops the making of new ones."""
+"""An operator sees, blocks and deletes addresses, and stops the creation of new ones."""
 
 import json
 import smtplib
@@ -26,9 +26,9 @@ def when_closed(client):
 
 @pytest.fixture
 def sessions(relay):
-    """An address with three sessions, hibernated, live in IDLE, and live.
+    """An address with three sessions: hibernated, live in IDLE, and live.
 
-    With it comes a future for each, of the time at which the relay closes it.
+    The second value is a future for each session: the time at which the relay closes it.
     """
     account = new_account(relay)
     clients = [IdleClient(relay, account) for _ in range(3)]
@@ -41,14 +41,14 @@ def sessions(relay):
 
 
 def hibernate(relay, client):
-    """Begin to wait; returns when Dovecot has put the client to sleep."""
+    """Begin IDLE; return when Dovecot has hibernated the client."""
     live = live_imap_processes(relay)
     client.idle()
     relay.wait_until(lambda: live_imap_processes(relay) < live)
 
 
 def test_block_cuts_all_sessions_within_a_second_and_those_of_nobody_else(relay, sessions):
-    """Dovecot 2.3 does not kick a client that shares its process with others: a hibernated one."""
+    """Dovecot 2.3 does not kick a hibernated client, which shares its process with others."""
     account, closings = sessions
     other = new_account(relay)
     bystander = IdleClient(relay, other)
@@ -73,7 +73,7 @@ def test_block_cuts_all_sessions_within_a_second_and_those_of_nobody_else(relay,
 def anvil_seconds_after_hibernation(relay):
     """Return the processor time that Dovecot's anvil takes in a second without imap-hibernate.
 
-    After a `doveadm kick` of a hibernated client, 2.4.1's took all of it, until a restart.
+    In 2.4.1, anvil used a whole CPU after a `doveadm kick` of a hibernated client, until a restart.
     """
     measure = "cut -d ' ' -f 14,15 /proc/$(pgrep -o -x anvil)/stat"
     ticks = relay.run(
@@ -97,7 +97,7 @@ def test_blocked_address_gets_no_mail_and_comes_back_as_it_was(relay):
 
 
 def test_address_that_begins_with_a_dash_is_like_any_other(relay):
-    """Postfix took it for an option of a command and refused all its mail, both ways."""
+    """Postfix read it as an option of a command, and refused mail from and to it."""
     account, other = dashed_account(relay), new_account(relay)
     with smtp(relay, account) as connection:
         send(connection, account, account)
@@ -204,5 +204,5 @@ def test_status_shows_every_limit_with_its_value(relay):
     assert limits["max_imap_connections"]["value"] >= 1
     assert limits["max_smtp_connections"]["value"] >= 1
     assert limits["max_smtp_connections_per_ip"]["value"] >= 1
-    assert limits["max_registrations_per_hour"]["value"] >= 0  # the lab's limit forgets in no time
+    assert limits["max_registrations_per_hour"]["value"] >= 0  # high limit: falls at once
     assert status["registration"] == "open"

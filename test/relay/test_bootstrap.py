@@ -1,7 +1,7 @@
-"""bootstrap.sh on a bare server: what it refuses, and what it makes.
+"""bootstrap.sh on a bare server: its refusals and its result.
 
 A bare box has the repository at /srv/checkout, as after `git clone`, and wheels of Salt at
-/srv/wheels, which stand in for a package index: the lab has no way out but to Debian's packages.
+/srv/wheels instead of a package index: the lab can only reach Debian's packages.
 """
 
 import json
@@ -31,7 +31,7 @@ def files(box):
 
 
 def hold(box, unit, protocol, *ports):
-    """Start a program that listens on ports, as a unit of its own."""
+    """Start a unit with a program that listens on ports."""
     more = "Listen => 1" if protocol == "tcp" else ""
     program = LISTEN.format(protocol=protocol, more=more, ports=", ".join(map(str, ports)))
     box.run(["systemd-run", f"--unit={unit}", "perl", "-e", program])
@@ -40,7 +40,7 @@ def hold(box, unit, protocol, *ports):
 
 @pytest.fixture
 def refused(bare_box):
-    """Run a command line that must be refused; returns what it said, and checks nothing changed."""
+    """Run a command line that must be refused; check that nothing changed; return its output."""
     before = files(bare_box)
 
     def run(line):
@@ -115,6 +115,19 @@ def test_taken_ports_are_refused_and_all_of_them_named(bare_box, refused):
     ]
 
 
+# Holds the lock of apt-get update, as apt's own timers do, until bootstrap.sh says that it waits.
+HOLD_APT = r"""
+use Fcntl;
+open(my $lock, '>>', '/var/lib/apt/lists/lock') or die;
+my $whole_file = pack('s s x4 q q i x4', F_WRLCK, 0, 0, 0, 0);
+fcntl($lock, F_SETLK, $whole_file) or die "lock: $!";
+open(my $held, '>', '/run/held') or die;
+for (1..600) {
+  last if `cat /run/said 2>&1` =~ /another program uses apt/;
+  select(undef, undef, undef, 0.1);
+}
+"""
+
 # The lab has no way to the iroh relay's program, and a box has the load of the whole host.
 LAB_PILLAR = """ext_pillar:
   - cmd_yaml: "echo '{chatmail: {iroh_relay: \\"\\", max_load_1m: 1000}}'"
@@ -124,7 +137,12 @@ LAB_PILLAR = """ext_pillar:
 def test_bare_server_becomes_a_relay_and_a_second_run_changes_nothing(empty_box):
     box = empty_box("--bare")
     box.run("mkdir -p /etc/salt/minion.d && cat > /etc/salt/minion.d/lab.conf", input=LAB_PILLAR)
-    first = box.run(f"{WITH_WHEELS} {box.domain.upper()}.", check=False)
+    box.run("cat > /run/hold", input=HOLD_APT)
+    box.run("systemd-run --unit=hold perl /run/hold")
+    box.wait_until(lambda: box.run("test -e /run/held", check=False).returncode == 0)
+    line = f"set -o pipefail; {WITH_WHEELS} {box.domain.upper()}. | tee /run/said"
+    first = box.run(["bash", "-c", line], check=False)
+    assert "another program uses apt; waiting" in first.stdout
     assert first.returncode == 0, first.stdout[-6000:] + first.stderr[-3000:]
     assert f"The relay for {box.domain} is set up." in first.stdout
     settings = json.loads(box.run("cat /etc/chatmail/relay.json").stdout)

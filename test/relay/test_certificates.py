@@ -1,6 +1,6 @@
-"""Certificates: of the lab's ACME authority, of the operator, and what TLS the ports speak.
+"""Certificates of the lab's ACME authority and of the operator, and the TLS of the ports.
 
-The tests of a file share a machine and follow each other: each leaves it with a certificate of the
+The tests of this file share a machine. After each test the machine has a certificate of the
 authority for all its names.
 """
 
@@ -10,62 +10,18 @@ import json
 import re
 import shlex
 import smtplib
-import socket
 import ssl
 from pathlib import Path
 
 import pytest
 from relay.client import new_account
+from relay.handshakes import connect, context
 
-ROOT = Path("/run/chatmail-lab/pebble/root.pem")
 AUTHORITY = "198.51.100.201"
 TSIG_KEY = Path("/run/chatmail-lab/knot/tsig.key")
 APPLY = "salt-call --local --out=json state.apply chatmail"
 OLDEST = {25: "TLSv1_2", 143: "TLSv1_3", 465: "TLSv1_3", 587: "TLSv1_3", 993: "TLSv1_3"}
 VERSIONS = ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"]
-
-
-def context(oldest=None, newest=None, alpn=None, verify=True):
-    """Return a client's TLS settings; those for old protocols take what OpenSSL still can do."""
-    if verify:
-        made = ssl.create_default_context(cafile=str(ROOT))
-    else:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
-    if oldest:
-        made.set_ciphers("ALL:@SECLEVEL=0")
-        made.minimum_version = oldest
-        made.maximum_version = newest
-    if alpn:
-        made.set_alpn_protocols([alpn])
-    return made
-
-
-def connect(relay, port, tls, name=None):
-    """Return a TLS connection to a port, after STARTTLS where the port begins without TLS."""
-    plain = socket.create_connection((relay.ip, port), timeout=20)
-    try:
-        if port in (25, 587, 143):
-            ask_for_tls(plain, port)
-        return tls.wrap_socket(plain, server_hostname=name or relay.domain)
-    except BaseException:
-        plain.close()
-        raise
-
-
-def ask_for_tls(plain, port):
-    """Get a plain session to where TLS begins."""
-    with plain.makefile("rwb") as stream:
-        stream.readline()
-        if port != 143:
-            stream.write(b"EHLO client.example\r\n")
-            stream.flush()
-            while stream.readline()[3:4] == b"-":
-                pass
-        stream.write(b"a STARTTLS\r\n" if port == 143 else b"STARTTLS\r\n")
-        stream.flush()
-        answer = stream.readline()
-        assert answer.startswith((b"220", b"a OK")), answer
 
 
 def serial(relay, port, name=None, **settings):
@@ -80,7 +36,7 @@ def serials(relay):
 
 
 def states(relay, **pillar):
-    """Apply the formula with further pillar; return each state's result by its id."""
+    """Apply the formula with further pillar; return {state id: result}."""
     override = json.dumps({"chatmail": {"mail_domain": relay.domain, **pillar}})
     done = relay.run(f"{APPLY} pillar={shlex.quote(override)}", check=False)
     return {state["__id__"]: state for state in json.loads(done.stdout)["local"].values()}
@@ -95,13 +51,13 @@ def changed(applied):
 
 
 def forget_certificate(relay):
-    """Take away what certbot has, as on a machine that never had a certificate."""
+    """Remove certbot's files, as on a machine that never had a certificate."""
     relay.run("certbot delete --non-interactive --cert-name chatmail")
 
 
 @contextlib.contextmanager
 def no_authority(relay):
-    """Cut the machine off from the authority."""
+    """Block the way from the machine to the authority."""
     relay.run(f"ip route add unreachable {AUTHORITY}/32")
     try:
         yield
@@ -109,7 +65,7 @@ def no_authority(relay):
         relay.run(f"ip route del unreachable {AUTHORITY}/32")
 
 
-# The protocols. Any relay will do.
+# The protocols. These tests can use any relay.
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -129,7 +85,7 @@ def test_shared_port_speaks_no_protocol_below_the_contracts(relay, alpn, oldest,
 
 
 def probe(relay, port, version, oldest, alpn=None):
-    """Offer one protocol version and nothing else; only `oldest` and newer may be taken."""
+    """Offer only one protocol version. The relay may accept only `oldest` and newer ones."""
     only = getattr(ssl.TLSVersion, version)
     tls = context(only, only, alpn, verify=False)
     if VERSIONS.index(version) >= VERSIONS.index(oldest):
@@ -138,7 +94,7 @@ def probe(relay, port, version, oldest, alpn=None):
         return
     with pytest.raises((ssl.SSLError, ConnectionResetError)) as refused:
         connect(relay, port, tls).close()
-    # It must be the relay that refuses, and not this machine's OpenSSL that cannot ask. Dovecot 2.3
+    # The relay must refuse, and not this machine's OpenSSL, which may be unable to ask. Dovecot 2.3
     # hangs up without an alert.
     hung_up = isinstance(
         refused.value, ssl.SSLZeroReturnError | ssl.SSLEOFError | ConnectionResetError
@@ -175,7 +131,7 @@ def waiting_client(relay, account, port):
 
 
 def end_waiting(client):
-    """Leave IDLE; a connection that was dropped fails the test."""
+    """Leave IDLE. If the connection was dropped, the test fails."""
     client.send(b"DONE\r\n")
     while not (line := client.readline()).startswith(b"idle "):
         assert line, "the relay closed an idle connection"
@@ -184,7 +140,7 @@ def end_waiting(client):
 
 
 def test_renewal_reaches_all_daemons_and_drops_no_idle_connection(domain_box):
-    """By certbot alone, as its timer does it; hibernated clients survive too."""
+    """Only certbot runs, as by its timer. Hibernated clients stay connected too."""
     account = new_account(domain_box)
     with connect(domain_box, 993, context()):
         clients = [waiting_client(domain_box, account, port) for port in (993, 443)]
@@ -214,7 +170,7 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
     try:
         issuing = states(domain_box)
         assert failed(issuing) == {}
-        (warning,) = issuing["certificate of the authority"]["warnings"]
+        (warning,) = issuing["chatmail certificate of the authority"]["warnings"]
         # pebble says `connection` where Let's Encrypt says `dns`.
         assert re.match(rf"{re.escape(www)} is not in the certificate: (dns|connection): ", warning)
         assert serial(domain_box, 443, f"mta-sts.{domain_box.domain}")
@@ -225,7 +181,7 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
 
         again = states(domain_box)
         assert (failed(again), changed(again)) == ({}, {})
-        assert www in again["certificate of the authority"]["comment"]
+        assert www in again["chatmail certificate of the authority"]["comment"]
     finally:
         domain_box.dns_set(www, "CNAME", f"{domain_box.domain}.")
     domain_box.run("systemctl start chatmail-certificate.service")
@@ -235,13 +191,13 @@ def test_name_that_cannot_be_validated_is_left_out_and_named(domain_box):
 
 def test_failing_authority_leaves_the_relay_on_its_certificate_and_says_so(domain_box):
     before = serials(domain_box)
-    # Due, because the last one seems to be of another authority.
+    # A new one is due, because another authority seems to have issued the last one.
     conf = "/etc/letsencrypt/renewal/chatmail.conf"
     domain_box.run(f"sed -i 's,^server = .*,server = https://old.example/dir,' {conf}")
     with no_authority(domain_box):
         applied = states(domain_box)
         assert failed(applied) == {}
-        assert "acme.lab" in applied["certificate of the authority"]["comment"]
+        assert "acme.lab" in applied["chatmail certificate of the authority"]["comment"]
         assert serials(domain_box) == before
         timer = domain_box.run("systemctl start chatmail-certificate.service", check=False)
         assert timer.returncode != 0
@@ -258,7 +214,7 @@ def test_first_request_that_fails_fails_the_state_and_nothing_else(domain_box):
     before = serials(domain_box)
     forget_certificate(domain_box)
     with no_authority(domain_box):
-        assert set(failed(states(domain_box))) == {"certificate of the authority"}
+        assert set(failed(states(domain_box))) == {"chatmail certificate of the authority"}
         assert serials(domain_box) == before
         failure = domain_box.salt("chatmail_relay.status")["certificate_failure"]
         assert domain_box.domain in failure["missing"]
@@ -273,7 +229,7 @@ def test_challenge_by_dns_needs_no_port_80_and_shows_no_secret(domain_box):
     dns = {"server": "198.51.100.53", "tsig_key_file": "/etc/chatmail/tsig.key"}
     forget_certificate(domain_box)
     before = serials(domain_box)
-    # Port 80 answers nobody for the time being.
+    # Port 80 does not answer now.
     domain_box.run("mv /var/lib/chatmail/acme /var/lib/chatmail/acme.away")
     domain_box.run("touch /var/lib/chatmail/acme.new")
     try:
@@ -301,7 +257,7 @@ PAIR = ["/etc/ssl/relay/fullchain.pem", "/etc/ssl/relay/privkey.pem"]
 
 
 def make_pair(relay, directory="/etc/ssl/relay"):
-    """Make a certificate for the relay's names; return its serial number."""
+    """Make a certificate file for the relay's names; return its serial number."""
     names = ",".join(f"DNS:{name}{relay.domain}" for name in ("", "www.", "mta-sts."))
     relay.run(
         f"mkdir -p {directory} && openssl req -x509 -nodes -days 90 -newkey ec "
@@ -314,7 +270,7 @@ def make_pair(relay, directory="/etc/ssl/relay"):
 
 
 def served(relay, port=443):
-    """Return the serial number of what a port serves, whoever issued it."""
+    """Return the serial number of a port's certificate, from any issuer."""
     with connect(relay, port, context(verify=False)) as connection:
         encoded = connection.getpeercert(binary_form=True)
     text = ssl.DER_cert_to_PEM_cert(encoded)
@@ -324,7 +280,7 @@ def served(relay, port=443):
 
 @pytest.fixture
 def external(domain_box):
-    """Return a function that goes over to the operator's files; after the test all is back."""
+    """Return a function that switches to the operator's files. The test's end undoes it."""
     number = make_pair(domain_box)
     yield lambda: (states(domain_box, tls_external_cert_and_key=PAIR), number)
     domain_box.run("systemctl disable --now chatmail-certificate.path; rm -rf /etc/ssl/relay")
@@ -349,7 +305,7 @@ def test_unusable_file_of_the_operator_is_refused(domain_box, external, damage, 
     before = serials(domain_box)
     domain_box.run(damage)
     applied, _ = external()
-    assert said in failed(applied)["operator's certificate"]
+    assert said in failed(applied)["chatmail certificate of the operator"]
     assert serials(domain_box) == before
 
 
@@ -360,7 +316,7 @@ def test_files_of_the_operator_are_used_and_followed_when_they_change(domain_box
     again, _ = external()
     assert (failed(again), changed(again)) == ({}, {})
 
-    # As most programs do it: one file after the other, so that for a while they do not match.
+    # Most programs replace one file after the other, so the files do not match for a while.
     number = make_pair(domain_box, "/etc/ssl/relay.new")
     domain_box.run("mv /etc/ssl/relay.new/fullchain.pem /etc/ssl/relay/")
     domain_box.wait(0.5)

@@ -1,7 +1,7 @@
-"""A relay and a classic mail server: what each takes from the other, and what TLS they ask for.
+"""A relay and a classic mail server exchange mail, with the TLS that each requires.
 
-The server signs and verifies with OpenDKIM. What OpenDKIM would never send, the test host signs
-with dkimpy and the same key, and hands to the relay's port 25 itself.
+The server signs and verifies with OpenDKIM. For messages that OpenDKIM would never send, the test
+host signs with dkimpy and the same key, and sends to the relay's port 25 itself.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def test_encrypted_mail_signed_by_opendkim_arrives(relay, classic, alice):
 
 
 def test_signature_of_the_test_host_is_accepted(relay, classic, alice):
-    """What the refusals below are measured against: the same message, and nothing wrong with it."""
+    """The refusals below use the same message with one fault. This one has no fault."""
     message = signed(encrypted(classic.address, alice.address), classic)
     assert deliver(relay, classic.address, alice.address, message)[0] == 250
 
@@ -67,7 +67,7 @@ def test_message_changed_after_signing_is_refused(relay, classic, alice, old, ne
 
 @pytest.mark.parametrize("author", ["carol@sub.{0}", "carol@another.example"])
 def test_signature_of_another_domain_is_refused(relay, classic, alice, author):
-    """It is valid, as the accepted one above, but d= is not exactly the domain of From."""
+    """The signature is valid, but its d= is not exactly the domain of From."""
     author = author.format(classic.domain)
     message = signed(encrypted(author, alice.address), classic)
     assert deliver(relay, author, alice.address, message) == NO_VALID_SIGNATURE
@@ -85,7 +85,7 @@ def test_bounce_comes_back_signed(relay, classic):
     """The relay accepts mail for a mailbox that Dovecot then refuses; its report must be signed."""
     broken = new_account(relay)
     mailbox = f"{relay.salt('chatmail_relay.settings')['mailboxes_dir']}/{broken.address}"
-    # The filter refuses at once what is blocked, but does not look into the file; Dovecot does.
+    # The filter refuses a blocked address at once, but does not read the file. Dovecot reads it.
     relay.run(f"echo no hash > {mailbox}/password")
     message_id = new_id()
     classic.send(broken.address, encrypted(classic.address, broken.address, Message_ID=message_id))
@@ -97,7 +97,7 @@ def test_bounce_comes_back_signed(relay, classic):
 
 
 def verdicts(message, domain):
-    """Return what OpenDKIM found of the signatures of a domain, by algorithm."""
+    """Return OpenDKIM's results for the signatures of a domain, by algorithm."""
     header = re.sub(r"\n\s+", " ", message.partition("\n\n")[0])
     results = " ".join(re.findall(r"^Authentication-Results: (.*)", header, re.MULTILINE))
     results = re.sub(r"\([^)]*\)", "", results)  # comments: `(2048-bit key; unprotected)`
@@ -110,12 +110,12 @@ def verdicts(message, domain):
 
 
 def mentions(message, address):
-    """Return whether an IP address, and no longer one that begins with it, is in a message."""
+    """Return whether an IP address, and not only a longer one, is in a message."""
     return bool(re.search(rf"(?<![\w.]){re.escape(address)}(?![\w.:])", message))
 
 
 def own_addresses(relay):
-    """Return every IP address that this host, on which the clients run, has in the lab."""
+    """Return all IP addresses of this host in the lab. The clients run on this host."""
     shown = relay.client("ip", "-o", "addr", "show", "scope", "global").stdout
     return re.findall(r"inet6? ([^/ ]+)", shown)
 
@@ -147,7 +147,7 @@ def test_mail_from_a_client_has_no_address_of_it(relay, classic, alice):
 
 @contextlib.contextmanager
 def serving(classic, certificate):
-    """Have the server show a certificate, and a valid one again afterwards."""
+    """Let the server use a certificate, and a valid one again afterwards."""
     classic.serve(certificate)
     try:
         yield
@@ -164,7 +164,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_certificate_defers_mail_to_a_normal_domain_only(relay, classic, alice, fault):
-    """What was deferred arrives once the certificate is a good one."""
+    """The deferred message arrives as soon as the certificate is good."""
     make, reason = FAULTS[fault]
     recipient = f"carol+{fault}@{classic.domain}"
     with serving(classic, make(classic)):

@@ -1,6 +1,6 @@
-"""Work on the repository, on a machine that has only what a provider installs, git and make.
+"""Work on the repository, on a machine as from a provider, with git and make.
 
-The machine that runs these tests may have what no package list names; a bare box has not.
+The machine that runs these tests may have packages that no list of ours names. A bare box has not.
 """
 
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-# A box has no way to a package index; the wheels that the lab brought along stand in for it.
+# A box cannot reach a package index, so it uses the wheels of the lab.
 WITH_WHEELS = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels"
 
 
@@ -17,7 +17,7 @@ WITH_WHEELS = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/srv/wheels"
 def test_setup_lint_and_unit_tests_pass_on_a_bare_machine(empty_box):
     box = empty_box("--bare")
     box.run("apt-get update -q && apt-get install -qy --no-install-recommends git make")
-    # What git would clone: the files that it tracks, or would with the next `git add`.
+    # The files of a clone: those that git tracks, or would track after `git add`.
     listed = ["git", "-C", str(CHECKOUT), "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     box.run(

@@ -1,4 +1,4 @@
-"""What a converge checks first, keeps and shows; the first one is in test_lifecycle.py."""
+"""The checks, the kept files and the output of a converge. test_lifecycle.py has the first one."""
 
 import json
 

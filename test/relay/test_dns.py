@@ -10,10 +10,10 @@ import pytest
 from relay.client import encrypted, imap, new_account, smtp
 from support import dnsservers
 
-# Where this process stands in the lab's network, so where its name server listens.
+# The address of this process in the lab's network, where its name server listens.
 CLIENT = "198.51.100.200"
 APPLY = "salt-call --local --out=json state.apply chatmail.dns"
-# Not asked for anything: only an account's own file says that there is one, for the CAA record.
+# No request goes there. Only the file of an account shows that it exists, for the CAA record.
 AUTHORITY = "acme-v02.api.letsencrypt.org/directory"
 ACCOUNT = f"/etc/letsencrypt/accounts/{AUTHORITY}/0f"
 KEY_FILE = "/etc/chatmail/tsig.key"
@@ -22,7 +22,7 @@ OTHERS = 'chat 60 TXT "proof=of ownership"\nchat 60 CAA 0 iodef "mailto:admin@ex
 
 @pytest.fixture(scope="module")
 def port_53(lab_network):
-    """The lab has one client host, and the tests of the two releases may run at once."""
+    """Wait for port 53: the tests of both releases may run at once on the lab's one client."""
     with open("/run/lock/chatmail-lab-client-dns", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -30,7 +30,7 @@ def port_53(lab_network):
 
 @pytest.fixture(params=["knot", "bind"])
 def box(request, port_53, empty_box, tmp_path):
-    """A machine whose mail domain lies in a zone of this process's own, which takes updates."""
+    """A machine whose mail domain is in a zone of this process, which accepts updates."""
     box = empty_box()
     zone = f"{box.name}.example.net"
     box.zone, box.domain = f"{zone}.", f"chat.{zone}"
@@ -53,7 +53,7 @@ def box(request, port_53, empty_box, tmp_path):
 
 
 def changed(box, *arguments):
-    """Apply the DNS part; return {state: changes} of what changed. All states must be fine."""
+    """Apply the DNS part; return {state: changes} of the states with changes. No state may fail."""
     done = box.run(" ".join([APPLY, *arguments]), check=False)
     report = json.loads(done.stdout)["local"]
     assert isinstance(report, dict), report
@@ -65,7 +65,7 @@ def changed(box, *arguments):
 def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
     before = dnsservers.contents(CLIENT, box.zone)
     first = changed(box)
-    assert len(first["records of the relay"]) == 15  # all but AAAA
+    assert len(first["chatmail records of the relay"]) == 15  # all but AAAA
     complete = dnsservers.contents(CLIENT, box.zone)
     assert before <= complete
     assert changed(box) == {}
@@ -83,19 +83,19 @@ def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
     verified = box.run("salt-call --local state.apply chatmail.dns.verified test=True", check=False)
     assert f"{box.domain}. MX is wrong" in verified.stdout
     assert changed(box) == {
-        "records of the relay": {
+        "chatmail records of the relay": {
             f"{box.domain}. MX": {"old": ["10 mx.example.net."], "new": [f"10 {box.domain}."]}
         }
     }
     assert dnsservers.contents(CLIENT, box.zone) == complete
 
 
-# A relay lets a sender have 60 messages a minute, so a message a second is what one sender can do.
+# A relay allows a sender 60 messages in a minute, so one sender can send one message in a second.
 INTERVAL = 1.05
 
 
 class Sender(threading.Thread):
-    """Sends a message a second to another relay until it is told to stop."""
+    """Sends a message each second to another relay until it is stopped."""
 
     def __init__(self, relay, alice, bob):
         super().__init__(daemon=True)
@@ -114,7 +114,7 @@ class Sender(threading.Thread):
                 self.refused.append(error)
 
     def wait_for(self, more):
-        """Let some more messages be sent."""
+        """Wait until some more messages have been sent."""
         wanted = len(self.sent) + more
         end = time.monotonic() + 30
         while len(self.sent) < wanted:
@@ -139,7 +139,7 @@ def selectors(relay):
 
 
 def rotated_by_hand(sender, traffic):
-    """Rotate as an operator without dns:server does, with traffic before, between and after."""
+    """Rotate like an operator without dns:server, with traffic before, between and after."""
     old = selectors(sender)
     first = sender.salt("chatmail_dkim.rotate", "wait=0")
     assert first["step"] == "waiting"

@@ -1,7 +1,7 @@
-"""A part of these tests runs as `kitchen verify` runs them: over ssh, without root, lab or DNS.
+"""A part of these tests, run as by `kitchen verify`: over ssh, without root, lab or DNS.
 
-The machine elsewhere is played by the relay that the session's tests share: it gets an ssh server
-and a user with sudo, and loses both again.
+The relay that the tests of the session share is the other machine: it gets an ssh server and a user
+with sudo, and loses both again.
 """
 
 import itertools
@@ -25,13 +25,13 @@ useradd --create-home --shell /bin/bash {USER}
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/{USER}
 install -D -o {USER} /dev/stdin /home/{USER}/.ssh/authorized_keys
 """
-# In the user's slice is what a login left. Debian's sudo wants to be told that root has a way in.
+# A login leaves processes in the user's slice. Debian's sudo must know that root can log in.
 REMOVE = f"""
 systemctl stop user-$(id -u {USER}).slice
 userdel --remove {USER}
 rm /etc/sudoers.d/{USER}
 SUDO_FORCE_REMOVE=yes DEBIAN_FRONTEND=noninteractive apt-get -q --yes purge"""
-# What tells whether anything is left of it. `passwd-` and its like are useradd's copies of before.
+# These files must not change. `passwd-` and the like are left out: useradd's copies of old files.
 FOUND = """
 dpkg-query --show
 ss -Hltn | awk '{ print $4 }'
@@ -39,9 +39,9 @@ getent passwd | cut -d : -f 1
 find /etc /home -xdev -path /home/vmail -prune -o ! -name '*-' -print
 systemctl is-system-running
 """
-# The host key of a machine that was made a moment ago is known to nobody.
+# The host key of a new machine is not known yet.
 NEW_MACHINE = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-# In a mount namespace: the checkout where everybody may read it, and a DNS that nobody answers.
+# A mount namespace has the checkout in a place that all users can read, and a DNS without answers.
 ENTER = 'mount --bind "$1" /mnt && mount --bind "$2" /etc/resolv.conf && cd /mnt && shift 2 && "$@"'
 
 PASS = """
@@ -76,7 +76,7 @@ SKIP = {
 
 @pytest.fixture(scope="module")
 def home():
-    """The home of somebody who is not root and owns nothing else: a key pair is in it."""
+    """The home of an unprivileged user, with a key pair. The user owns nothing else."""
     with tempfile.TemporaryDirectory() as directory:
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{directory}/key"], check=True
@@ -89,7 +89,7 @@ def home():
 
 @pytest.fixture(scope="module")
 def machine(relay, home):
-    """The relay with an ssh server; it ends as it was found."""
+    """The relay with an ssh server, which is removed afterwards."""
     relay.needs_lab("a relay that may get an ssh server")
     before = relay.run(FOUND).stdout.splitlines()
     names = "dpkg-query --show --showformat='${Package}\\n'"
@@ -104,7 +104,7 @@ def machine(relay, home):
 
 
 def verify(machine, home, *options):
-    """Run pytest against the machine as an unprivileged user; returns how it ended."""
+    """Run pytest against the machine as an unprivileged user; return its CompletedProcess."""
     environment = {"HOME": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "CI": "true"}
     command = ["unshare", "--mount", "sh", "-c", ENTER, "sh", CHECKOUT, home / "resolv.conf"]
     command += ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
@@ -118,7 +118,7 @@ def verify(machine, home, *options):
 
 
 def outcomes(report):
-    """Return {test: outcomes} of a JUnit report, an outcome being "passed" or why not."""
+    """Return {test: outcomes} of a JUnit report: "passed", or the reason of another outcome."""
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         file = case.get("classname").rpartition(".")[2]
@@ -130,7 +130,7 @@ def outcomes(report):
 
 @pytest.fixture(scope="module")
 def run(machine, home):
-    """How a run of the tests above ended."""
+    """The result of a run of the tests above."""
     chosen = [f"test/relay/{name}" for name in [*PASS.split(), *SKIP]]
     report = f"--junit-xml={home}/report.xml"
     done = verify(machine, home, "--sudo", f"--ssh-extra-args={NEW_MACHINE}", report, *chosen)

@@ -1,4 +1,4 @@
-"""Two relays, one of each Debian release, exchange mail by HTTPS and, where that fails, by SMTP."""
+"""Two relays, one of each Debian release, exchange mail by HTTPS, or by SMTP if HTTPS fails."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from relay.client import encrypted, imap, new_account, smtp
 
-# Nobody is there: a black hole, as firewalls make them.
+# No machine has this address. Packets to it vanish, as behind some firewalls.
 SILENT = "198.51.100.250"
 
 
@@ -44,7 +44,7 @@ def await_arrival(relay, account, message_id, seconds=20):
 
 
 def way_in(relay, message_id):
-    """Return which of a relay's doors a message came through: `mxdeliv` (HTTPS) or `smtpd`."""
+    """Return how a message came to a relay: by `mxdeliv` (HTTPS) or `smtpd`."""
     log = relay.run("journalctl --no-pager --output=cat --identifier=postfix/cleanup").stdout
     line = next(line for line in log.splitlines() if message_id in line)
     queue_id = line.split(":")[0]
@@ -54,7 +54,7 @@ def way_in(relay, message_id):
 
 @contextlib.contextmanager
 def blocked(relay, other_relay, port):
-    """No connection from one relay to a port of the other."""
+    """Block connections from one relay to a port of the other."""
     rule = f"to {other_relay.ip} ipproto tcp dport {port} prohibit"
     address6 = (
         other_relay.run("ip -6 -o addr show dev host0 scope global").stdout.split()[3].split("/")[0]
@@ -84,7 +84,7 @@ def test_stored_message_has_no_trace_of_its_way(other_relay, bob):
 
 def test_message_arrives_by_smtp_where_443_is_blocked(relay, other_relay, alice, bob):
     with blocked(relay, other_relay, 443):
-        # A connection that is kept open from before would first have to time out.
+        # A kept connection would have to time out first.
         relay.run("systemctl restart chatmail-transport")
         send(relay, alice, bob.address, "<smtp@test>")
         await_arrival(other_relay, bob, "<smtp@test>")
@@ -132,10 +132,10 @@ def test_mail_waits_for_https_where_25_is_blocked(relay, other_relay, alice, bob
 
 
 def test_bounce_comes_back_signed(relay, other_relay, alice):
-    """A mailbox that takes no mail any more bounces, and the bounce passes our own DKIM check."""
+    """Mail for a mailbox that accepts none bounces, and the bounce passes our own DKIM check."""
     full = new_account(other_relay)
     settings = other_relay.salt("chatmail_relay.settings")
-    # The filter refuses at once what is blocked, but does not look into the file; Dovecot does.
+    # The filter refuses a blocked address at once, but does not read the file. Dovecot reads it.
     other_relay.run(f"echo no hash > {settings['mailboxes_dir']}/{full.address}/password")
     send(relay, alice, full.address, "<bounces@test>")
 
@@ -153,7 +153,7 @@ def test_unknown_address_at_the_other_relay_bounces(relay, other_relay, alice):
 
 
 def test_black_holes_do_not_delay_others(relay, other_relay, bob):
-    """A hundred messages that nobody takes, and one that somebody waits for."""
+    """A hundred messages go to dead hosts, and one message goes to a person who waits."""
     senders = [new_account(relay) for _ in range(10)]
     for number in range(10):
         relay.dns_set(f"hole{number}.example", "A", SILENT)
@@ -164,15 +164,15 @@ def test_black_holes_do_not_delay_others(relay, other_relay, bob):
     before = time.monotonic()
     send(relay, carol, bob.address, "<alive@test>")
     await_arrival(other_relay, bob, "<alive@test>")
-    undisturbed = 1.0  # what it takes at most, looks at the INBOX included
+    undisturbed = 1.0  # the longest time, with the looks at the INBOX
     assert time.monotonic() - before < undisturbed + 1.0
     relay.run("postsuper -d ALL deferred; postsuper -d ALL")
 
 
 def test_dead_recipients_keep_the_message_from_nobody(relay, other_relay, alice, bob):
-    """By HTTPS one answer stands for all. Two of a group were gone, and nobody got anything.
+    """By HTTPS one answer is for all. Two members of a group were deleted, and nobody got mail.
 
-    More than 50 recipients: they came in several transactions, and the living got several copies.
+    More than 50 recipients came in several transactions, and the others got several copies.
     """
     dead = [f"gone{number:05}@{other_relay.domain}" for number in range(59)]
     recipients = [*dead[:30], bob.address, *dead[30:]]
@@ -186,7 +186,7 @@ def test_dead_recipients_keep_the_message_from_nobody(relay, other_relay, alice,
     assert log.count("message-id=<group@test>") == 1
 
     def bounces():
-        """Return the bounces that name all of the dead ones."""
+        """Return the bounces that name all deleted addresses."""
         with imap(relay, alice) as connection:
             connection.select("INBOX", readonly=True)
             _, data = connection.uid("fetch", "1:*", "(BODY.PEEK[])")

@@ -1,4 +1,4 @@
-"""Domains that a relay exchanges no mail with, and what people on both sides are told."""
+"""Domains with which a relay exchanges no mail, and the messages to people on both sides."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def apply(relay, **pillar):
 
 @contextlib.contextmanager
 def federation(relay, **lists):
-    """Have the relay keep these lists, and none afterwards."""
+    """Let the relay use these lists, and none afterwards."""
     try:
         apply(relay, chatmail={"federation": lists})
         yield
@@ -47,7 +47,7 @@ def submit(relay, account, *recipients):
 
 
 def bounce(relay, account, message_id):
-    """Return the report on a message once it is in the INBOX."""
+    """Wait for the report about a message in the INBOX; return it."""
 
     def found():
         with imap(relay, account) as connection:
@@ -74,7 +74,7 @@ def post(relay, sender, recipient, message):
 
 @pytest.fixture(scope="module")
 def waiting(relay, classic, alice):
-    """The Message-ID of what waits for the classic server when the relay starts to block it."""
+    """The Message-ID of a message that waits for the classic server when the relay blocks it."""
     relay.run("systemctl stop chatmail-transport")
     message_id = submit(relay, alice, classic.address)
     relay.wait_until(lambda: delay(relay, classic.address))
@@ -83,7 +83,7 @@ def waiting(relay, classic, alice):
 
 @pytest.fixture(scope="class")
 def lists(relay, classic, waiting):
-    """Both lists: all below `example` is allowed but the domain by which the server sends."""
+    """Both lists: all names below `example` are allowed, except the classic server's domain."""
     with federation(relay, block=[classic.domain.upper()], allow=["example", classic.test_domain]):
         yield
 
@@ -98,7 +98,7 @@ def sends_no_mail(domain):
 
 @pytest.mark.usefixtures("lists")
 class TestWithLists:
-    """What the relay does while it has them."""
+    """The behaviour of the relay with both lists."""
 
     def test_server_of_a_blocked_domain_is_told_by_smtp(self, classic, alice):
         message_id = new_id()
@@ -110,7 +110,7 @@ class TestWithLists:
 
     @pytest.mark.parametrize("author", ["carol@{}", "carol@sub.{}", "MAILER-DAEMON@{}"])
     def test_relay_of_a_blocked_domain_is_told_by_https(self, relay, classic, alice, author):
-        """Without a signature: what the sender's DNS says does not matter."""
+        """The message has no signature, because the sender's DNS does not matter here."""
         author = author.format(classic.domain)
         status, text = post(relay, "", alice.address, cleartext(author, alice.address))
         assert (status, text[:10]) == (400, "554 5.7.1 ")
@@ -132,7 +132,7 @@ class TestWithLists:
         relay.dns_del(key)
 
     def test_blocked_recipient_bounces_and_the_others_get_theirs(self, relay, classic, alice, bob):
-        """One has an account here, the other's domain is allowed and leads to the same server."""
+        """One of the others is here. One has an allowed domain, which leads to the same server."""
         reachable = f"carol@{classic.test_domain}"
         message_id = submit(relay, alice, classic.address, reachable, bob.address)
         relay.wait_until(lambda: in_inbox(relay, bob, message_id))

@@ -1,4 +1,4 @@
-"""A message reaches whoever waits for it at once, and nobody who waits is dropped (section 8)."""
+"""A client in IDLE learns of a message at once, and no client in IDLE is dropped (section 8)."""
 
 import contextlib
 import json
@@ -11,15 +11,16 @@ from relay.client import encrypted, new_account, smtp
 from support.idle_client import IdleClient, live_imap_processes
 
 CLIENTS = 20
-# A sender's burst of messages is ten, so each sends half of them.
+# A sender may send ten messages at once, so each sender sends half of them.
 SENDERS = 2
 IDLE_SECONDS = 2
-MEDIAN_LIMIT = 0.050
+# Far below the 500 ms by which Dovecot may put a notice off. The benchmark has the figures.
+MEDIAN_LIMIT = 0.250
 
 
 @pytest.fixture
 def accounts(relay):
-    """Addresses of the clients, then those of the senders."""
+    """The addresses of the clients, and then those of the senders."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(new_account, [relay] * (CLIENTS + SENDERS)))
 
@@ -51,7 +52,7 @@ def seconds_until_told(connection, sender, recipient, client):
 
 
 def deliver_to_all(relay, accounts, clients):
-    """Send one message to each client; return the seconds that each took."""
+    """Send one message to each client; return the seconds of each message."""
     latencies = []
     for number, sender in enumerate(accounts[CLIENTS:]):
         with smtp(relay, sender) as connection:
@@ -73,7 +74,7 @@ def test_message_reaches_an_idling_client_at_once(relay, accounts, clients, reco
 
 
 def test_idling_clients_hibernate(relay, clients):
-    """Otherwise each costs a process, and a message waits half a second."""
+    """Otherwise each client needs a process, and a message waits half a second."""
     assert not any(client.compressed for client in clients)
     assert live_imap_processes(relay) == 0
     for client in clients:
@@ -93,7 +94,7 @@ def test_reload_drops_no_idling_client(relay, accounts, clients):
 
 
 def test_compression_is_not_offered_by_default(relay):
-    """It would keep clients from hibernating; 2.4 offers it unless told not to."""
+    """A client with compression cannot hibernate. By default Dovecot 2.4 offers compression."""
     assert json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)["imap_compress"] is False
     client = IdleClient(relay, new_account(relay))
     capabilities = client.command("CAPABILITY")
@@ -103,9 +104,9 @@ def test_compression_is_not_offered_by_default(relay):
 
 
 def test_message_is_told_whenever_it_comes_after_idle_began(relay):
-    """Stock Dovecot told nothing of a message that came 0.5 to 1 s after, until the next one came.
+    """With stock Dovecot, a client did not learn of a message 0.5 to 1 s after IDLE began.
 
-    The live process had put off its notice for 500 ms, and was gone when the client hibernated.
+    The live process delayed its notice for 500 ms, and had ended when the client hibernated.
     """
     sender, recipient = new_account(relay), new_account(relay)
     client = IdleClient(relay, recipient)

@@ -33,7 +33,7 @@ def bob(ip_relay):
 
 
 def deliver(relay, sender, recipient, message):
-    """Hand a message to port 25 as another relay would; return None or (code, text)."""
+    """Send a message to port 25 like another relay; return None or (code, text)."""
     with smtplib.SMTP(relay.ip, 25, timeout=20) as connection:
         connection.starttls(context=tls_context())
         try:
@@ -48,7 +48,7 @@ def deliver(relay, sender, recipient, message):
 
 
 def messages_from(relay, account, sender, seconds=10):
-    """Return the messages in the INBOX that come from sender, as soon as there is one."""
+    """Wait for messages from sender in the INBOX; return them."""
 
     def look():
         with imap(relay, account) as connection:
@@ -71,7 +71,7 @@ def test_certificate_names_the_address(ip_relay):
 
 
 def test_invitation_says_where_the_servers_are(ip_relay):
-    """Nobody can look up `[192.0.2.1]`, so the link names the hosts."""
+    """No client can look up `[192.0.2.1]`, so the link names the hosts."""
     found = invitation(ip_relay)
     address, password, ip = found["email"], found["password"], ip_relay.ip
     assert address.endswith(f"@[{ip}]")
@@ -108,7 +108,7 @@ def test_cleartext_from_elsewhere_is_refused(ip_relay, alice):
     ],
 )
 def test_recipient_that_is_not_here_is_refused_on_arrival(ip_relay, domain, code):
-    """All addresses of the machine are local to Postfix, and what it takes it would bounce."""
+    """For Postfix all addresses at the machine are local, so it could accept mail and bounce it."""
     nobody = f"nobody000@{domain.format(ip=ip_relay.ip)}"
     refusal = deliver(ip_relay, ELSEWHERE, nobody, encrypted(ELSEWHERE, nobody))
     assert refusal is not None

@@ -1,4 +1,4 @@
-"""The lab itself, on which every other test here stands."""
+"""The lab itself, which all other tests here use."""
 
 import contextlib
 import json
@@ -171,8 +171,8 @@ def test_one_of_two_that_want_the_same_name_gets_it(lab, release):
         (["run", "nobody", "--", "true"], "there is no box nobody"),
         (["down", "nobody"], "there is no box nobody"),
         (["down"], "say which box to end"),
-        (["up", "Bad_Name"], "Bad_Name is no name for a box"),
-        (["up", "x", "--domain", "192.0.2.1"], "192.0.2.1 is no address for a box"),
+        (["up", "Bad_Name"], "Bad_Name cannot be the name of a box"),
+        (["up", "x", "--domain", "192.0.2.1"], "192.0.2.1 is not an address for a box"),
         (["up", "x", "--pillar", "/nowhere"], "/nowhere"),
         (["up", "x", "--arch", "arm64"], "--arch is for --vm"),
     ],
@@ -193,7 +193,7 @@ def test_machine_without_rights_is_told_so(lab):
 
 
 def test_verb_called_by_a_client_finds_the_hosts_network_and_name_servers(lab):
-    """Images are built there: a client's name server knows no package index."""
+    """Images are built in the host's network. A client's name server knows no package index."""
     directory = Path(lab.__globals__["LAB"]).parent
     look = ["sh", "-c", "ip -o -4 address show dev lab0; cat /etc/resolv.conf"]
     program = f"import sys; sys.path.insert(0, {str(directory)!r}); import network; "

@@ -1,6 +1,6 @@
-"""One command makes a relay of an empty machine, and the same command then finds nothing to do.
+"""One command turns an empty machine into a relay. The second run changes nothing.
 
-`state.apply chatmail.clean` removes it again; mail and keys stay, unless purged.
+`state.apply chatmail.clean` removes the relay. Mail and keys stay, unless they are purged.
 """
 
 import json
@@ -12,7 +12,7 @@ from support.converging import APPLY, changing, not_as_expected, states
 
 CLEAN = "salt-call --local state.apply chatmail.clean"
 PURGE = CLEAN + """ pillar='{"chatmail": {"clean": {"purge": true}}}'"""
-# How our files begin, in whatever daemon's language.
+# The beginnings of our files, with the comment signs of all daemons.
 OURS = "grep -rl 'Managed by the chatmail formula' /etc /usr/local /var/lib"
 REPLACED = (
     "/etc/dovecot/dovecot.conf",
@@ -30,14 +30,14 @@ USERS = ("vmail", "chatmail-filter", "chatmail-transport")
 
 @pytest.fixture(scope="module")
 def first_runs(idle_box):
-    """What was predicted for an empty machine, and how the first converge went."""
+    """The prediction for an empty machine, and the result of the first converge."""
     predicted = idle_box.run(f"{APPLY} test=True --out=json", check=False)
     return predicted, idle_box.run(APPLY, check=False)
 
 
 @pytest.fixture(scope="module")
 def box(idle_box, first_runs):
-    """A relay of this file's own, since it ends."""
+    """A relay for this file only, because the tests remove it."""
     return idle_box
 
 
@@ -46,7 +46,7 @@ def account(box):
     """An account with one message, and another one in Postfix's queue."""
     account = new_account(box)
     with smtp(box, account) as connection:
-        # The lab's resolvers do not believe this domain, which may be over soon: mail to it waits.
+        # For the lab's resolvers this domain is invalid for now, so mail to it waits.
         for recipient in (account.address, "someone@bogus.example"):
             message = encrypted(account.address, recipient)
             connection.sendmail(account.address, [recipient], message)
@@ -72,14 +72,14 @@ def digests(box, *paths):
 
 
 def kept(box, settings):
-    """Return what of mail and keys is there: the files and their digests."""
+    """Return the existing files of mail and keys, with their digests."""
     paths = (*KEYS, settings["mailboxes_dir"])
     return sorted(digests(box, *paths).splitlines())
 
 
 @pytest.fixture(scope="module")
 def cleaned(box, account):
-    """What was there before the relay was removed, and what was predicted and done."""
+    """The state before the removal of the relay, the prediction, and the result."""
     settings = json.loads(box.run("cat /etc/chatmail/relay.json").stdout)
     before = {
         "mail and keys": kept(box, settings),

@@ -1,4 +1,4 @@
-"""While a limit is exceeded there are no new addresses; those that exist work on."""
+"""While a limit is exceeded there are no new addresses. Existing addresses still work."""
 
 import json
 import secrets
@@ -21,7 +21,7 @@ def apply(relay, **settings):
 
 @pytest.fixture(scope="module")
 def short(relay):
-    """A relay that the tests make short of something, with an old address and a new one."""
+    """A relay whose limits the tests exceed, with an old address and a new one."""
     yield relay, new_account(relay), new_credentials(relay)
     apply(relay)
 
@@ -48,11 +48,11 @@ def test_network_that_asks_for_too_many_addresses_has_to_wait(short):
     assert [ask(relay)[0] for _ in range(5)] == [200] * 3 + [429] * 2
     limit = relay.salt("chatmail_relay.limits")["max_registrations_per_hour"]
     assert limit == {"value": 3, "limit": 3}
-    assert try_imap(relay, *new)  # nothing is short any more
+    assert try_imap(relay, *new)  # no limit is exceeded any more
 
 
 def test_network_that_makes_too_many_addresses_by_login_has_to_wait(short):
-    """Dovecot tells whose login it is, of IMAP and of SMTP; others are not held up."""
+    """Dovecot passes on the client's IP of IMAP and SMTP logins. Other networks do not wait."""
     relay, old, _ = short
     apply(relay, max_registrations_per_hour=4)
     fresh = [Account(f"{secrets.token_hex(5)[:9]}@{relay.domain}", "x" * 12) for _ in range(6)]
@@ -62,7 +62,7 @@ def test_network_that_makes_too_many_addresses_by_login_has_to_wait(short):
     assert try_smtp(relay, *fresh[0])
     limit = relay.salt("chatmail_relay.limits")["max_registrations_per_hour"]
     assert limit == {"value": 4, "limit": 4}
-    # Somebody from elsewhere: the machine itself.
+    # A client in another network: the machine itself.
     relay.run(["doveadm", "auth", "test", *fresh[4]])
     log = relay.run("journalctl -u chatmail-accounts -o cat --since=-1min").stdout
     assert log.count("registration rejected: max_registrations_per_hour, >4, 4") == 2

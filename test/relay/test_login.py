@@ -1,4 +1,4 @@
-"""The first login makes an address; afterwards nobody else gets in (contract, section 3)."""
+"""The first login creates an address. After that it needs this password (contract, section 3)."""
 
 import imaplib
 
@@ -7,7 +7,7 @@ from relay.client import new_account, new_credentials, tls_context
 from support.logins import all_at_once, mailboxes, mailboxes_dir, try_imap, try_smtp
 
 PASSWORD = "a good password"
-# A file system's own characters, and what an address is not made of. {} becomes our domain.
+# Characters of file systems, and characters that no address has. {} becomes our domain.
 INADMISSIBLE = [
     "abcdefgh@{}",  # too short
     "abcdefghij@{}",  # too long
@@ -90,7 +90,7 @@ def test_created_address_asks_for_encryption_and_is_read_by_nobody_else(relay):
     "block", ["truncate --size=0 password", "chown root: password", "echo plain > password"]
 )
 def test_blocked_address_stays_blocked(relay, block):
-    """An empty or unreadable file must not look like no file, or anybody would get the address."""
+    """An empty or unreadable file must not count as missing, or anybody could take the address."""
     account = new_account(relay)
     home = f"{mailboxes_dir(relay)}/{account.address}"
     relay.run(f"cd '{home}' && cp -a password kept && {block}")
@@ -126,7 +126,7 @@ def test_existing_addresses_log_in_while_the_accounts_service_is_down(relay):
 
 
 def test_no_log_keeps_a_password_or_the_clients_ip_beside_an_imap_login(relay):
-    """Dovecot's session ids are the client's IP in base64, so they must not be there either."""
+    """Dovecot's session ids contain the client's IP in base64, so the log must not have them."""
     account = new_credentials(relay)
     since = relay.run("date +%s.%N").stdout.strip()
     assert try_imap(relay, *account)

@@ -1,4 +1,4 @@
-"""`mail: false` stops and disables Postfix and Dovecot and leaves all else as it is."""
+"""`mail: false` stops and disables Postfix and Dovecot, and changes nothing else."""
 
 import imaplib
 import socket
@@ -15,13 +15,13 @@ OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-metadata", "chatmai
 
 
 def units(relay, question):
-    """Return what systemctl says about Postfix and Dovecot, asked `is-active` or `is-enabled`."""
+    """Return systemctl's answers about Postfix and Dovecot to `is-active` or `is-enabled`."""
     return relay.run(f"systemctl {question} postfix dovecot", check=False).stdout.split()
 
 
 @pytest.fixture(scope="module")
 def off(relay):
-    """The relay with its mail off; on again afterwards. Says what was predicted and done."""
+    """The relay with mail off, and on again afterwards. It has the prediction and the result."""
     account = new_account(relay)
     session = imap(relay, account)
     session.select("INBOX")
@@ -62,7 +62,7 @@ def test_mail_off_ends_mail_on_443_too(relay, off, protocol):
 
 
 def test_mail_off_ends_sessions_that_were_open(off):
-    """A mailbox that is being copied must not change."""
+    """A mailbox must not change while an operator copies it."""
     _, session, _, _ = off
     with pytest.raises((imaplib.IMAP4.abort, OSError)):
         session.noop()

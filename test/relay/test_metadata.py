@@ -1,4 +1,4 @@
-"""METADATA, the last login, and the push that a message sets off (contract, sections 3, 8, 9)."""
+"""METADATA, the last login, and the push after a message (contract, sections 3, 8, 9)."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from relay.notifications import notification_service
 from support.devices import get_metadata, new_device, send, server_entry, set_metadata
 
 DAY = 24 * 3600
-# Beside the interpreter, whether or not its environment is activated.
+# The program is beside the interpreter, also when its environment is not activated.
 CORE = Path(sys.executable).with_name("deltachat-rpc-server")
 
 
@@ -39,13 +39,13 @@ def healthy(request):
 
 @pytest.fixture(scope="module")
 def bob(relay):
-    """Somebody who sends messages to the others."""
+    """An address that sends messages to the others."""
     return new_account(relay)
 
 
 @pytest.fixture
 def alice(relay):
-    """An address of which nothing is known yet."""
+    """A new address without METADATA."""
     return new_account(relay)
 
 
@@ -78,7 +78,7 @@ def test_entries_that_nobody_keeps_are_refused(relay, alice):
 @pytest.mark.parametrize("mailbox", ["INBOX", '""'])
 @pytest.mark.parametrize("entry", ["messagenew", "vendor/vendor.dovecot/pvt/messagenew"])
 def test_client_cannot_pretend_that_a_message_came(relay, alice, mailbox, entry):
-    """Or it could send any text to the notification service, and as often as it likes."""
+    """Otherwise it could send any text to the notification service, at any rate."""
     with imap(relay, alice) as connection:
         assert "NO" in set_metadata(connection, mailbox, f"/private/{entry}", "")
 
@@ -86,7 +86,8 @@ def test_client_cannot_pretend_that_a_message_came(relay, alice, mailbox, entry)
 def test_client_is_told_the_limits_and_services_of_the_relay(relay, alice):
     settings = json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
     iroh = settings["iroh_relay"]
-    expected = f"https://{relay.domain}" if iroh is None else iroh or None
+    scheme = "http" if settings["tls_mode"] == "self_signed" else "https"
+    expected = f"{scheme}://{relay.domain}" if iroh is None else iroh or None
     assert server_entry(relay, alice, "irohrelay") == expected
     assert server_entry(relay, alice, "maxsmtprecipients") == "1000"
     admin = settings["privacy_mail"] and f"mailto:{settings['privacy_mail']}"
@@ -115,7 +116,7 @@ def test_client_is_told_the_operators_app_versions(relay, alice):
 
 @pytest.fixture
 def turn_secret(relay):
-    """The secret that TURN credentials are made of: the relay's own, else one for this test."""
+    """The secret of TURN credentials: the relay's own, or one for this test."""
     path = "/etc/chatmail/turn-secret"
     found = relay.run(["cat", path], check=False)
     if found.returncode == 0:
@@ -161,7 +162,7 @@ def test_last_login_is_known_to_the_day_and_no_finer(relay, alice):
     def is_today():
         return last_login() == int(time.time()) // DAY * DAY
 
-    # The address was made a moment ago, which is not on record either.
+    # The address was created a moment ago. This time is not stored either.
     relay.wait_until(is_today, seconds=5)
     relay.run(["touch", "-d", "5 days ago", password])
     imap(relay, alice).logout()
@@ -180,7 +181,7 @@ def test_message_wakes_every_device_of_its_recipient_within_a_second(relay, serv
 def test_message_to_oneself_wakes_nobody(relay, service, alice, bob):
     token = new_device(relay, alice)
     send(relay, alice, alice)
-    # What comes after it is told, and alone.
+    # Only the message after it causes a push.
     send(relay, bob, alice)
     service.wait_for(token)
     relay.wait_until(lambda: arrived(relay, alice) == 2)
@@ -212,7 +213,7 @@ def test_push_is_tried_again_after_8_seconds_and_after_a_restart(relay, service,
     send(relay, bob, alice)
     first, second = service.wait_for(token, 2, seconds=15)
     assert 7.9 < second.when - first.when < 10
-    # Ahead of it lies a pause of 64 seconds, which the restart ends.
+    # The next try would be after 64 seconds. The restart makes it come at once.
     service.status = 200
     relay.run("systemctl restart chatmail-metadata")
     assert service.wait_for(token, 3)[2].status == 200
@@ -232,7 +233,7 @@ def test_push_survives_the_service_being_killed(relay, service, alice, bob):
 
 
 def test_message_arrives_while_nobody_takes_notice_of_it(relay, alice, bob):
-    """Dovecot cannot tell of it, and delivers all the same, at once."""
+    """Dovecot cannot report the message, but still delivers it at once."""
     relay.run("systemctl stop chatmail-metadata")
     try:
         sent = send(relay, bob, alice)

@@ -1,16 +1,11 @@
-"""What Prometheus is told of a relay that sends, refuses, receives and forgets mail."""
+"""The metrics of a relay that sends, refuses, receives and deletes mail."""
 
-import asyncio
 import contextlib
-import fcntl
-import http.client
 import imaplib
 import json
 import re
 import secrets
 import smtplib
-import socket
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -21,14 +16,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from relay.client import Account, cleartext, encrypted, imap, new_account, smtp, tls_context
 from relay.notifications import notification_service
-from support import transport_peers as peers
+from relay.relay_at_address import mxdeliv, other_relay, own_address
 from support.converging import apply, failed, not_as_expected
 from support.devices import new_device
 from support.incoming_smtp import deliver, refusal
 
 DOCS = Path(__file__).parents[2] / "docs"
 PORT = 3903
-# What follows from the setting.
+# The states that depend on the setting.
 PART = "chatmail.services,chatmail.metrics,chatmail.dovecot"
 LEFT = (
     "ls -d /run/chatmail-metrics /run/dovecot/http /etc/systemd/system/chatmail-metrics.service"
@@ -36,16 +31,8 @@ LEFT = (
 )
 
 
-def own_address(relay):
-    """Return the address of this host that the relay sees."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
-        probe.connect((relay.ip, 9))
-        return probe.getsockname()[0]
-
-
 def nothing_is_there(relay):
-    """Return whether the relay neither tells nor counts anything."""
+    """Return whether the relay neither shows nor counts anything."""
     listening = relay.run("ss -Hlntp").stdout
     counting = relay.run("systemctl show --property=Environment 'chatmail-*.service'").stdout
     return (
@@ -57,7 +44,7 @@ def nothing_is_there(relay):
 
 @pytest.fixture(scope="module")
 def settings(relay):
-    """The settings of a relay with metrics and a notification service of the test's."""
+    """The settings of a relay with metrics, and with a notification service of the test."""
     relay.needs_lab("a notification service beside it")
     with notification_service(relay.domain) as service:
         yield SimpleNamespace(
@@ -68,7 +55,7 @@ def settings(relay):
 
 @pytest.fixture(scope="module")
 def told(relay, settings):
-    """The relay as its operator asked for metrics, until the tests of this file end."""
+    """The relay with metrics, until the tests of this file end."""
     assert failed(apply(relay, PART, **settings.pillar)) == set()
     yield settings
     assert failed(apply(relay, PART)) == set()
@@ -77,7 +64,7 @@ def told(relay, settings):
 
 
 def scrape(relay, accept="text/plain"):
-    """Return what the endpoint answers, as text."""
+    """Return the answer of the endpoint as text."""
     url = f"http://{relay.ip}:{PORT}/metrics"
     request = urllib.request.Request(url, headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -96,46 +83,12 @@ def numbers(relay):
 
 
 def moved(before, after):
-    """Return by how much each series has moved that has."""
+    """Return the differences of the series that have changed."""
     return {
         name: after[name] - before.get(name, 0)
         for name in after
         if after[name] != before.get(name, 0)
     }
-
-
-@contextlib.contextmanager
-def other_relay(address, directory):
-    """Take mail at an address literal, by HTTPS and SMTP; gives the two peers."""
-    https, smtp_server = peers.HttpsPeer(), peers.SmtpPeer()
-    context = peers.Authority(directory).server(address)
-    loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-
-    async def serve():
-        async with https.at(address, 443, context), smtp_server.at(address, 25, context):
-            ready.set()
-            await done.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    # Tests of the other release may run beside these, and all have one address.
-    with open("/run/lock/chatmail-test-relay", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        thread.start()
-        try:
-            assert ready.wait(10)
-            yield https, smtp_server
-        finally:
-            loop.call_soon_threadsafe(done.set)
-            thread.join()
-
-
-def mxdeliv(relay, sender, recipient, message):
-    """Bring a message over HTTPS as another relay does; returns the status."""
-    connection = http.client.HTTPSConnection(relay.domain, 443, context=tls_context(), timeout=20)
-    headers = {"X-Mail-From": sender, "X-Mail-To": recipient}
-    with contextlib.closing(connection):
-        connection.request("POST", "/mxdeliv", message, headers)
-        return connection.getresponse().status
 
 
 # Whatever the load is, it is above this limit.
@@ -149,7 +102,7 @@ json.dump(settings, open(path, "w"))
 
 @contextlib.contextmanager
 def no_new_addresses(relay):
-    """Have the relay reject registrations."""
+    """Let the relay reject registrations."""
     restart = "systemctl restart chatmail-accounts"
     relay.run("cp -p /etc/chatmail/relay.json /root/")
     relay.run(["python3", "-c", NO_LOAD])
@@ -175,7 +128,7 @@ def test_nothing_is_told_or_counted_without_the_setting(relay):
 
 
 def test_second_run_with_metrics_changes_nothing(relay, told):
-    # What the fixture left out of the first run.
+    # The fixture left these out of the first run.
     assert failed(apply(relay, "chatmail", **told.pillar)) == set()
     assert not_as_expected(apply(relay, "chatmail", **told.pillar)) == {}
     assert not_as_expected(apply(relay, "chatmail", **told.pillar, test=True)) == {}
@@ -191,14 +144,14 @@ def test_endpoint_is_nobody_and_listens_at_its_address_alone(relay, told):
 
 
 def read_until(connection, start):
-    """Read lines to one that begins so; a server may tell of messages at any time in between."""
+    """Read lines until one begins so. In between, a server may report messages at any time."""
     while not (line := connection.readline()).startswith(start):
         assert line, "the relay closed the connection"
 
 
 @pytest.fixture(scope="module")
 def day(relay, told, tmp_path_factory):
-    """What happens on a relay, each thing once or twice; with the numbers before and after."""
+    """Events on a relay, each once or twice, with the numbers before and after."""
     here = own_address(relay)
     before = numbers(relay)
     alice, bob = new_account(relay), new_account(relay)
@@ -226,7 +179,7 @@ def day(relay, told, tmp_path_factory):
         relay.wait_until(lambda: other_smtp.mails)
     send(relay, alice, "x@nowhere.example")
 
-    # What the relay itself has signed is a message with a good signature.
+    # A message that the relay itself has signed has a good signature.
     signed = https.posts[0][1]
     with smtplib.SMTP(relay.domain, 25, timeout=20) as connection:
         connection.starttls(context=tls_context())
@@ -236,7 +189,7 @@ def day(relay, told, tmp_path_factory):
     elsewhere = "someone@elsewhere.example"
     assert deliver(relay, elsewhere, bob.address, encrypted(elsewhere, bob.address))[0] == 554
 
-    # No mail comes to this one, so nothing but DONE wakes it.
+    # No mail comes to this client, so only DONE wakes it.
     with imap(relay, ci) as connection:
         connection.select("INBOX")
         connection.send(b"x1 NOSUCHCOMMAND\r\n")
@@ -255,11 +208,11 @@ def day(relay, told, tmp_path_factory):
         "created_ci_accounts": 1,
         "created_nonci_accounts": 2,
         "chatmail_registrations_rejected_total max_load_1m": 1,
-        # To bob two, to the other relay two, to nowhere one.
+        # Two to bob, two to the other relay, one to a dead host.
         "chatmail_passed_total outgoing encrypted": 5,
         "chatmail_refused_total outgoing unencrypted": 1,
         "chatmail_refused_total outgoing forged From": 1,
-        # Those and the bounce from nowhere.
+        # These, and the bounce for the dead host.
         "dkim_signed": 6,
         "chatmail_pushes_total sent": 1,
         "chatmail_pushes_total gone": 1,
@@ -273,7 +226,7 @@ def day(relay, told, tmp_path_factory):
         "chatmail_mxdeliv_total refused": 1,
         "chatmail_refused_total incoming no such address": 1,
         "chatmail_refused_total incoming no DKIM signature": 1,
-        # To bob two from alice and two from elsewhere, the bounce to alice.
+        # To bob two from alice and two from another relay, and the bounce to alice.
         "delivered_mail": 5,
         "filtered_outgoing_mail_count": 6,
         "outgoing_encrypted_mail_count": 5,
@@ -305,7 +258,7 @@ def day(relay, told, tmp_path_factory):
     )
 
 
-# Not of the services that count: what the report says, and which parts answer.
+# These are not counters of services: the numbers of the report, and the parts that answer.
 OTHERS = (
     "chatmail_accounts",
     "chatmail_expire_",
@@ -329,8 +282,8 @@ def test_retention_and_dovecot_are_told_beside_it(day):
     assert "chatmail_expire_removed_total inactive" in day.after
     assert found["dovecot_mail_delivery_total"] == day.expected["delivered_mail"]
     assert found["dovecot_mail_delivery_duration_count"] == day.expected["delivered_mail"]
-    # By IMAP. Those by SMTP are told by the auth process that Postfix is connected to, which may be
-    # one from before Dovecot's reload and unknown to its statistics.
+    # Logins by IMAP. For logins by SMTP, Postfix may still be connected to an auth process from
+    # before Dovecot's reload, which Dovecot's statistics do not know.
     assert found["dovecot_auth_request_total yes"] >= 5
     # The rejected registration, and the wrong password.
     assert found["dovecot_auth_failed_total"] == 2

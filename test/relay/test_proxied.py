@@ -1,7 +1,7 @@
-"""Mail on port 443 is mail as on the plain ports: the daemons see who the client is, and count so.
+"""Mail on port 443 works as on the mail ports: the daemons know the client's IP and count by it.
 
-nginx tells Postfix and Dovecot the client's address by the PROXY protocol (contract, section 11).
-The client's network in the lab has two addresses, so it is two hosts to the relay.
+nginx sends Postfix and Dovecot the client's address by the PROXY protocol (contract, section 11).
+The client's network in the lab has two addresses, so for the relay it is two hosts.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from relay.client import (
 from support.logins import all_at_once
 
 HOSTS = ("198.51.100.200", "198.51.100.202")
-# What nginx and our own services reach on loopback, and nobody else anywhere.
+# The listeners on the loopback interface for nginx and our own services only.
 INTERNAL_PORTS = (3340, 3461, 3462, 8443, 10025, 10465, 10993)
 PROXY_HEADER = b"PROXY TCP4 127.0.0.1 127.0.0.1 1111 443\r\n"
 # With max_smtp_connections at 25.
@@ -65,14 +65,14 @@ class ImapFrom(imaplib.IMAP4_SSL):
 
 @pytest.fixture(scope="module")
 def hosts(relay):
-    """Our two addresses, which are also those that the relay sees."""
+    """Our two addresses, which the relay sees."""
     relay.needs_lab("a client of two addresses that no router changes")
     return HOSTS
 
 
 @pytest.fixture(scope="module")
 def sources(relay):
-    """Our two addresses or, for a relay elsewhere, twice the one that this machine uses anyway."""
+    """Our two addresses or, for a machine elsewhere, twice the usual address of this machine."""
     return HOSTS if relay.in_lab else ("", "")
 
 
@@ -82,7 +82,7 @@ def mark(relay):
 
 
 def log(relay, since, tag):
-    """Return what a part of Postfix logged since then."""
+    """Return the log lines of a part of Postfix since then."""
     return relay.run(f"journalctl --no-pager -o cat --since=@{since} -t {tag}").stdout
 
 
@@ -93,7 +93,7 @@ def alice(relay):
 
 @pytest.fixture
 def few_smtp_connections(relay, hosts):
-    """Let a client have five SMTP connections, instead of two hundred."""
+    """Allow a client five SMTP connections instead of two hundred."""
     relay.run(f"salt-call --local state.apply chatmail.postfix {FEW}")
     yield
     relay.run("salt-call --local state.apply chatmail.postfix")
@@ -136,7 +136,7 @@ def test_postfix_knows_the_client_behind_443(relay, alice, hosts, family):
 @pytest.mark.usefixtures("hosts")
 @pytest.mark.parametrize("source", HOSTS)
 def test_postfix_knows_who_delivers_by_https(relay, alice, source):
-    """Also where the other side claims to be somebody else."""
+    """Postfix also ignores a false claim of the other side."""
     since = mark(relay)
     sender = "someone@[198.51.100.7]"
     headers = {"X-Mail-From": sender, "X-Mail-To": alice.address, "X-Real-IP": "127.0.0.1"}
@@ -159,7 +159,7 @@ def many_descriptors():
 
 
 def test_client_with_too_many_connections_to_443_stands_alone(relay, many_descriptors):
-    """It has 1000, and silent ones are closed after 10 s (nginx.conf.jinja)."""
+    """A client may have 1000 connections. Silent ones are closed after 10 s (nginx.conf.jinja)."""
     poll = select.poll()
     with contextlib.ExitStack() as stack:
         for _ in range(1010):
@@ -186,16 +186,16 @@ def post_from(source, relay, headers, body=b""):
 
 
 def test_client_with_too_many_messages_at_once_stands_alone(relay, alice):
-    """Its uploads, which never end, keep nobody else out, and nginx keeps none of them aside."""
+    """Its endless uploads do not keep others out, and nginx stores none of them."""
     headers = [("X-Mail-To", alice.address), ("Content-Length", "1000000")]
     with contextlib.ExitStack() as stack:
 
         def begin(source):
             return stack.enter_context(contextlib.closing(post_from(source, relay, headers, b"x")))
 
-        # gateway.PER_CLIENT is 50, nginx.conf.jinja's own limit above it 60.
+        # gateway.PER_CLIENT is 50. The limit in nginx.conf.jinja is 60.
         waiting = [begin(HOSTS[0]) for _ in range(70)]
-        # They may have overtaken each other on their way.
+        # They may arrive in another order.
         told = [connection.getresponse() for connection in waiting[55:]]
         assert {answer.status for answer in told} == {503}
         assert any(b"451 4.3.2 too many messages at once" in answer.read() for answer in told)
@@ -220,7 +220,7 @@ def test_client_with_too_many_smtp_connections_stands_alone(relay, hosts, port):
 
 
 def test_client_with_too_many_imap_connections_stands_alone(relay, alice, hosts):
-    """Connections of a user are counted by IP, and those of 443 and 993 together."""
+    """Connections of a user are counted by IP, those on 443 and 993 together."""
     with contextlib.ExitStack() as stack:
         for _ in range(IMAP_PER_USER_AND_IP):
             stack.enter_context(ImapFrom(hosts[0], relay)).login(*alice)
@@ -234,7 +234,7 @@ def test_client_with_too_many_imap_connections_stands_alone(relay, alice, hosts)
 
 
 def test_rate_of_a_sender_is_the_same_on_all_ports(relay, alice, sources):
-    """Ten messages at once and one a second: what one port and host has used up, no other gives."""
+    """Ten messages at once, and one each second. All ports and hosts share these tokens."""
     eve = new_account(relay)
     message = encrypted(eve.address, alice.address)
     began, total = time.monotonic(), 0
@@ -249,7 +249,7 @@ def test_rate_of_a_sender_is_the_same_on_all_ports(relay, alice, sources):
 
 @pytest.mark.parametrize("port", [443, 993])
 def test_failed_logins_do_not_slow_down_others_behind_the_address(relay, alice, sources, port):
-    """Dovecot's penalty would make each further login from there wait for up to 17 s."""
+    """Dovecot's penalty would delay each further login from this address by up to 17 s."""
 
     def fail():
         with (
@@ -292,9 +292,9 @@ def test_smtp_client_cannot_say_that_it_is_another(relay, sources, port, command
         assert connection.docmd(command)[0] // 100 == 5
 
 
-# --- SMTP smuggling (CVE-2023-51764): two messages must not come out of one -----------------------
+# --- SMTP smuggling (CVE-2023-51764): one message must not become two -----------------------------
 
-# Each was taken for the end of a message by some server.
+# Some server treated each of these as the end of a message.
 ENDS = (
     b"\n.\n",
     b"\n.\r\n",
@@ -309,7 +309,7 @@ ENDS = (
     b"\r\n.\0\r\n",
     b"\r\n.\r\r\n",
 )
-QUIET = 1.0  # seconds without an answer: the server takes what it got for the middle of a message
+QUIET = 1.0  # seconds without an answer: the server waits for the rest of a message
 
 
 def replies(connection):
@@ -322,9 +322,9 @@ def replies(connection):
 
 
 def smuggle(connection, sender, recipient, end):
-    """Send a message that holds another one behind `end`.
+    """Send a message that contains another one after `end`.
 
-    Return whether the server answered to `end`, and the codes of its replies to all that follows.
+    Return whether the server answered to `end`, and the codes of its later replies.
     """
     connection.ehlo_or_helo_if_needed()
     for command in (f"MAIL FROM:<{sender}>", f"RCPT TO:<{recipient}>"):
@@ -355,7 +355,7 @@ def session(relay, port, source=""):
 
 
 def attempt(relay, port, source, recipient, end):
-    """Try to smuggle a message in on a port; returns what `smuggle` does."""
+    """Try to smuggle a message in on a port; return the result of `smuggle`."""
     connection, sender = session(relay, port, source)
     try:
         return smuggle(connection, sender, recipient, end)
@@ -375,12 +375,12 @@ def test_no_second_message_is_smuggled_in(relay, sources, port):
     stored = relay.wait_until(lambda: inbox(relay, bob, accepted))
     for message in stored:
         assert b"\nMessage-ID: <inner@localhost>" not in message.partition(b"\r\n\r\n")[0]
-        # What goes on from here must not smuggle anything into others either.
+        # A message that leaves this relay must not smuggle another one into other servers either.
         assert b"\r" not in message.replace(b"\r\n", b"")
 
 
 def inbox(relay, account, number):
-    """Return the messages in the INBOX once they are that many, which may be none, else None."""
+    """Return the messages in the INBOX if their number is right, else None."""
     with imap(relay, account) as connection:
         found = int(connection.select("INBOX", readonly=True)[1][0])
         if found != number:
@@ -390,7 +390,7 @@ def inbox(relay, account, number):
 
 
 def test_end_of_a_message_is_answered_at_once(relay, alice):
-    """Or the test above would see nothing whatever happens."""
+    """Without this, the test above could not fail."""
     connection, sender = session(relay, 465)
     answered, _ = smuggle(connection, sender, alice.address, b"\r\n.\r\n")
     assert answered

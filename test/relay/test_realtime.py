@@ -1,43 +1,26 @@
-"""Realtime between clients: STUN and TURN by coturn, and the iroh relay (contract, section 13)."""
+"""Calls between clients: STUN and TURN by coturn (contract, section 13)."""
 
 import base64
 import hashlib
 import hmac
-import io
 import json
 import re
 import socket
-import tarfile
-import threading
 import time
-import urllib.error
-import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-from relay.client import new_account, tls_context
-from support.converging import apply, failed, ids, not_as_expected
+from relay.client import new_account
+from support.converging import apply, changed, failed, not_as_expected
 from support.devices import server_entry
 
 DAY = 24 * 3600
 SECRET = "/etc/chatmail/turn-secret"
-PROGRAM = "/usr/local/bin/iroh-relay"
 RELAY_PORTS = (49152, 65535)
-# The part and what of other parts depends on its settings; quicker than the whole relay.
-PART = "chatmail.nginx,chatmail.realtime"
-# What fails where the program cannot be had, and nothing besides.
-IROH_STATES = {"iroh relay program", "iroh relay service"}
 
 
 @pytest.fixture(scope="module")
 def account(relay):
     return new_account(relay)
-
-
-def changed(report):
-    """Return the states that did something or, in a dry run, would do it."""
-    return ids(report, lambda state: state["changes"] or state["result"] is None)
 
 
 # STUN and TURN
@@ -50,15 +33,15 @@ def turn_password(secret, user):
 
 @pytest.fixture
 def credentials(relay, account):
-    """User and password as a client gets them."""
+    """The user and password that a client gets."""
     _, _, user, password = server_entry(relay, account, "turn").split(":")
     return user, password
 
 
 def turn_client(relay, user, password, *options):
-    """Ask for an allocation, send a message through it; return what coturn's client said.
+    """Ask for an allocation and send a message through it; return the output of coturn's client.
 
-    options: what it sends to (see turnutils_uclient(1)); by default -y, another client of its own.
+    options: the peer (see turnutils_uclient(1)); by default -y, a second client of the program.
     """
     command = ["turnutils_uclient", "-v", "-c", "-n", "1", "-m", "1", *(options or ["-y"])]
     login = ["-u", user, "-w", password] if user else []
@@ -67,7 +50,7 @@ def turn_client(relay, user, password, *options):
 
 
 def relayed_from(said):
-    """Return (address, port) of the first allocation that turnutils_uclient tells of."""
+    """Return (address, port) of the first allocation in the output of turnutils_uclient."""
     found = re.search(r"Received relay addr: ([0-9.]+):([0-9]+)", said)
     assert found, said
     return found[1], int(found[2])
@@ -76,7 +59,7 @@ def relayed_from(said):
 def test_client_learns_its_address_by_stun(relay):
     said = relay.client("turnutils_stunclient", relay.ip).stdout
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
+        # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((relay.ip, 9))
         assert f"UDP reflexive addr: {probe.getsockname()[0]}:" in said
 
@@ -119,7 +102,7 @@ def test_wrong_credentials_get_no_allocation(relay, credentials, wrong):
 INSIDE_4 = ["127.0.0.1", "0.0.0.0", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.1.1"]
 INSIDE_4 += ["100.64.0.1", "240.0.0.1"]
 INSIDE_6 = ["::1", "::", "fe80::1", "fd00::1"]
-# The same machines by another name.
+# The same addresses in the form of IPv6.
 INSIDE_6 += ["::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.1.2.3", "64:ff9b::a00:1", "2002:a00:1::"]
 
 
@@ -134,7 +117,7 @@ def test_nothing_is_relayed_to_what_is_not_the_public_internet(relay, credential
 def test_turnserver_listens_on_one_udp_port_alone(relay):
     listening = relay.run("ss -Hlntup | grep turnserver").stdout.splitlines()
     ports = {(line.split()[0], int(line.split()[4].rpartition(":")[2])) for line in listening}
-    # Those that relay for the clients of other tests are not for everybody.
+    # Ports that relay for the clients of other tests are left out.
     assert {each for each in ports if each[1] < RELAY_PORTS[0]} == {("udp", 3478)}
     assert {proto for proto, _ in ports} == {"udp"}
 
@@ -173,7 +156,8 @@ def test_lost_secret_is_made_anew_and_shown_in_no_report(relay, account, loss):
     predicted = apply(relay, "chatmail.realtime", test=True)
     report = apply(relay, "chatmail.realtime")
     assert failed(report) == set()
-    assert {"secret of TURN is made", "TURN service"} <= changed(predicted) & changed(report)
+    both = changed(predicted) & changed(report)
+    assert {"chatmail secret of TURN is made", "chatmail TURN service"} <= both
     secret = relay.run(["cat", SECRET]).stdout.strip()
     assert secret not in ("", before)
     assert secret not in json.dumps(report)
@@ -214,187 +198,8 @@ def test_turn_works_after_a_reboot(relay, account):
 
 
 def server_entry_or_none(relay, account, name):
-    """Return an entry, None while Dovecot is not there."""
+    """Return an entry, None while Dovecot does not answer."""
     try:
         return server_entry(relay, account, name)
     except OSError:
         return None
-
-
-# The iroh relay
-
-
-def stand_in(version):
-    """Return a program that answers with this version, as bytes."""
-    text = Path(__file__).with_name("iroh_stand_in.py").read_text()
-    return text.replace('VERSION = "one"', f'VERSION = "{version}"').encode()
-
-
-def archive(version):
-    """Return what a project would publish: a compressed archive with the program in it."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as made:
-        member = tarfile.TarInfo("iroh-relay")
-        member.size = len(stand_in(version))
-        made.addfile(member, io.BytesIO(stand_in(version)))
-    return stream.getvalue()
-
-
-@pytest.fixture(scope="module")
-def source(relay):
-    """The URL on a host beside the relay where `/<version>.tar.gz` is to be had."""
-    relay.needs_lab("a download server beside it")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = archive(self.path.removeprefix("/").removesuffix(".tar.gz"))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments):
-            pass
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((relay.ip, 9))
-        address = probe.getsockname()[0]
-    with ThreadingHTTPServer((address, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://{address}:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            assert failed(apply(relay, "chatmail")) == set()
-
-
-def own_iroh(source, version="one", sha256=None):
-    """Return the settings of a relay that runs this version of the stand-in."""
-    digest = sha256 or hashlib.sha256(stand_in(version)).hexdigest()
-    return {
-        "iroh_relay": None,
-        "iroh_binary": {"url": f"{source}/{version}.tar.gz", "sha256": digest},
-    }
-
-
-@pytest.fixture
-def iroh(relay, source):
-    """The relay with version one of the stand-in, running."""
-    assert failed(apply(relay, PART, **own_iroh(source))) == set()
-    relay.wait_until(lambda: ask(relay, "/ping") == (200, b"one"))
-
-
-def ask(relay, path):
-    """Return (status, body) of a request by HTTPS."""
-    try:
-        url = f"https://{relay.domain}{path}"
-        with urllib.request.urlopen(url, timeout=10, context=tls_context()) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, b""
-
-
-def process(relay):
-    """Return the pid of the iroh relay, "0" if there is none."""
-    return relay.run("systemctl show --value --property=MainPID chatmail-iroh").stdout.strip()
-
-
-@pytest.mark.usefixtures("iroh")
-def test_iroh_relay_is_reached_by_its_three_paths(relay, account):
-    assert server_entry(relay, account, "irohrelay") == f"https://{relay.domain}"
-    assert ask(relay, "/ping") == (200, b"one")
-    assert ask(relay, "/generate_204") == (204, b"")
-    with (
-        socket.create_connection((relay.domain, 443), timeout=10) as plain,
-        tls_context().wrap_socket(plain, server_hostname=relay.domain) as connection,
-    ):
-        connection.sendall(
-            f"GET /relay HTTP/1.1\r\nHost: {relay.domain}\r\n"
-            "Upgrade: iroh derp http\r\nConnection: upgrade\r\n\r\n".encode()
-        )
-        stream = connection.makefile("rb")
-        assert stream.readline().startswith(b"HTTP/1.1 101 ")
-        headers = list(iter(stream.readline, b"\r\n"))
-        assert b"upgrade: iroh derp http\r\n" in [header.lower() for header in headers]
-        for word in (b"there\n", b"and back\n"):
-            connection.sendall(word)
-            assert stream.readline() == word
-
-
-@pytest.mark.usefixtures("iroh")
-def test_iroh_relay_runs_as_nobody_else_and_listens_to_nginx_alone(relay):
-    owner = relay.run(f"ps -o user= -p {process(relay)}").stdout.strip()
-    assert owner not in ("root", "vmail", "www-data", "nobody")
-    assert relay.run(f"stat -c '%a %U:%G' {PROGRAM}").stdout == "755 root:root\n"
-    listening = relay.run("ss -Hlntup sport = 3340").stdout.splitlines()
-    assert [line.split()[4] for line in listening] == ["127.0.0.1:3340"]
-
-
-@pytest.mark.usefixtures("iroh")
-def test_second_run_with_an_iroh_relay_changes_nothing(relay, source):
-    own = own_iroh(source)
-    # What the fixture left out of the first run.
-    assert failed(apply(relay, "chatmail", **own)) == set()
-    assert not_as_expected(apply(relay, "chatmail", **own)) == {}
-    assert not_as_expected(apply(relay, "chatmail", **own, test=True)) == {}
-
-
-@pytest.mark.usefixtures("iroh")
-def test_wrong_digest_fails_the_run_and_keeps_the_old_program(relay, source):
-    before, pid = relay.run(["sha256sum", PROGRAM]).stdout, process(relay)
-    tampered = own_iroh(source, "two", sha256=hashlib.sha256(b"what was published").hexdigest())
-    pillar = json.dumps({"chatmail": tampered})
-    command = [
-        "salt-call",
-        "--local",
-        "--retcode-passthrough",
-        "state.apply",
-        "chatmail",
-    ]
-    done = relay.run([*command, f"pillar={pillar}"], check=False)
-    assert done.returncode != 0
-    assert "the digest of iroh-relay in it is" in done.stdout
-    assert failed(apply(relay, PART, **tampered)) == IROH_STATES
-    assert relay.run(["sha256sum", PROGRAM]).stdout == before
-    assert process(relay) == pid
-    assert ask(relay, "/ping") == (200, b"one")
-    assert relay.run("find /usr/local/bin -name '.iroh*'").stdout == ""
-
-
-@pytest.mark.usefixtures("iroh")
-def test_new_version_takes_the_place_of_the_old_one(relay, source):
-    pid = process(relay)
-    predicted = apply(relay, PART, **own_iroh(source, "two"), test=True)
-    assert ask(relay, "/ping") == (200, b"one")
-    report = apply(relay, PART, **own_iroh(source, "two"))
-    assert failed(report) == set()
-    assert changed(predicted) == changed(report)
-    relay.wait_until(lambda: ask(relay, "/ping") == (200, b"two"))
-    assert process(relay) != pid
-
-
-@pytest.mark.usefixtures("iroh")
-@pytest.mark.parametrize("elsewhere", ["https://iroh.example.org", ""])
-def test_relay_that_points_elsewhere_runs_none(relay, account, elsewhere):
-    report = apply(relay, PART, iroh_relay=elsewhere)
-    assert failed(report) == set()
-    assert server_entry(relay, account, "irohrelay") == (elsewhere or None)
-    assert ask(relay, "/ping")[0] == 404
-    assert process(relay) == "0"
-    left = relay.run(f"ls {PROGRAM} /etc/chatmail/iroh* /etc/systemd/system/*iroh*", check=False)
-    assert left.stdout == ""
-    assert not_as_expected(apply(relay, PART, iroh_relay=elsewhere)) == {}
-    assert not_as_expected(apply(relay, PART, iroh_relay=elsewhere, test=True)) == {}
-
-
-def test_program_that_cannot_be_had_takes_nothing_else_down(relay, source):
-    apply(relay, PART, iroh_relay="")
-    # Port 1 of that host has nobody.
-    nowhere = own_iroh(f"{source.rpartition(':')[0]}:1")
-    report = apply(relay, "chatmail", **nowhere)
-    assert failed(report) == IROH_STATES
-    assert relay.run("systemctl is-active coturn postfix dovecot nginx").stdout == "active\n" * 4
-    assert ask(relay, "/ping")[0] == 502
-    assert new_account(relay)

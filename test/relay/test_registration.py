@@ -1,4 +1,4 @@
-"""Where registration is by invitation, whoever has one gets an address, and nobody else."""
+"""With registration by invitation, only people with an invitation get an address."""
 
 import json
 import sys
@@ -10,26 +10,26 @@ from deltachat_rpc_client import DeltaChat, Rpc
 from relay.client import Account
 from support.logins import ask, mailboxes, try_imap, try_smtp
 
-# Beside the interpreter, whether or not its environment is activated.
+# The program is beside the interpreter, also when its environment is not activated.
 CORE = Path(sys.executable).with_name("deltachat-rpc-server")
 
 
 def apply(relay, **settings):
-    """Apply the parts that registration is about, with settings of the test's."""
+    """Apply the parts that use `registration`, with settings of the test."""
     pillar = [f"pillar={json.dumps({'chatmail': settings})}"] if settings else []
     relay.salt("state.apply", "chatmail.services,chatmail.website", *pillar)
 
 
 @pytest.fixture(scope="module")
 def by_invitation(relay):
-    """The relay, while its addresses are made by invitation only."""
+    """The relay with registration by invitation."""
     apply(relay, registration="invite")
     yield relay
     apply(relay)
 
 
 def invite(relay, **arguments):
-    """Make an invitation as an operator does; return what is told and its token."""
+    """Make an invitation like an operator; return the result and the token."""
     said = [f"{name}={value}" for name, value in arguments.items()]
     told = relay.salt("chatmail_accounts.invite", *said)
     return told, told["link"].partition("#")[2]

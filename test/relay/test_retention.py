@@ -1,4 +1,4 @@
-"""Mail makes room for mail, and an unused address leaves nothing behind (contract, section 10)."""
+"""New mail replaces old mail, and an unused address is removed completely (section 10)."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ CLEARTEXT = 370_000  # bytes; half a megabyte as a message
 
 @pytest.fixture
 def small_mailboxes(relay):
-    """Mailboxes of 20 MB, as the pillar may say."""
+    """A relay with mailboxes of 20 MB."""
     pillar = {"chatmail": {"max_mailbox_size": "20M", "max_message_size": "2M"}}
     relay.salt("state.apply", "chatmail.dovecot", f"pillar={json.dumps(pillar)}")
     yield
@@ -31,7 +31,7 @@ def home_of(relay, account):
 
 
 def seed(relay, account, count, age):
-    """Put messages into an inbox as if they had been delivered `age` seconds ago."""
+    """Put messages into an inbox that look as if they were delivered `age` seconds ago."""
     home, arrival = home_of(relay, account), int(time.time() - age)
     message = encrypted(account.address, account.address, CLEARTEXT).decode()
     size = len(message)
@@ -45,7 +45,7 @@ def seed(relay, account, count, age):
 
 
 def sizes(relay, account):
-    """Return the bytes that quota counts of each message, by the time of its arrival."""
+    """Return the size of each message for the quota, by its time of arrival."""
     names = relay.run(f"ls '{home_of(relay, account)}/cur' '{home_of(relay, account)}/new'").stdout
     return [(int(a), int(s)) for a, s in re.findall(r"^(\d+)\..*?,S=(\d+)", names, re.MULTILINE)]
 
@@ -63,7 +63,7 @@ def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, sma
     assert 0.65 * QUOTA < 28 * size < 0.7 * QUOTA
     client = IdleClient(relay, recipient)
     client.idle()
-    # Each is seen by the client before the next one comes: all of them were accepted.
+    # The client sees each message before the next one comes, so all of them were accepted.
     with smtp(relay, sender) as connection:
         for number in range(1, 6):
             message = encrypted(sender.address, recipient.address, CLEARTEXT)
@@ -78,7 +78,7 @@ def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, sma
     relay.wait_until(lambda: sum(s for _, s in sizes(relay, recipient)) <= 0.7 * QUOTA)
     left = sizes(relay, recipient)
     expunged = 28 + number - len(left)
-    # No more than needed, and the new ones are all there.
+    # No more messages than needed were removed, and all new ones are there.
     assert sum(s for _, s in left) > 0.7 * QUOTA - size
     assert sum(arrival > time.time() - DAY for arrival, _ in left) == number
     relay.wait_until(
@@ -95,7 +95,7 @@ def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, sma
 
 
 def test_systemd_knows_the_units_as_they_are_on_disk(relay):
-    """After an upgrade the old ones ran on: Salt has systemd read the units that it starts only."""
+    """After an upgrade the old units stayed: Salt reloads only units that it starts."""
     unit = "/etc/systemd/system/chatmail-expire.service"
     relay.run(f"echo '# older' >> {unit} && systemctl daemon-reload")
     relay.salt("state.apply", "chatmail.retention")
@@ -104,7 +104,7 @@ def test_systemd_knows_the_units_as_they_are_on_disk(relay):
 
 
 def test_unused_address_goes_with_every_trace(relay):
-    """It has had mail, a device, and a push that its service has not taken yet."""
+    """The address has mail, a device, and a push that the service has not accepted yet."""
     sender, account = new_account(relay), new_account(relay)
     new_device(relay, account)
     with imap(relay, account) as connection:
@@ -116,7 +116,7 @@ def test_unused_address_goes_with_every_trace(relay):
 
     relay.run("systemctl start chatmail-expire.service")
 
-    # Names and contents; the kernel's own file systems and the volatile journal are no disk.
+    # Names and contents on disk. The kernel's file systems and the volatile journal are left out.
     not_disk = "-path /proc -prune -o -path /sys -prune -o -path /run/log/journal -prune -o"
     found = relay.run(
         f"find / {not_disk} -name '*{account.address}*' -print; "
@@ -126,4 +126,4 @@ def test_unused_address_goes_with_every_trace(relay):
     journal = relay.run("journalctl -u chatmail-expire -o cat --since=-1min").stdout
     assert "1 inactive mailboxes" in journal
     with contextlib.closing(imap(relay, sender)) as connection:
-        assert connection.select()[0] == "OK"  # who is in use stays
+        assert connection.select()[0] == "OK"  # the address in use stays

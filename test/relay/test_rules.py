@@ -1,4 +1,4 @@
-"""What the relay refuses, and what it takes out of what it accepts (contract, sections 4 and 5)."""
+"""The refusals of the relay, and the fields that it removes (contract, sections 4 and 5)."""
 
 import json
 import smtplib
@@ -106,7 +106,7 @@ def test_tls_1_2_is_refused_where_clients_connect(relay, port):
 
 
 def start_tls(plain, greeting, command, ready):
-    """Say greeting and command, each answered by a line, on a fresh connection."""
+    """Send a greeting and a command, each with a line as answer, on a new connection."""
     stream = plain.makefile("rwb")
     stream.readline()
     for line in filter(None, (greeting, command)):
@@ -147,7 +147,7 @@ def test_vrfy_of_an_existing_address_tells_nothing(relay, alice, bob):
 
 
 def test_sender_over_the_rate_is_asked_to_wait(relay, bob):
-    """Ten at once, a token a message whatever its recipients; with each second comes one more."""
+    """Ten messages at once, and one more each second. The number of recipients does not count."""
     eve = new_account(relay)
     message = encrypted(eve.address, bob.address)
     with smtp(relay, eve) as connection:
@@ -160,7 +160,7 @@ def test_sender_over_the_rate_is_asked_to_wait(relay, bob):
 
 
 def client_addresses(relay):
-    """Return what a message must not hold: the addresses under which this client connects."""
+    """Return the addresses of this client, which a message must not contain."""
     with socket.create_connection((relay.domain, 465), timeout=10) as connection:
         return [connection.getsockname()[0]]
 
@@ -207,7 +207,7 @@ def arrived(relay, account, message_id):
 
 
 def test_message_in_one_long_line_is_stored_as_it_was_sent(relay, session, alice, bob):
-    """Postfix cut lines over 998 octets on the way to Dovecot, and put a blank before the rest."""
+    """Postfix split lines over 998 bytes on the way to Dovecot, and put a blank before the rest."""
     message = encrypted(alice.address, bob.address, 5000, Message_ID="<long@localhost>")
     begin, _, rest = message.partition(b"MESSAGE-----\r\n\r\n")
     text, _, end = rest.partition(b"-----END")

@@ -67,7 +67,7 @@ def test_function_answers_what_it_answers_on_the_machine(relay, salt_ssh, psutil
 
 
 def test_converged_relay_needs_no_change(salt_ssh, psutil):
-    """`chatmail.dns.verified` has a state that asks for the settings while it runs."""
+    """salt-ssh refuses requisites in a file without states, which chatmail.dns can be."""
     report = salt_ssh.call("state.apply", "chatmail,chatmail.dns.verified", "test=True")
     assert not_as_expected(report) == {}
 

@@ -1,10 +1,9 @@
-"""The pages of a relay as its nginx serves them and as a browser shows them."""
+"""The pages of a relay: the answers of nginx, and their look in a browser."""
 
 import asyncio
 import contextlib
 import imaplib
 import json
-import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -37,7 +36,7 @@ def settings(relay):
 
 @contextlib.contextmanager
 def pillar(relay, **more):
-    """Apply the website with further pillar, and without it again at the end."""
+    """Apply the website with further pillar, and again without it at the end."""
     override = json.dumps({"chatmail": {"mail_domain": relay.domain, **more}})
     try:
         relay.run(f"{APPLY} pillar='{override}'")
@@ -70,17 +69,14 @@ def test_pages_forbid_whatever_they_do_not_bring_themselves(relay):
         assert "unsafe" not in policy
 
 
-@pytest.mark.skipif(
-    not (browser.BROWSER and shutil.which("zbarimg")),
-    reason="needs Debian's packages chromium and zbar-tools",
-)
+@browser.needed
 def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, tmp_path):
     self_signed = settings(relay)["tls_mode"] == "self_signed"
     artifacts = elsewhere.writable(ARTIFACTS, tmp_path)
     told = [] if relay.in_dns else [f"--host-resolver-rules=MAP {relay.domain} {relay.ip}"]
 
     async def look():
-        async with browser.browser_page(*told) as page:
+        async with browser.open_page(chromium) as page:
             for name in ("", "info", "privacy"):
                 for width in (390, 1280):
                     for scheme in ("light", "dark"):
@@ -100,7 +96,8 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
             await page.screenshot(tmp_path / "page.png")
             return link, page.errors
 
-    link, errors = asyncio.run(look())
+    with browser.running_browser(*told) as chromium:
+        link, errors = asyncio.run(look())
     assert errors == []
     [scanned] = browser.decode_qr(tmp_path / "page.png")
     if self_signed:
@@ -112,7 +109,7 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
 
 
 def login(relay, link):
-    """Log in with a `dclogin:` link and return the IMAP server's word."""
+    """Log in with a `dclogin:` link; return the answer of the IMAP server."""
     address, _, query = link.removeprefix("dclogin:").partition("?")
     [password] = urllib.parse.parse_qs(query)["p"]
     with imaplib.IMAP4_SSL(relay.domain, ssl_context=tls_context(), timeout=10) as imap:

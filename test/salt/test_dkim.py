@@ -1,22 +1,18 @@
-"""The DKIM module and states: keys on real files, rotation against real name servers."""
+"""The DKIM module and states: the first keys, and rotation against real name servers."""
 
-import base64
 import contextlib
 import datetime
 import json
 import os
 import stat
 
-import dkim
 import pytest
-from chatmaild.common.refusals import Refusal
-from chatmaild.dkim import signing, signing_state, verifying
-from chatmaild.message import mime
+from chatmaild.dkim import signing, signing_state
 from chatmaild.rotation import rotating
-from cryptography.hazmat.primitives import serialization
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError
 from support import dnsservers, own_modules
 from support.own_modules import DOMAIN
+from support.relay_keys import sign_with_key
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="keys of root need root")
 
@@ -29,135 +25,6 @@ def own(tmp_path):
 @pytest.fixture
 def directory(tmp_path):
     return tmp_path / "chatmail" / "dkim"
-
-
-# Keys.
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "bits", "kind"),
-    [
-        ("rsa-sha256", 2048, "rsa"),
-        ("rsa-sha256", 3072, "rsa"),
-        ("rsa-sha256", 4096, "rsa"),
-        ("ed25519-sha256", 256, "ed25519"),
-    ],
-)
-def test_generated_key_is_private_and_its_record_is_its_public_half(
-    own, directory, algorithm, bits, kind
-):
-    arguments = {"bits": bits} if kind == "rsa" else {}
-    made = own.dkim.generate("spring", algorithm, **arguments)
-    assert made == {
-        "selector": "spring",
-        "algorithm": algorithm,
-        "path": str(directory / "spring.pem"),
-    }
-    assert stat.S_IMODE(os.stat(made["path"]).st_mode) == 0o640
-    private = (directory / "spring.pem").read_bytes()
-    assert private.startswith(b"-----BEGIN PRIVATE KEY-----\n")  # PKCS#8
-    listed = own.dkim.list_()["spring"]
-    assert (listed["algorithm"], listed["bits"], listed["status"]) == (algorithm, bits, "unused")
-    told = own.dkim.txt("spring")
-    assert "".join(told["chunks"]) == told["value"]
-    assert all(len(chunk) <= 255 for chunk in told["chunks"])
-    tags = dict(part.split("=", 1) for part in told["value"].split(";"))
-    assert (tags["v"], tags["k"]) == ("DKIM1", kind)
-    key = serialization.load_pem_private_key(private, None).public_key()
-    forms = {"rsa": ("DER", "SubjectPublicKeyInfo"), "ed25519": ("Raw", "Raw")}
-    encoding, form = forms[kind]
-    octets = key.public_bytes(
-        getattr(serialization.Encoding, encoding), getattr(serialization.PublicFormat, form)
-    )
-    assert base64.b64decode(tags["p"]) == octets
-
-
-def test_existing_key_is_never_overwritten(own, directory):
-    own.dkim.generate("spring")
-    before = (directory / "spring.pem").read_bytes()
-    with pytest.raises(CommandExecutionError, match="never overwritten"):
-        own.dkim.generate("spring", "ed25519-sha256")
-    assert (directory / "spring.pem").read_bytes() == before
-    assert [path.name for path in directory.iterdir()] == ["spring.pem"]
-
-
-def test_keys_of_one_day_get_different_selectors(own):
-    first, second = (own.dkim.generate()["selector"] for _ in range(2))
-    assert second == f"{first}-2"
-
-
-@pytest.mark.parametrize("selector", ["", "../x", "a.b", "UPPER", "a b", "-a", "a" * 64, "ü"])
-def test_strange_selector_never_becomes_a_path(own, directory, selector):
-    with pytest.raises(SaltInvocationError):
-        own.dkim.txt(selector)
-    assert not directory.exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [({"algorithm": "rsa-sha1"}, "rsa-sha256"), ({"bits": 1024}, "2048, 3072 or 4096")],
-)
-def test_impossible_key_is_refused_with_what_is_allowed(own, arguments, told):
-    with pytest.raises(SaltInvocationError, match=told):
-        own.dkim.generate(**arguments)
-
-
-def test_signing_configuration_has_the_form_that_the_filter_reads(own, directory):
-    selectors = own_modules.make_keys(own)
-    assert [key.selector for key in signing.load_keys(directory)] == selectors
-    listed = json.loads((directory / "signing.json").read_text())["selectors"]
-    assert [key["algorithm"] for key in listed] == ["rsa-sha256", "ed25519-sha256"]
-
-
-def test_signing_configuration_of_somebody_else_is_read(own, directory):
-    """It needs no more than the filter does; its own time then counts as the keys' age."""
-    own.dkim.generate("opendkim")
-    (directory / "a.b.pem").write_text("not ours")
-    listed = {"selectors": [{"selector": "opendkim", "algorithm": "rsa-sha256"}]}
-    (directory / "signing.json").write_text(json.dumps(listed))
-    os.utime(directory / "signing.json", (86400, 86400))
-    found = own.dkim.list_()
-    assert list(found) == ["opendkim"]
-    assert found["opendkim"]["since"] == "1970-01-02T00:00:00+00:00"
-
-
-def test_missing_and_broken_keys_are_told_apart(own, directory):
-    rsa, _ed25519 = own_modules.make_keys(own)
-    (directory / f"{rsa}.pem").unlink()
-    with pytest.raises(CommandExecutionError, match=f"{rsa}.pem is missing: restore"):
-        own.dkim.records()
-    (directory / f"{rsa}.pem").write_text("nothing")
-    with pytest.raises(CommandExecutionError, match="no unencrypted private key"):
-        own.dkim.list_()
-    (directory / "signing.json").write_text("{")
-    with pytest.raises(CommandExecutionError, match=r"signing.json cannot be read"):
-        own.dkim.records()
-
-
-# The signatures.
-
-
-def signed(directory, selector, domain=DOMAIN):
-    """Return a message signed by the filter's own code with one key."""
-    message = b"From: a@%b\r\nTo: b@example.net\r\nSubject: [...]\r\n" % domain.encode()
-    message += b"Date: Sun, 22 Nov 2026 12:00:00 +0000\r\n"
-    fields = mime.parse_fields(message.removesuffix(b"\r\n"))
-    key = next(key for key in signing.load_keys(directory) if key.selector == selector)
-    made = signing.signature_fields(fields, b"hello\r\n", domain, [key])[0]
-    return b"DKIM-Signature:" + made + b"\r\n" + message + b"\r\nhello\r\n"
-
-
-def test_dkimpy_verifies_what_both_keys_sign_with_the_records(own, directory):
-    selectors = own_modules.make_keys(own)
-    records = {record["name"]: record["value"] for record in own.dkim.records()}
-
-    def answer(name, timeout=5):
-        return records[name.decode()].encode()
-
-    for selector in selectors:
-        message = signed(directory, selector)
-        assert dkim.verify(message, dnsfunc=answer)
-        assert not dkim.verify(message.replace(b"hello", b"hallo"), dnsfunc=answer)
 
 
 @contextlib.contextmanager
@@ -185,24 +52,13 @@ def test_opendkim_verifies_what_both_keys_sign_with_the_records(own, directory, 
     selectors = own_modules.make_keys(own)
     with name_servers(tmp_path, own):
         for selector in selectors:
-            message = signed(directory, selector)
+            message = sign_with_key(directory, selector)
             good, bad = (
                 own_modules.run_in_machine(tmp_path, "opendkim-testmsg", input=each)
                 for each in (message, message + b"more\r\n")
             )
             assert good.returncode == 0, (selector, good.stderr)
             assert bad.returncode != 0
-
-
-def test_filter_accepts_what_both_keys_sign_with_the_records(own, directory):
-    selectors = own_modules.make_keys(own)
-    records = {r["name"]: [r["value"].encode()] for r in own.dkim.records()}
-    for selector in selectors:
-        header, _, body = signed(directory, selector).partition(b"\r\n\r\n")
-        fields = mime.parse_fields(header)
-        verifying.check_signatures(fields, body, DOMAIN, lambda name, _: records.get(name, []))
-        with pytest.raises(Refusal):
-            verifying.check_signatures(fields, body, DOMAIN, lambda name, _: [])
 
 
 # The state that makes the first keys.
@@ -418,6 +274,11 @@ def test_verify_names_each_disagreement(own, directory, tmp_path):
     assert not found["result"]
     assert (found["keys"][rsa]["dns"], found["keys"][ed25519]["dns"]) == ("wrong", "missing")
     told = "\n".join(found["problems"])
-    for part in (f"{rsa}._domainkey.{DOMAIN}. is wrong", "is missing", "is 0644", "takes"):
+    for part in (
+        f"{rsa}._domainkey.{DOMAIN}. is wrong",
+        "is missing",
+        "is 0644",
+        "signing.json says",
+    ):
         assert part in told
     assert len(found["problems"]) == 4

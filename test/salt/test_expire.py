@@ -67,5 +67,5 @@ def test_quota_and_remove_take_an_address(salt_modules, mail):
 
 
 def test_salt_error_is_a_plain_sentence(salt_modules, tmp_path):
-    with pytest.raises(CommandExecutionError, match="Apply the chatmail state first"):
+    with pytest.raises(CommandExecutionError, match=r"Run `salt-call state\.apply chatmail` first"):
         salt_modules["chatmail_expire.report"](config=str(tmp_path / "none.json"))

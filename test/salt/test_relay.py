@@ -5,7 +5,6 @@ import json
 import os
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from salt.exceptions import CommandExecutionError
@@ -16,8 +15,6 @@ def relay_module(salt_modules, tmp_path, monkeypatch):
     """Return the module's globals, with paths of the test's own."""
     namespace = salt_modules["chatmail_relay.ports"].func.__globals__
     monkeypatch.setitem(namespace, "SETTINGS", tmp_path / "relay.json")
-    monkeypatch.setitem(namespace, "DKIM_SIGNING", tmp_path / "signing.json")
-    monkeypatch.setitem(namespace, "CERTIFICATE_FAILURE", tmp_path / "certificate.json")
     return namespace
 
 
@@ -74,7 +71,7 @@ def test_free_ports_and_ports_of_clients_are_no_reason_to_fail(
 def test_units_of_the_relay_are_ours_once_it_is_set_up(
     listeners, relay_module, salt_modules, monkeypatch, unit, converged, foreign
 ):
-    monkeypatch.setitem(relay_module, "_unit", lambda pid: unit)
+    monkeypatch.setitem(relay_module, "_find_unit", lambda pid: unit)
     if converged:
         relay_module["SETTINGS"].write_text("{}")
     assert bool(salt_modules["chatmail_relay.ports"]()) is foreign
@@ -92,111 +89,62 @@ def test_units_of_the_relay_are_ours_once_it_is_set_up(
 )
 def test_unit_is_read_from_the_cgroup(relay_module, monkeypatch, cgroup, unit):
     monkeypatch.setattr(Path, "read_text", lambda self: cgroup)
-    assert relay_module["_unit"](1) == unit
+    assert relay_module["_find_unit"](1) == unit
 
 
-def test_status_tells_what_the_machine_runs_with(
-    relay_module, salt_modules, salt_opts, tmp_path, monkeypatch
-):
+@pytest.fixture
+def running(relay_module, salt_modules, salt_opts, tmp_path):
+    """A relay's settings as the converge wrote them."""
     salt_opts["pillar"]["chatmail"] = {
         "mail_domain": "_chat.example.org",
         "mailboxes_dir": str(tmp_path / "mail"),
+        "max_load_1m": 4,
     }
     relay = dict(salt_modules["chatmail_relay.settings"]())
     relay["tls_certificate"] = str(tmp_path / "fullchain.pem")
     relay_module["SETTINGS"].write_text(json.dumps(relay))
-    relay_module["DKIM_SIGNING"].write_text('{"selectors": [{"selector": "r1"}]}')
-    for name, password in (("a@_chat.example.org", True), ("b@x", False), ("lost+found", False)):
-        (tmp_path / "mail" / name).mkdir(parents=True)
-        if password:
-            (tmp_path / "mail" / name / "password").touch()
-    shown = (
-        "Id=dovecot.service\nLoadState=loaded\nActiveState=active\n\n"
-        "Id=coturn.service\nLoadState=not-found\nActiveState=inactive\n\n"
-        "Id=chatmail-filter.service\nLoadState=loaded\nActiveState=failed\n"
-    )
+    return relay
+
+
+def test_status_tells_what_the_machine_runs_with(
+    running, relay_module, salt_modules, salt_opts, tmp_path, monkeypatch
+):
+    salt_opts["pillar"]["chatmail"]["registration"] = "closed"
+    (tmp_path / "mail/a@_chat.example.org").mkdir(parents=True)
+    (tmp_path / "mail/a@_chat.example.org/password").touch()
+    call = salt_modules["chatmail_program.call"]
     answers = {
-        "cmd.run_stdout": lambda *_, **__: shown,
         "pkg.version": lambda name: "" if name == "unbound" else "1.0",
-        "chatmail_program.call": lambda *_, **__: None,
+        "chatmail_program.call": call,
     }
     monkeypatch.setitem(relay_module, "__salt__", answers)
     status = salt_modules["chatmail_relay.status"]()
+    assert sorted(status) == [
+        "addresses", "certificate", "certificate_failure", "dkim_selectors", "domain", "form",
+        "limits", "registration", "tls_mode", "units", "versions",
+    ]  # fmt: skip
     assert status["domain"] == "_chat.example.org"
     assert status["addresses"] == 1
-    assert status["units"] == {"dovecot": "active", "chatmail-filter": "failed"}
     assert status["certificate"] is None
-    assert status["certificate_failure"] is None
-    assert status["dkim_selectors"] == ["r1"]
     assert status["registration"] == "open"
     assert status["limits"]["max_imap_connections"]["limit"] == 10000
+    assert status["versions"]["debian"] == running["debian_release"]
     assert "unbound" not in status["versions"]
     assert status["versions"]["postfix"] == "1.0"
 
 
-@pytest.fixture
-def running(relay_module, salt_modules, salt_opts):
-    """A relay's settings as the converge wrote them."""
-    salt_opts["pillar"]["chatmail"] = {"mail_domain": "_chat.example.org", "max_load_1m": 4}
-    relay_module["SETTINGS"].write_text(json.dumps(salt_modules["chatmail_relay.settings"]()))
-
-
-def connection(port, address, status="ESTABLISHED"):
-    """Return a TCP connection as psutil tells of it."""
-    local, remote = SimpleNamespace(port=port), SimpleNamespace(ip=address)
-    return SimpleNamespace(laddr=local, raddr=remote, status=status)
-
-
-def test_limits_are_told_with_their_values(
-    running, relay_module, salt_modules, tmp_path, monkeypatch
-):
-    connections = [
-        *[connection(465, "192.0.2.1")] * 2,
-        connection(25, "::ffff:192.0.2.1"),
-        connection(587, "192.0.2.2"),
-        *[connection(10465, "127.0.0.1")] * 9,
-        *[connection(993, "192.0.2.1")] * 5,
-        connection(10993, "127.0.0.1"),
-        connection(993, "192.0.2.1", "TIME_WAIT"),
-        connection(22, "192.0.2.1"),
-    ]
-    monkeypatch.setattr(relay_module["psutil"], "net_connections", lambda **_: connections)
-    known = {
-        "max_load_1m": 0.5,
-        "min_available_memory": 10**9,
-        "min_free_disk_space": 10**10,
-        "max_registrations_per_hour": 7,
-    }
-    monkeypatch.setitem(relay_module, "_registration_limits", lambda: known)
-    monkeypatch.setitem(relay_module, "NOCREATE", tmp_path / "nocreate")
+def test_limits_are_those_of_the_settings(running, salt_modules):
     limits = salt_modules["chatmail_relay.limits"]()
-    assert {name: each["value"] for name, each in limits.items()} == {
-        **known,
-        "max_imap_connections": 6,
-        "max_smtp_connections": 13,
-        "max_smtp_connections_per_ip": 3,
-        "nocreate": False,
-    }
     assert limits["max_load_1m"]["limit"] == 4
     assert limits["max_smtp_connections_per_ip"]["limit"] == 200
-    (tmp_path / "nocreate").touch()
-    assert salt_modules["chatmail_relay.limits"]()["nocreate"] == {"value": True, "limit": False}
-
-
-def test_limits_of_a_silent_service_are_unknown(running, relay_module, salt_modules, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
-    monkeypatch.setitem(relay_module, "ACCOUNTS_LIMITS", f"http://127.0.0.1:{port}/limits")
-    limits = salt_modules["chatmail_relay.limits"]()
-    assert limits["max_load_1m"] == {"value": None, "limit": 4}
-    assert limits["max_registrations_per_hour"] == {"value": None, "limit": 100}
     assert limits["max_imap_connections"]["value"] >= 0
 
 
-def test_failure_of_the_authority_is_in_the_status(relay_module, tmp_path):
-    failure = {"time": "2026-11-22T14:00:00+00:00", "error": "no answer", "missing": {}}
-    (tmp_path / "certificate.json").write_text(json.dumps(failure))
-    assert relay_module["_certificate_failure"]() == failure
+def test_certificate_without_a_path_is_the_one_in_use(running, salt_modules, tmp_path):
+    assert salt_modules["chatmail_relay.certificate"]() is None
+    (tmp_path / "fullchain.pem").write_text("junk")
+    with pytest.raises(CommandExecutionError, match=r"fullchain\.pem: expected a PEM certificate"):
+        salt_modules["chatmail_relay.certificate"]()
 
 
 def test_status_before_the_first_converge_says_what_to_run(relay_module, salt_modules):
@@ -271,3 +219,17 @@ def raise_not_found(*_):
 def test_machine_without_a_master_is_not_asked_for_one(salt_states):
     ret = salt_states("chatmail_relay.master_found", name="relay")
     assert (ret["result"], ret["changes"]) == (True, {})
+
+
+def test_function_of_salt_ssh_returns_the_settings_of_the_last_converge(
+    relay_module, salt_modules, salt_opts, tmp_path
+):
+    """salt-ssh sends a function neither the formula nor the pillar."""
+    salt_opts["saltenv"] = "elsewhere"
+    with pytest.raises(CommandExecutionError, match="environment elsewhere"):
+        salt_modules["chatmail_relay.settings"]()
+    salt_opts["root_dir"] = "/var/tmp/.root_0a1b2c_salt/running_data"
+    with pytest.raises(CommandExecutionError, match=r"relay\.json: expected .* salt-ssh"):
+        salt_modules["chatmail_relay.settings"]()
+    (tmp_path / "relay.json").write_text('{"mail_domain": "chat.example.org"}')
+    assert salt_modules["chatmail_relay.settings"]() == {"mail_domain": "chat.example.org"}

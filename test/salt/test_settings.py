@@ -82,7 +82,7 @@ def release(tmp_path):
 
 def test_own_state_runs_on_a_minion_that_never_synced_and_after_an_upgrade(salt_call, release):
     """Only a highstate syncs; state.apply failed at first, and ran old code after an upgrade."""
-    reload_state = "modules and states of this release are loaded"
+    reload_state = "chatmail modules and states are of this release"
 
     def run(word, *arguments):
         roots = {"base": [str(release(word)), str(salt_call.roots)]}
@@ -92,11 +92,12 @@ def test_own_state_runs_on_a_minion_that_never_synced_and_after_an_upgrade(salt_
     first = run("one", "test=True")
     assert first["own state"]["comment"] == "one one"
     assert first[reload_state]["changes"] == {}
-    assert set(run("one")) == {"own state"}
+    assert first[reload_state]["name"] == "they are loaded anew"
+    assert run("one")[reload_state]["name"] == "they were current"
     upgraded = run("two")
     assert upgraded["own state"]["comment"] == "two two"
-    assert reload_state in upgraded
-    assert set(run("two")) == {"own state"}
+    assert upgraded[reload_state]["name"] == "they are loaded anew"
+    assert run("two")[reload_state]["name"] == "they were current"
 
 
 def test_modules_that_cannot_be_synced_are_named(salt_call):

@@ -9,11 +9,17 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 BROWSER = shutil.which("chromium")
+needed = pytest.mark.skipif(
+    not (BROWSER and shutil.which("zbarimg")),
+    reason="needs Debian's packages chromium and zbar-tools",
+)
 # Without the background flags Chromium asks its maker's hosts at every start.
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -59,6 +65,15 @@ class Page:
         """Load a page at a size in CSS pixels and wait for it; scheme: light or dark."""
         for domain in ("Page", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
+        await self.show_at(width, height, scheme)
+        self.events.clear()
+        await self.call("Page.navigate", url=url)
+        async with asyncio.timeout(PATIENCE):
+            while "Page.loadEventFired" not in self.events:
+                self.note(await self.socket.receive_json())
+
+    async def show_at(self, width, height=900, scheme="light"):
+        """Give the window another size and the browser another colour scheme."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
@@ -67,11 +82,6 @@ class Page:
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": scheme}],
         )
-        self.events.clear()
-        await self.call("Page.navigate", url=url)
-        async with asyncio.timeout(PATIENCE):
-            while "Page.loadEventFired" not in self.events:
-                self.note(await self.socket.receive_json())
 
     async def evaluate(self, expression):
         """Return the value of a JavaScript expression; a promise is awaited."""
@@ -91,14 +101,16 @@ class Page:
 
     async def screenshot(self, path: Path):
         """Write the whole page, not only what fits the window, as a PNG file."""
-        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        answer = await self.call(
+            "Page.captureScreenshot", captureBeyondViewport=True, optimizeForSpeed=True
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
 
-@contextlib.asynccontextmanager
-async def browser_page(*flags):
-    """Start Chromium with further flags, yield its one Page, and end it."""
+@contextlib.contextmanager
+def running_browser(*flags):
+    """Start Chromium with further flags, yield the address of its DevTools, and end it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [BROWSER, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
@@ -106,29 +118,44 @@ async def browser_page(*flags):
             stderr=subprocess.DEVNULL,
         )
         try:
-            port = await devtools_port(Path(profile), process)
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                    tabs = await answer.json()
-                [tab] = [tab for tab in tabs if tab["type"] == "page"]
-                async with session.ws_connect(
-                    tab["webSocketDebuggerUrl"], max_msg_size=0
-                ) as socket:
-                    yield Page(socket)
+            yield devtools_address(Path(profile), process)
         finally:
             process.terminate()
             process.wait()
 
 
-async def devtools_port(profile: Path, process: subprocess.Popen) -> int:
-    """Return the port that Chromium chose, once it has written it down."""
+def devtools_address(profile: Path, process: subprocess.Popen) -> str:
+    """Return where Chromium listens, once it has written it down."""
     written = profile / "DevToolsActivePort"
-    async with asyncio.timeout(PATIENCE):
-        while not written.exists() or not written.read_text().strip():
-            if process.poll() is not None:
-                raise RuntimeError(f"{BROWSER} ended with {process.returncode} before it was ready")
-            await asyncio.sleep(0.05)  # Chromium tells nobody when the file is there
-    return int(written.read_text().split()[0])
+    deadline = time.monotonic() + PATIENCE
+    while not written.exists() or len(written.read_text().split()) < 2:
+        if process.poll() is not None:
+            raise RuntimeError(f"{BROWSER} ended with {process.returncode} before it was ready")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{BROWSER} was not ready within {PATIENCE} s")
+        time.sleep(0.02)  # Chromium tells nobody when the file is there
+    port, path = written.read_text().split()
+    return f"ws://127.0.0.1:{port}{path}"
+
+
+@contextlib.asynccontextmanager
+async def open_page(devtools: str):
+    """Yield a Page of a running browser that shares nothing with those before it."""
+    async with aiohttp.ClientSession() as session, connect(session, devtools) as socket:
+        browser = Page(socket)
+        context = await browser.call("Target.createBrowserContext")
+        target = await browser.call("Target.createTarget", url="about:blank", **context)
+        tab = f"{devtools.partition('/devtools/')[0]}/devtools/page/{target['targetId']}"
+        try:
+            async with connect(session, tab) as of_tab:
+                yield Page(of_tab)
+        finally:
+            await browser.call("Target.disposeBrowserContext", **context)
+
+
+def connect(session: aiohttp.ClientSession, address: str):
+    """Open a connection that takes answers of any size, such as pictures."""
+    return session.ws_connect(address, max_msg_size=0)
 
 
 def decode_qr(picture: Path) -> list[str]:

@@ -45,5 +45,10 @@ def ids(report, wanted):
     return {state["__id__"] for state in report.values() if wanted(state)}
 
 
+def changed(report):
+    """Return the states with changes, also the predicted changes of a dry run."""
+    return ids(report, lambda state: state["changes"] or state["result"] is None)
+
+
 def failed(report):
     return ids(report, lambda state: state["result"] is False)

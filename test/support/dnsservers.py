@@ -13,9 +13,11 @@ from pathlib import Path
 
 import dns.message
 import dns.query
+import dns.rdatatype
 import dns.tsig
 import dns.update
 import dns.zone
+import pytest
 
 # Of this process's own, so that two test runs on one machine do not meet.
 NETWORK = f"127.{64 + os.getpid() // 250 % 64}.{os.getpid() % 250}"
@@ -260,3 +262,28 @@ def key_file(directory, name="relay", secret=SECRET):
     path.touch(mode=0o600)
     path.write_text(f'key "{name}" {{\n\talgorithm hmac-sha256;\n\tsecret "{secret}";\n}};\n')
     return path
+
+
+GOOD_ZONE = f"@ 60 SOA ns hostmaster 1 3600 600 86400 1\n@ 60 NS ns\nns 60 A {PRIMARY}\n"
+both = pytest.mark.parametrize("kind", ["knot", "bind"])
+
+
+@contextlib.contextmanager
+def world(tmp_path, kind="knot", zone=ZONE + OTHERS, root=None):
+    """Run root, resolver, somebody else's zone and a primary for example.org."""
+    elsewhere = {"example.net.": ELSEWHERE_ZONE}
+    with contextlib.ExitStack() as stack:
+        start = stack.enter_context
+        root_zone = {".": root or ROOT_ZONE}
+        start(knot(tmp_path / "root", ROOT, root_zone))
+        start(knot(tmp_path / "elsewhere", ELSEWHERE, elsewhere))
+        start(unbound(tmp_path / "resolver"))
+        start(SERVERS[kind](tmp_path / kind, PRIMARY, {"example.org.": zone}))
+        yield
+
+
+def text_of(rdata):
+    """Return a value as our records write it."""
+    if rdata.rdtype == dns.rdatatype.TXT:
+        return b"".join(rdata.strings).decode()
+    return rdata.to_text()

@@ -61,8 +61,9 @@ def load(directory, relay):
     """
     own = SimpleNamespace(salt={"chatmail_relay.settings": lambda: relay}, relay=relay)
     own.program = _load("_modules", "program", own.salt)
-    own.salt["chatmail_program.installed"] = lambda _part: True
-    own.salt["chatmail_program.call"] = own.program.call
+    own.program.SETTINGS = str(directory / "relay.json")
+    for name in ("awaited", "call", "settings"):
+        own.salt[f"chatmail_program.{name}"] = getattr(own.program, name)
     own.program.installed = lambda _part: True
     own.program._run = lambda command, request, _user: in_process.run(command, request)
     for short in ("dkim", "dns"):
@@ -102,6 +103,15 @@ def make_keys(own):
     generate = own.dkim.generate
     made = [generate(algorithm=algorithm)["selector"] for algorithm in key_files.ALGORITHMS]
     return own.dkim.sign_with(made)
+
+
+def bad_records(own):
+    """Return {"name type": found} of what `check` takes for missing or wrong."""
+    return {
+        f"{entry['name']} {entry['type']}": entry["found"]
+        for entry in own.dns.check()["records"]
+        if entry["status"] not in ("ok", "not needed")
+    }
 
 
 # A machine of one's own, as far as files go: /etc and /usr/local/lib are overlays that vanish, with

@@ -52,7 +52,7 @@ def rendered_files(pillar, release, directory):
 
     pillar: the whole pillar. release: of Debian, 12 or 13. directory: for Salt's own files.
     """
-    opts, modules = _minion(pillar, release, directory)
+    opts, modules = make_minion(pillar, release, directory)
     states = modules["state.show_low_sls"]("chatmail")
     if not all(isinstance(each, dict) for each in states):
         raise RuntimeError("\n".join(map(str, states)))
@@ -63,7 +63,7 @@ def rendered_files(pillar, release, directory):
     return files
 
 
-def _minion(pillar, release, directory):
+def make_minion(pillar, release, directory):
     """Return the options and the execution modules of a minion with this pillar and release."""
     roots, own = directory / "roots", directory / "own"
     for each in (roots, own):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dkim
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
@@ -126,3 +127,12 @@ class Filter:
         status = self.process.wait(30)
         self.systemd.close()
         return status
+
+
+def verified(filter_, raw: bytes, index: int) -> bool:
+    """Return whether dkimpy verifies a signature of a message that a filter signed."""
+
+    def dns(name, timeout):
+        return filter_.zone[name.decode()][0].encode()
+
+    return dkim.DKIM(raw).verify(index, dnsfunc=dns)

@@ -1,4 +1,4 @@
-"""Real servers on loopback for the tests of chatmail-transport: DNS, HTTPS, SMTP, and a CA.
+"""Who chatmail-transport talks to, on loopback: Postfix, DNS, HTTPS and SMTP servers, and a CA.
 
 Each peer has an address of its own in 127.0.0.0/8; all use the same two ports.
 """
@@ -8,12 +8,9 @@ import contextlib
 import datetime
 import ipaddress
 import logging
-import os
 import secrets
 import socket
 import ssl
-import sys
-from pathlib import Path
 
 import dns.asyncresolver
 import dns.flags
@@ -22,12 +19,7 @@ import dns.rcode
 import dns.rrset
 from aiohttp import web
 from aiosmtpd.smtp import SMTP
-from chatmaild.common.federation import Federation
-from chatmaild.transport import delivery as delivery_module
-from chatmaild.transport.delivery import Delivery, Transactions
-from chatmaild.transport.destinations import Destinations
-from chatmaild.transport.https_client import HttpsClient, tls_context
-from chatmaild.transport.lmtp import LmtpServer
+from chatmaild.transport.https_client import tls_context
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,8 +29,11 @@ from cryptography.x509.oid import NameOID
 # an error is that a session of the service ended early, which some tests are about.
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
+
 # Where the peers are.
 LOOPBACK = ("127.0.0.0/8", "::1/128", "0.0.0.0/32")
+
+
 MESSAGE = b"From: <a@ours.example>\r\nSubject: [...]\r\n\r\nhello\r\n"
 
 
@@ -163,6 +158,7 @@ class HttpsPeer:
     """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200.
 
     kind: the answer's Content-Type.
+    seconds: how long an answer takes.
     """
 
     def __init__(self, *answers, kind="text/plain"):
@@ -174,6 +170,7 @@ class HttpsPeer:
         self.running = 0
         self.most = 0
         self.seconds = 0
+        self.under_way = set()
 
     async def handle(self, request):
         if request.transport in self.dying:
@@ -182,11 +179,13 @@ class HttpsPeer:
         self.connections.add(request.transport)
         self.running += 1
         self.most = max(self.most, self.running)
+        self.under_way.add(asyncio.current_task())
         try:
             body = await request.read()
             await asyncio.sleep(self.seconds)
         finally:
             self.running -= 1
+            self.under_way.discard(asyncio.current_task())
         self.posts.append((request.headers.copy(), body))
         status, text = self.answers.pop(0) if self.answers else (200, "ok")
         response = web.Response(status=status, body=text.encode())
@@ -208,6 +207,9 @@ class HttpsPeer:
         try:
             yield self
         finally:
+            # aiohttp would wait for those that take their time.
+            for task in self.under_way:
+                task.cancel()
             await runner.cleanup()
 
 
@@ -258,89 +260,28 @@ class SmtpPeer:
 
 
 class BlackHole:
-    """Accepts connections and never says anything."""
+    """Accepts connections and says nothing until it hangs up on all of them."""
 
     def __init__(self):
         self.connections = 0
+        self.done = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def at(self, address, port):
-        done = asyncio.Event()
-
         async def serve(reader, writer):
             self.connections += 1
-            await done.wait()
+            await self.done.wait()
             writer.close()
 
         server = await asyncio.start_server(serve, address, port)
         try:
             yield self
         finally:
-            done.set()
+            self.hang_up()
             server.close()
 
-
-class Relay:
-    """The service under test, with its Delivery, and its LMTP socket once `listen` was called."""
-
-    def __init__(self, delivery, https, destinations, dns_server, ports, spool, clock):
-        self.delivery = delivery
-        self.https = https
-        self.destinations = destinations
-        self.dns = dns_server
-        self.https_port, self.smtp_port = ports
-        self.spool = spool
-        self.clock = clock
-        self.lmtp = None
-
-    async def listen(self, path, max_size=64 * 2**20):
-        start = Transactions(self.delivery.to_domain).start
-        self.lmtp = LmtpServer(start, "ours.example", max_size, str(self.spool))
-        await self.lmtp.listen(str(path))
-        return str(path)
-
-
-class Clock:
-    """A clock that a test can set forward."""
-
-    def __init__(self):
-        self.ahead = 0
-
-    def __call__(self):
-        return asyncio.get_running_loop().time() + self.ahead
-
-
-@contextlib.asynccontextmanager
-async def relay(
-    zone,
-    authority,
-    spool,
-    use_ipv6=True,
-    is_ours=lambda _: False,
-    block=(),
-    private_networks=LOOPBACK,
-):
-    """Run the service's sending half against a zone; domains in `block` get nothing."""
-    lists = {"block": block, "allow": []}
-    async with dns_server(zone) as (server, resolver):
-        ports = free_port(), free_port()
-        clock = Clock()
-        destinations = Destinations(
-            ("ours.example",), use_ipv6, resolver, is_ours, private_networks
-        )
-        verified, unverified = authority.client(), tls_context(False)
-        https = HttpsClient(verified, unverified, ports[0])
-        federation = Federation({"address_domain": "ours.example", "federation": lists})
-        delivery = Delivery(
-            destinations, https, "ours.example", verified, unverified, federation, ports[1], clock
-        )
-        made = Relay(delivery, https, destinations, server, ports, spool, clock)
-        try:
-            yield made
-        finally:
-            if made.lmtp:
-                await made.lmtp.stop(0)
-            await https.close()
+    def hang_up(self):
+        self.done.set()
 
 
 async def lmtp_replies(reader, count):
@@ -376,79 +317,28 @@ async def lmtp_send(path, recipients, data=MESSAGE, sender="a@ours.example"):
         writer.close()
 
 
-# The service as it is started on a relay, but for its ports, its resolver and a CA of the test.
-PROCESS = """
-import functools, sys
-import dns.asyncresolver
-from chatmaild.transport import __main__, delivery, destinations, https_client
-
-directory, ca, dns_port, https_port, smtp_port, mxdeliv_port = sys.argv[1:]
-
-def resolver():
-    made = dns.asyncresolver.Resolver(configure=False)
-    made.nameservers, made.port = ["127.0.0.1"], int(dns_port)
-    return made
-
-def tls_context(verified):
-    context = https_client.tls_context(verified)
-    context.load_verify_locations(ca)
-    return context
-
-destinations.system_resolver = resolver
-__main__.tls_context = tls_context
-__main__.Destinations = functools.partial(destinations.Destinations, is_ours=lambda _: False)
-__main__.HttpsClient = functools.partial(https_client.HttpsClient, port=int(https_port))
-__main__.Delivery = functools.partial(delivery.Delivery, smtp_port=int(smtp_port))
-__main__.LMTP_SOCKET = directory + "/lmtp"
-__main__.MXDELIV = ("127.0.0.1", int(mxdeliv_port))
-__main__.SPOOL = directory
-__main__.load_settings = lambda: {
-    "hostname": "ours.example", "mail_domain": "ours.example", "address_domain": "ours.example",
-    "disable_ipv6": False, "max_message_size": 31457280,
-    "federation": {"block": [], "allow": [], "private_networks": ["127.0.0.0/8"]},
-}
-__main__.main()
-"""
+# What a server says to a session without TLS, from its greeting to the end of the message.
+PLAIN_SMTP = [b"220 x\r\n", b"250 x\r\n", *[b"250 ok\r\n"] * 2, b"354 go\r\n", b"250 ok\r\n"]
 
 
-@contextlib.contextmanager
-def systemd(directory):
-    """What systemd would listen on; give the socket that receives what the service tells."""
-    path = directory / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(str(path))
-        notified.setblocking(False)
-        try:
-            yield notified
-        finally:
-            path.unlink()
+def scripted(*sessions):
+    """A server for start_server: session by session, a reply a command, then it hangs up.
 
+    After DATA it reads the whole message before it replies or hangs up.
+    """
+    sessions = list(sessions)
 
-@contextlib.asynccontextmanager
-async def service(directory, authority, dns_port, ports, notified):
-    """Run the service as a process; give it once it told that it is ready, kill it at the end."""
-    ca = directory / "ca.pem"
-    ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
-    arguments = (directory, ca, dns_port, *ports, free_port())
-    code = str(Path(delivery_module.__file__).parents[2])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        PROCESS,
-        *map(str, arguments),
-        env=os.environ | {"PYTHONPATH": code, "NOTIFY_SOCKET": str(directory / "notify")},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    ended = asyncio.create_task(process.wait())
-    told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
-    try:
-        async with asyncio.timeout(20):
-            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
-        assert told.done(), (await process.stderr.read()).decode()
-        assert told.result() == b"READY=1"
-        yield process
-    finally:
-        told.cancel()
-        if process.returncode is None:
-            process.kill()
-        await ended
+    async def serve(reader, writer):
+        replies = list(sessions.pop(0))
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, IndexError):
+            writer.write(replies.pop(0))
+            while replies:
+                line = await reader.readuntil(b"\r\n")
+                writer.write(replies.pop(0))
+                if line == b"DATA\r\n":
+                    await reader.readuntil(b"\r\n.\r\n")
+                    writer.write(replies.pop(0))
+            await writer.drain()
+        writer.close()
+
+    return serve

@@ -20,6 +20,7 @@ ALLOWED = {
     "dns": {"common", "dkim"},
     "certificate": {"common"},
     "rotation": {"common", "dkim", "dns"},
+    "status": {"accounts", "certificate", "common", "dkim"},
 }
 
 

@@ -1,18 +1,15 @@
 """The rules of this repository that a reader would otherwise have to watch over."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 from support import settings_documents
+from support.settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("chatmail_settings", ROOT / "chatmail/settings.py")
-settings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(settings)
 
 SLS = sorted((ROOT / "chatmail").rglob("*.sls"))
 TEMPLATES = sorted(each for each in (ROOT / "chatmail").rglob("*.j*nja*") if each.is_file())
@@ -272,3 +269,15 @@ def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
     [home] = re.findall(r"^ProtectHome=(.*)$", unit, re.M)
     bound = re.findall(r"^Bind(?:ReadOnly)?Paths=(.*)$", unit, re.M)
     assert (home, bound) in [("yes", []), ("tmpfs", ["{{ relay.mailboxes_dir }}"])]
+
+
+def test_file_of_code_has_at_most_400_lines():
+    """A table of settings may be longer: chatmail/settings.py, see docs/architecture.md."""
+    folders = ("chatmail", "_modules", "_states", "_runners", "test")
+    lengths = {
+        relative(path): len(path.read_text().splitlines())
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    del lengths["chatmail/settings.py"]
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

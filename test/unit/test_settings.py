@@ -1,32 +1,14 @@
 """chatmail/settings.py: pillar in, settings out, every mistake named at once."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.settings import TRIXIE, refused, resolve, settings
 
-PATH = Path(__file__).resolve().parents[2] / "chatmail" / "settings.py"
-spec = importlib.util.spec_from_file_location("chatmail_settings", PATH)
-settings = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(settings)
-
-TRIXIE = {"os": "Debian", "osmajorrelease": 13}
 MIB = 1 << 20
-
-
-def resolve(grains=TRIXIE, **pillar):
-    return settings.resolve({"chatmail": {"mail_domain": "chat.example.org", **pillar}}, grains)
-
-
-def refused(grains=TRIXIE, **pillar):
-    """Return the lines of the refusal, its first one left out."""
-    with pytest.raises(settings.SettingsError) as caught:
-        resolve(grains, **pillar)
-    return str(caught.value).splitlines()[1:]
 
 
 def test_defaults_are_those_of_existing_relays():
@@ -78,136 +60,6 @@ def test_defaults_are_those_of_existing_relays():
     assert {name: relay[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("domain", "form", "address_domain", "hostname", "tls_mode", "tls_names", "dkim"),
-    [
-        (
-            "chat.example.org",
-            "domain",
-            "chat.example.org",
-            "chat.example.org",
-            "acme",
-            ["chat.example.org", "www.chat.example.org", "mta-sts.chat.example.org"],
-            True,
-        ),
-        (
-            "_chat.example.org",
-            "test",
-            "_chat.example.org",
-            "_chat.example.org",
-            "self_signed",
-            ["_chat.example.org", "www._chat.example.org", "mta-sts._chat.example.org"],
-            True,
-        ),
-        (
-            "13.12.23.42",
-            "ip",
-            "[13.12.23.42]",
-            "42.23.12.13.in-addr.arpa",
-            "self_signed",
-            ["13.12.23.42"],
-            False,
-        ),
-    ],
-)
-def test_form_of_the_mail_domain_decides_what_follows(
-    domain, form, address_domain, hostname, tls_mode, tls_names, dkim
-):
-    relay = resolve(mail_domain=domain)
-    assert relay["form"] == form
-    assert relay["address_domain"] == address_domain
-    assert relay["hostname"] == hostname
-    assert relay["tls_mode"] == tls_mode
-    assert relay["tls_names"] == tls_names
-    assert relay["dkim_required"] is dkim
-    assert relay["mailboxes_dir"] == f"/home/vmail/mail/{domain}"
-
-
-@pytest.mark.parametrize(("release", "dovecot"), [(12, "2.3"), (13, "2.4"), ("13", "2.4")])
-def test_debian_release_decides_the_dovecot_version(release, dovecot):
-    relay = resolve({"os": "Debian", "osmajorrelease": release})
-    assert relay["debian_release"] == int(release)
-    assert relay["dovecot_version"] == dovecot
-
-
-@pytest.mark.parametrize(
-    "grains",
-    [
-        {"os": "Ubuntu", "osmajorrelease": 24},
-        {"os": "Debian", "osmajorrelease": 11},
-        {"os": "Debian", "osmajorrelease": 14},
-        {},
-    ],
-)
-def test_other_operating_system_is_refused_with_the_other_mistakes(grains):
-    lines = refused(grains, nocreate=1)
-    assert len(lines) == 2
-    assert lines[0].startswith("- operating system: found ")
-    assert "allowed is Debian 12 or 13" in lines[0]
-    assert lines[1].startswith("- nocreate: 1, ")
-
-
-def test_derived_numbers():
-    relay = resolve(max_mailbox_size="3G", max_smtp_connections=104)
-    assert relay["max_mailbox_size"] == 3 << 30
-    assert relay["max_mailbox_size_mb"] == 3072
-    assert relay["max_smtp_connections_per_ip"] == 20
-
-
-@pytest.mark.parametrize(
-    ("addresses", "expected"),
-    [
-        (None, None),
-        (["192.0.2.1"], "192.0.2.1"),
-        (["2001:db8::1", "192.0.2.1"], "192.0.2.1"),
-        (["2001:db8::1"], None),
-        # NAT gives one.
-        (["192.0.2.1", "192.0.2.2"], None),
-        # The machine has it itself.
-        (["198.51.100.7"], None),
-    ],
-)
-def test_public_ipv4_address_that_only_nat_knows_is_what_turn_gives_out(addresses, expected):
-    grains = {**TRIXIE, "ipv4": ["127.0.0.1", "198.51.100.7"]}
-    assert resolve(grains, dns={"addresses": addresses})["turn_external_ip"] == expected
-
-
-DIGEST = "0123456789abcdef" * 4
-
-
-@pytest.mark.parametrize(
-    ("architecture", "given", "url_has", "sha256_begins"),
-    [
-        ("x86_64", {}, "v0.35.0-x86_64-unknown-linux-musl.tar.gz", "45c81199"),
-        ("aarch64", {}, "v0.35.0-aarch64-unknown-linux-musl.tar.gz", "f8ef2763"),
-        ("x86_64", {"url": "http://mirror.example/i.tar.gz"}, "mirror.example", "45c81199"),
-        ("x86_64", {"sha256": DIGEST.upper()}, "github.com", DIGEST),
-        ("riscv64", {"url": "http://a.example/i.tar.gz", "sha256": DIGEST}, "a.example", DIGEST),
-    ],
-)
-def test_iroh_binary_is_the_known_one_of_the_architecture_or_the_operators(
-    architecture, given, url_has, sha256_begins
-):
-    binary = resolve({**TRIXIE, "cpuarch": architecture}, iroh_binary=given)["iroh_binary"]
-    assert url_has in binary["url"]
-    assert binary["sha256"].startswith(sha256_begins)
-
-
-def test_architecture_without_a_known_iroh_binary_has_none_and_all_else():
-    relay = resolve({**TRIXIE, "cpuarch": "riscv64"})
-    assert relay["iroh_binary"] == {"url": None, "sha256": None}
-    assert relay["form"] == "domain"
-
-
-def test_external_certificate_decides_the_tls_mode_of_every_form():
-    pair = ["/etc/ssl/fullchain.pem", "/etc/ssl/key.pem"]
-    for domain in ("chat.example.org", "_chat.example.org", "13.12.23.42"):
-        relay = resolve(mail_domain=domain, tls_external_cert_and_key=pair)
-        assert relay["tls_mode"] == "external"
-        assert relay["tls_external_cert_and_key"] == pair
-    assert resolve(tls_external_cert_and_key=" ".join(pair))["tls_external_cert_and_key"] == pair
-
-
 GOOD = [
     ("mail_domain", "Chat.Example.ORG.", "chat.example.org"),
     ("mail_domain", "xn--mnchen-3ya.example", "xn--mnchen-3ya.example"),
@@ -252,57 +104,6 @@ GOOD_NESTED = [
 def test_good_value_of_a_group_is_accepted_in_its_one_form(name, value, expected):
     group, _, inner = name.partition(":")
     assert resolve(**{group: {inner: value}})[group][inner] == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, "open"),
-        ({"registration": "invite"}, "invite"),
-        ({"registration": "closed"}, "closed"),
-        ({"nocreate": True}, "closed"),
-        ({"nocreate": True, "registration": "invite"}, "closed"),
-    ],
-)
-def test_nocreate_is_another_name_for_closed_registration(given, expected):
-    relay = resolve(**given)
-    assert relay["registration"] == expected
-    assert relay["nocreate"] is (expected == "closed")
-
-
-def test_networks_of_the_federation_come_back_in_short_form():
-    given = {"private_networks": ["10.0.0.0/8", "FD00:0::/8", "192.0.2.1"]}
-    assert resolve(federation=given)["federation"]["private_networks"] == [
-        "10.0.0.0/8",
-        "fd00::/8",
-        "192.0.2.1/32",
-    ]
-
-
-def test_domains_of_the_federation_come_back_as_they_stand_in_addresses():
-    given = {"block": ["Spam.Example.", "[192.0.2.1]", "192.0.2.2"], "allow": ["_test.example"]}
-    assert resolve(federation=given)["federation"] == {
-        "block": ["[192.0.2.1]", "[192.0.2.2]", "spam.example"],
-        "allow": ["_test.example"],
-        "private_networks": [],
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("ns1.example.org", "ns1.example.org:53"),
-        ("NS1.example.org.:5353", None),
-        ("192.0.2.1:5353", "192.0.2.1:5353"),
-        ("2001:db8::1", "[2001:db8::1]:53"),
-    ],
-)
-def test_server_of_dns_gets_the_usual_port(given, expected):
-    group = {"server": given, "tsig_key_file": "/etc/chatmail/tsig.key"}
-    if expected is None:
-        assert refused(dns=group)[0].startswith("- dns:server: ")
-    else:
-        assert resolve(dns=group)["dns"]["server"] == expected
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), GOOD)
@@ -435,103 +236,6 @@ def test_bad_value_is_refused_by_name_with_what_is_allowed(name, value, why):
     assert len(lines) == 1, why
     assert lines[0].startswith(f"- {name}"), why
     assert "allowed is " in lines[0], why
-
-
-def test_all_mistakes_are_named_in_one_message():
-    text = "\n".join(
-        refused(
-            max_mailbox_size="500X", fsync="no", nocrate=True, clean={"purge": 1}, mail_domain="x"
-        )
-    )
-    for part in (
-        "max_mailbox_size: '500X', allowed is bytes",
-        "fsync: 'no', allowed is true or false",
-        "nocrate: True, no such setting; did you mean nocreate?",
-        "clean:purge: 1, allowed is true or false",
-        "mail_domain: 'x', allowed is a full domain name",
-    ):
-        assert part in text
-
-
-def test_international_name_is_refused_with_its_punycode():
-    assert "xn--mnchen-3ya.example" in refused(mail_domain="münchen.example")[0]
-
-
-def test_unknown_key_without_likeness_keeps_its_value_to_itself():
-    """A secret in the wrong place must not reach logs by way of the error message."""
-    (line,) = refused(turn_secrets="hunter2")
-    assert line.startswith("- turn_secrets: no such setting")
-    assert "hunter2" not in line
-
-
-def test_nested_key_written_with_a_colon_is_refused():
-    assert "did you mean clean:purge?" in refused(**{"clean:purge": True})[0]
-
-
-def test_control_characters_in_a_key_do_not_break_the_message():
-    """A newline in a key's name made two lines of one report."""
-    assert refused(**{"a\nb": 1}) == [
-        r"- 'a\nb': no such setting; pillar.example lists all of them"
-    ]
-
-
-def test_long_value_is_shortened_in_the_message():
-    (line,) = refused(acme_email="x" * 5000)
-    assert len(line) < 250
-
-
-@pytest.mark.parametrize(
-    ("pillar", "named"),
-    [
-        ({"username_min_length": 12}, "username_min_length: 12, allowed is at most"),
-        ({"username_min_length": 12, "username_max_length": 10}, "username_min_length: 12"),
-        ({"max_message_size": "600M"}, "max_message_size: 629145600, allowed is at most"),
-        ({"www_folder": "/srv/a/b", "mailboxes_dir": "/srv/a/b"}, "mailboxes_dir: '/srv/a/b'"),
-        ({"www_folder": "/srv", "mailboxes_dir": "/srv/mail/x"}, "mailboxes_dir: '/srv/mail/x'"),
-        ({"www_folder": "/home/vmail"}, "mailboxes_dir: '/home/vmail/mail/chat.example.org'"),
-        ({"www_folder": "/"}, "mailboxes_dir: "),
-        ({"acme_challenge": "dns-01"}, "acme_challenge: dns-01 needs dns:server"),
-        ({"dns": {"server": "192.0.2.1"}}, "dns:server and dns:tsig_key_file: "),
-        (
-            {"dns": {"server": "ns", "tsig_key_file": "/k", "hook": "a.b"}},
-            "dns:server and dns:hook: ",
-        ),
-        ({"dkim": {"rotate_after": 90}}, "dkim:rotate_after: needs dns:server"),
-        (
-            {"federation": {"block": ["a.org", "b.org"], "allow": ["B.org."]}},
-            "federation:block and federation:allow: ['b.org']",
-        ),
-        ({"federation": {"block": ["example.org"]}}, "federation:block: ['example.org']"),
-        (
-            {"mail_domain": "192.0.2.1", "federation": {"block": ["192.0.2.1"]}},
-            "federation:block: ['[192.0.2.1]']",
-        ),
-        (
-            {"tls_external_cert_and_key": ["/etc/chatmail/tls/fullchain.pem", "/etc/k.pem"]},
-            "tls_external_cert_and_key: ",
-        ),
-    ],
-)
-def test_contradiction_is_refused(pillar, named):
-    (line,) = refused(**pillar)
-    assert line.startswith(f"- {named}")
-
-
-def test_value_in_error_is_reported_once_and_not_as_a_contradiction_too():
-    assert len(refused(username_min_length=99)) == 1
-
-
-@pytest.mark.parametrize("pillar", [{}, {"chatmail": {}}, {"chatmail": {"nocreate": True}}])
-def test_missing_mail_domain_is_the_one_complaint(pillar):
-    with pytest.raises(settings.SettingsError, match="mail_domain: missing") as caught:
-        settings.resolve(pillar, TRIXIE)
-    assert str(caught.value).startswith("1 problem")
-
-
-@pytest.mark.parametrize("value", [None, "chat.example.org", ["mail_domain"], 5])
-def test_pillar_that_is_no_mapping_is_refused(value):
-    with pytest.raises(settings.SettingsError, match=r"chatmail: .*allowed is a mapping"):
-        settings.resolve({"chatmail": value}, TRIXIE)
 
 
 def test_result_shares_nothing_with_the_defaults():

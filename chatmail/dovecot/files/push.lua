@@ -8,8 +8,8 @@ end
 -- A message that an address sent to itself is marked "own" and causes no push. Clients send such messages to reach
 -- their other devices.
 function dovecot_lua_notify_event_message_new(user, event)
-  -- Setting the entry is the news; chatmail-dict does not store its value. Dovecot lets no client set an entry below
-  -- vendor.dovecot/pvt, so no client can cause a push. If setting fails, Dovecot logs it and still stores the message.
+  -- chatmail-metadata does not store the value: the entry only notifies it. Clients cannot set an entry below
+  -- vendor.dovecot/pvt, so no client can cause a push. If this fails, Dovecot logs it and still stores the message.
   user:metadata_set("/private/vendor/vendor.dovecot/pvt/messagenew", event.from_address == user.username and "own" or "")
 end
 

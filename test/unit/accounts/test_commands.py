@@ -60,7 +60,7 @@ def test_info_tells_nothing_of_the_password(relay, ask):
     assert "device-token" not in json.dumps(told)
 
 
-@pytest.mark.parametrize("command", ["info", "block", "unblock", "wake"])
+@pytest.mark.parametrize("command", ["info", "block", "unblock", "disconnect"])
 @pytest.mark.parametrize(
     ("address", "why"),
     [
@@ -72,13 +72,14 @@ def test_info_tells_nothing_of_the_password(relay, ask):
     ],
 )
 def test_what_is_no_address_is_refused(relay, ask, command, address, why):
-    assert why in ask(command, address=address)["error"]
+    more = {"mail_user": "vmail"} if command == "disconnect" else {}
+    assert why in ask(command, address=address, **more)["error"]
     assert os.listdir(relay["mailboxes_dir"]) == [ADDRESS]
 
 
 def test_unblock_without_the_old_password_says_what_to_do(relay, ask):
     (commands.home_of(relay, ADDRESS) / "password").write_text("")
-    assert "delete it" in ask("unblock", address=ADDRESS)["error"]
+    assert "delete the address" in ask("unblock", address=ADDRESS)["error"]
 
 
 def test_invitation_is_told_as_link_and_code_and_never_again(ask):

@@ -42,7 +42,7 @@ def test_settings_travel_with_the_request_or_come_from_a_file(ask, tmp_path):
 
 def test_machine_without_settings_says_what_to_do(ask, tmp_path):
     told = ask(do="echo", settings=str(tmp_path / "none.json"))
-    assert "Apply the chatmail state first" in told["error"]
+    assert "Run `salt-call state.apply chatmail` first" in told["error"]
     assert str(tmp_path / "none.json") in told["error"]
 
 

@@ -1,7 +1,13 @@
 """Records are compared by meaning, not by text."""
 
+import dns.rdata
 import pytest
 from chatmaild.dns import comparison
+from chatmaild.dns.records import list_records
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support.dnsservers import text_of
 
 KEY = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA1arFHsuWB9"
 
@@ -71,3 +77,46 @@ def test_second_value_of_one_kind_is_wrong():
         ("CAA", '0 issue "ca.example;accounturi=x"', '0 issue "ca.example"'),
     ):
         assert comparison.judge(rdtype, [wanted], [wanted, other]) == "wrong"
+
+
+# All records of a relay.
+
+
+def cased(draw_flips, name):
+    return "".join(c.upper() if flip else c for c, flip in zip(name, draw_flips, strict=False))
+
+
+@hypothesis_settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_same_record_in_any_chunking_case_and_order_is_right(settings, data):
+    """What providers' panels do to a value: split it, change case, drop or add final dots."""
+    for group in comparison.make_groups(settings, list_records(settings), None):
+        if not group.wanted or group.type == "CNAME":
+            continue
+        found = [disguised(data, group.type, value) for value in group.wanted]
+        found = data.draw(st.permutations(found))
+        assert comparison.judge(group.type, group.wanted, found) == "ok", (group, found)
+
+
+def disguised(data, rdtype, value):
+    """Return a value as DNS gives it back after somebody typed it in another way."""
+    if rdtype == "TXT":
+        octets, chunks = value.encode(), []
+        while octets:
+            size = data.draw(st.integers(1, min(255, len(octets))))
+            chunks.append(octets[:size])
+            octets = octets[size:]
+        text = " ".join('"' + chunk.decode() + '"' for chunk in chunks)
+    else:
+        flips = data.draw(st.lists(st.booleans(), min_size=len(value), max_size=len(value)))
+        host = value if rdtype in ("A", "CAA") else cased(flips, value)
+        dot = "" if rdtype in ("A", "AAAA", "CAA") else "."
+        text = host.rstrip(".") + dot if rdtype != "CAA" else host
+    rdata = dns.rdata.from_text("IN", rdtype, text, relativize=False)
+    wire = rdata.to_wire()
+    back = dns.rdata.from_wire("IN", rdtype, wire, 0, len(wire))
+    return text_of(back)

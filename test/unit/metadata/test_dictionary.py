@@ -41,6 +41,7 @@ def relay(tmp_path):
         "mail_domain": DOMAIN,
         "mailboxes_dir": str(tmp_path),
         "iroh_relay": None,
+        "tls_mode": "acme",
     }
 
 

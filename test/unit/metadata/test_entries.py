@@ -148,15 +148,18 @@ def test_address_without_directory_is_not_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "answer"),
+    ("setting", "tls_mode", "answer"),
     [
-        (None, "https://_chat.example.org"),
-        ("https://iroh.example", "https://iroh.example"),
-        ("", None),
+        (None, "acme", "https://chat.example.org"),
+        (None, "external", "https://chat.example.org"),
+        # iroh takes no self-signed certificate.
+        (None, "self_signed", "http://chat.example.org"),
+        ("https://iroh.example", "self_signed", "https://iroh.example"),
+        ("", "self_signed", None),
     ],
 )
-def test_iroh_relay_is_ours_somebody_elses_or_none(setting, answer):
-    relay = {"mail_domain": "_chat.example.org", "iroh_relay": setting}
+def test_iroh_relay_is_ours_somebody_elses_or_none(setting, tls_mode, answer):
+    relay = {"mail_domain": "chat.example.org", "iroh_relay": setting, "tls_mode": tls_mode}
     assert entries.find_server_entry("irohrelay", relay, NOW) == answer
 
 

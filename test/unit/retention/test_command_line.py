@@ -163,7 +163,7 @@ def test_command_without_settings_or_disk_says_what_to_do(mail, tmp_path, relay_
     done = command("run", "--config", tmp_path / "none.json")
     assert done.returncode == 1
     assert "cannot read the relay's settings" in done.stderr
-    assert "Apply the chatmail state first" in done.stderr
+    assert "Run `salt-call state.apply chatmail` first" in done.stderr
     Path(tmp_path, "empty.json").write_text("{}", encoding="utf-8")
     assert (
         "lacks address_domain, delete_in"

@@ -1,1 +1,1 @@
-"""chatmail-accounts: makes addresses; mailboxes, invitations and what an operator does to them."""
+"""chatmail-accounts: creates addresses, keeps invitations, and does what operators ask for."""

@@ -15,11 +15,11 @@ HOST, PORT = "127.0.0.1", 3461
 
 
 async def main():
-    """Serve until systemd says stop; requests under way are answered."""
+    """Serve until systemd stops the service, and answer the requests that are under way."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # An access log would say which client got which address.
+    # An access log would show which client got which address.
     runner = web.AppRunner(registration.application(load_settings()), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, PORT).start()

@@ -1,11 +1,14 @@
-"""What the Salt module chatmail_accounts asks for, done as the user of the mail."""
+"""The commands of the Salt module chatmail_accounts.
+
+The process runs as the user vmail. Only for `disconnect` and `nocreate` it runs as root.
+"""
 
 import contextlib
 import datetime
 import time
 from pathlib import Path
 
-from chatmaild.accounts import invitations, mailboxes
+from chatmaild.accounts import invitations, mailboxes, nocreate, sessions
 from chatmaild.common.addresses import is_address
 from chatmaild.common.commands import answer
 from chatmaild.common.errors import OperatorError
@@ -13,7 +16,7 @@ from chatmaild.metadata import entries, wake
 
 
 def home_of(settings: dict, address: str) -> Path:
-    """Return the directory of an address that exists. Raises OperatorError."""
+    """Return the directory of an address. Raises OperatorError when the address does not exist."""
     if not is_address(address, settings["address_domain"]):
         raise OperatorError(
             f"{address!r} is no address of this relay: expected one of a-z, 0-9, '.', '_' and '-' "
@@ -21,7 +24,9 @@ def home_of(settings: dict, address: str) -> Path:
         )
     home = Path(settings["mailboxes_dir"]) / address
     if not (home / "password").exists():
-        raise OperatorError(f"{address} does not exist: chatmail_accounts.list shows who does")
+        raise OperatorError(
+            f"{address} does not exist: chatmail_accounts.list shows the addresses that do"
+        )
     return home
 
 
@@ -31,10 +36,10 @@ def list_(settings: dict) -> list[str]:
 
 
 def count(settings: dict) -> dict[str, int]:
-    """Return how many addresses there are, and how many of them are blocked."""
+    """Return the number of addresses, and the number of those that are blocked."""
     total = blocked = 0
     for address in mailboxes.list_addresses(settings):
-        # One that expires just now.
+        # The address may expire at this moment.
         with contextlib.suppress(FileNotFoundError):
             blocked += mailboxes.is_blocked(Path(settings["mailboxes_dir"]) / address)
             total += 1
@@ -42,21 +47,21 @@ def count(settings: dict) -> dict[str, int]:
 
 
 def info(settings: dict, address: str) -> dict:
-    """Return what there is to know of an address, but for its password."""
+    """Return all that the relay knows about an address, except its password."""
     home = home_of(settings, address)
     found = mailboxes.describe(home)
     return {"address": address, **found, "devices": len(entries.list_tokens(home, time.time()))}
 
 
 def block(settings: dict, address: str) -> bool:
-    """Block an address and wake its clients; return whether that changed anything."""
+    """Block an address and wake its clients; return whether the address was not blocked before."""
     changed = mailboxes.block(home_of(settings, address))
     wake_up(settings, address)
     return changed
 
 
 def unblock(settings: dict, address: str) -> bool:
-    """Unblock an address; return whether that changed anything."""
+    """Unblock an address; return whether it was blocked."""
     try:
         return mailboxes.unblock(home_of(settings, address))
     except ValueError as error:
@@ -64,16 +69,30 @@ def unblock(settings: dict, address: str) -> bool:
 
 
 def wake_up(settings: dict, address: str) -> None:
-    """Have the hibernated clients of an address handed to processes of their own."""
+    """Make Dovecot move each hibernated client of an address into a process of its own."""
     for folder in mailboxes.list_folders(home_of(settings, address)):
         wake.touch(folder / "new")
 
 
+def disconnect(settings: dict, address: str, mail_user: str) -> int:
+    """End the IMAP sessions of a blocked address; return how many there were.
+
+    mail_user: the user to whom the mailboxes belong.
+    """
+
+    def wake_as_mail_user():
+        with sessions.acting_as(mail_user):
+            wake_up(settings, address)
+
+    home_of(settings, address)
+    return sessions.disconnect(address, wake_as_mail_user)
+
+
 def invite(settings: dict, uses: int, days: int, note: str) -> dict:
-    """Make an invitation; return its id, its link and what an app scans."""
+    """Make an invitation; return its id, its link, and the code that an app scans."""
     if settings["registration"] != "invite":
         raise OperatorError(
-            f"registration is {settings['registration']}, where invitations make no addresses: set "
+            f"registration is {settings['registration']}, so an invitation could not be used: set "
             "chatmail:registration to invite in the pillar, and apply the state"
         )
     now = time.time()
@@ -86,25 +105,29 @@ def invite(settings: dict, uses: int, days: int, note: str) -> dict:
         "link": f"https://{settings['mail_domain']}/#{token}",
         "code": f"DCACCOUNT:https://{settings['mail_domain']}/new?token={token}",
         "uses": uses,
-        "until": _day(now + days * invitations.DAY),
+        "until": _format_day(now + days * invitations.DAY),
     }
 
 
 def invites(settings: dict) -> dict[str, dict]:
-    """Return the invitations that hold, by id; their tokens are not known any more."""
+    """Return the valid invitations by id. The relay does not know their tokens."""
     found = invitations.list_valid(invitations.DIRECTORY, time.time())
     return {
-        each: {"uses": found[each].uses, "until": _day(found[each].until), "note": found[each].note}
+        each: {
+            "uses": found[each].uses,
+            "until": _format_day(found[each].until),
+            "note": found[each].note,
+        }
         for each in sorted(found, key=lambda each: found[each].until)
     }
 
 
 def revoke(settings: dict, identifier: str) -> bool:
-    """Withdraw an invitation; return whether there was one."""
+    """Withdraw an invitation; return whether it existed."""
     return invitations.revoke(invitations.DIRECTORY, str(identifier))
 
 
-def _day(moment):
+def _format_day(moment):
     return datetime.datetime.fromtimestamp(moment, datetime.UTC).date().isoformat()
 
 
@@ -114,7 +137,8 @@ COMMANDS = {
     "info": info,
     "block": block,
     "unblock": unblock,
-    "wake": wake_up,
+    "disconnect": disconnect,
+    "nocreate": lambda _settings, state: nocreate.switch(state),
     "invite": invite,
     "invites": invites,
     "revoke": revoke,

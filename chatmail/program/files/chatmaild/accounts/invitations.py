@@ -1,7 +1,7 @@
-"""Invitations: words by which somebody may make an address where that is not open to everybody.
+"""Invitations: tokens with which people create addresses where registration is `invite`.
 
-Each is a file named after the SHA-256 of its token, so that who reads the disk can use none. The
-operator's commands and the accounts service change them under one lock.
+An invitation is a file named after the SHA-256 of its token, so nobody can use an invitation after
+reading the disk. The operator's commands and the accounts service change the files under one lock.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from chatmaild.common import atomic_files
 
-# Made by systemd, StateDirectory= of chatmail-accounts.
+# systemd makes the parent directory: StateDirectory= of chatmail-accounts.
 DIRECTORY = Path("/var/lib/chatmail-accounts/invitations")
-# 128 bits: nobody guesses one.
+# 128 bits, so nobody can guess a token.
 TOKEN_BYTES = 16
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22,43}")
-# People speak of an invitation by the first digits of its hash. The letter before them keeps Salt
-# from taking some for a number.
+# The id of an invitation is the first digits of its hash. Without the letter in front, Salt would
+# take some ids for numbers.
 ID = re.compile(r"i([0-9a-f]{11})")
 DAY = 24 * 3600
 MAX_USES = 100_000
@@ -32,13 +32,18 @@ MAX_NOTE = 200
 
 
 class NotInvited(Exception):
-    """There is no such invitation, or it is used up, too old or revoked: which, nobody is told."""
+    """No valid invitation has this token: it never existed, or is used up, expired or revoked.
+
+    The client does not learn which of these.
+    """
 
 
 class Invitation(NamedTuple):
-    """What a file holds.
+    """The content of an invitation's file.
 
-    uses: how many addresses it still makes. until: Unix seconds. note: the operator's.
+    uses: the number of addresses that it can still create.
+    until: the time of expiry in Unix seconds.
+    note: the operator's note.
     """
 
     uses: int
@@ -47,10 +52,11 @@ class Invitation(NamedTuple):
 
 
 def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
-    """Make an invitation; return its token, which is known to nobody else.
+    """Make an invitation; return its token, which the relay does not keep.
 
-    uses: how many addresses it makes. days: how long it holds. note: for whom, say.
-    Raises ValueError with what is allowed, and OSError.
+    uses: the number of addresses that it can create. days: the time until it expires.
+    note: a text for the operator, such as the name of the person who gets the invitation.
+    Raises ValueError, whose text says what is allowed, and OSError.
     """
     for name, value, largest in (("uses", uses, MAX_USES), ("days", days, MAX_DAYS)):
         if type(value) is not int or not 1 <= value <= largest:
@@ -65,14 +71,14 @@ def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
 
 
 def list_valid(directory: Path, now: float) -> dict[str, Invitation]:
-    """Return the invitations that hold, by id. Raises OSError."""
+    """Return the valid invitations, by id. Raises OSError."""
     with _locked(directory):
         _drop_expired(directory, now)
         return {_id(path.name): _read(path) for path in directory.glob("[0-9a-f]*")}
 
 
 def revoke(directory: Path, identifier: str) -> bool:
-    """Withdraw an invitation; return False where there is none of that id. Raises OSError."""
+    """Withdraw an invitation; return False when no invitation has that id. Raises OSError."""
     match = ID.fullmatch(identifier)
     if not match:
         return False
@@ -84,15 +90,16 @@ def revoke(directory: Path, identifier: str) -> bool:
 
 
 def identifier(token: str) -> str:
-    """Return the id of an invitation, by which it is listed and revoked."""
+    """Return the id of an invitation, which `list_valid` and `revoke` use."""
     return _id(_digest(token))
 
 
 @contextlib.contextmanager
 def redeem(directory: Path, token: str, now: float) -> Iterator[None]:
-    """Hold an invitation while an address is made for it; it has one use less if that succeeds.
+    """Lock the invitations while an address is created, and then take one use from this one.
 
-    Others who come with an invitation wait meanwhile, so that none makes an address too many.
+    Other requests with an invitation wait for the lock, so no invitation creates too many
+    addresses. An exception in the `with` block leaves the invitation as it was.
     Raises NotInvited, and OSError.
     """
     if not TOKEN.fullmatch(token):

@@ -1,7 +1,8 @@
-"""What the relay keeps of an address: a directory, the mail in it, and small files beside that.
+"""The mailbox of an address: a directory with its mail and a few small files.
 
-`password` holds the hash, and its time is that of the last login. An empty one blocks the address:
-Dovecot's Lua lets nobody in, and the filter takes no mail from or for it.
+The file `password` holds the hash of the password. Its modification time is the day of the last
+login. An empty `password` blocks the address: Dovecot's Lua refuses each login, and the filter
+refuses mail from and to the address.
 """
 
 import contextlib
@@ -10,35 +11,38 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Here, not where it is used: of threads that import it at the same time, some get an ImportError.
+# This import is here and not in `create`, because threads that import passlib at the same time may
+# get an ImportError.
 from passlib.hash import sha512_crypt
 
 from chatmaild.common import atomic_files
 from chatmaild.common.addresses import is_address
 
-# Where the hash of a blocked address waits.
+# The file that keeps the hash of a blocked address.
 BLOCKED = "password.blocked"
-# The cost of `doveadm pw -s SHA512-CRYPT`, 3 ms; passlib's own default would take 0.4 s a login.
+# The cost of `doveadm pw -s SHA512-CRYPT`: 3 ms. passlib's own default would take 0.4 s for each
+# login.
 HASH_ROUNDS = 5000
 MESSAGE_DIRECTORIES = ("cur", "new", "tmp")
 
 
 def create(mailboxes_dir: Path, address: str, password: str) -> bool:
-    """Create an address; return False when it exists, with whatever password.
+    """Create an address; return False when it exists already, with any password.
 
-    address, password: admissible ones (`addresses.inadmissible`).
-    The password file appears complete or not at all, and to one caller only, also when several
-    processes race: it is written aside and then linked, which fails where the name is taken.
-    Raises OSError.
+    address, password: values that `addresses.inadmissible` accepts.
+    When several processes create the same address at once, one of them gets True. A reader never
+    sees a part of the password file: link(2) gives the complete file its name, and fails when the
+    name exists. Raises OSError.
     """
     home = Path(mailboxes_dir) / address
     try:
         home.mkdir()
-        # The filter, in vmail's group, looks for files in it by name and may list nothing.
+        # The filter is in vmail's group. It opens files here by name and must not list them.
         home.chmod(0o710)
     except FileExistsError:
         pass
-    # Before the password: nobody may see the address without its protection from cleartext.
+    # This file comes before the password, so the address never exists without its protection from
+    # unencrypted mail.
     (home / "enforceE2EEincoming").touch(mode=0o640)
     hashed = "{SHA512-CRYPT}" + sha512_crypt.using(rounds=HASH_ROUNDS).hash(password)
     try:
@@ -50,16 +54,16 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
 
 
 def block(home: Path) -> bool:
-    """Block the address with this directory; return False if it is blocked already.
+    """Block the address of this directory; return False if it is blocked already.
 
-    Its last login stays known, so that it expires like any other. Raises OSError, as
-    FileNotFoundError when there is no such address.
+    The time of the last login stays, so that a blocked address expires like any other address.
+    Raises FileNotFoundError when the address does not exist, and other OSErrors.
     """
     password = home / "password"
     status = password.stat()
     if not status.st_size:
         return False
-    # What an earlier block may have left: the hash that counts is in `password`.
+    # An earlier block may have left this file. The hash in `password` is the valid one.
     (home / BLOCKED).unlink(missing_ok=True)
     os.link(password, home / BLOCKED)
     atomic_files.replace(password, "", times=(status.st_atime_ns, status.st_mtime_ns))
@@ -68,26 +72,28 @@ def block(home: Path) -> bool:
 
 
 def unblock(home: Path) -> bool:
-    """Let the address have its old password again; return False if it is not blocked.
+    """Give the address its old password again; return False if it is not blocked.
 
-    Raises ValueError where the hash was not kept, and OSError.
+    Raises ValueError when the old hash does not exist any more, and OSError.
     """
     if (home / "password").stat().st_size:
         return False
     if not (home / BLOCKED).is_file():
-        raise ValueError("its password was not kept by whoever emptied the file: delete it")
+        raise ValueError(
+            "its password file is empty, and no `password.blocked` is beside it: delete the address"
+        )
     os.rename(home / BLOCKED, home / "password")
     atomic_files.sync_directory(home)
     return True
 
 
 def is_blocked(home: Path) -> bool:
-    """Return whether an address is blocked. Raises FileNotFoundError where there is none."""
+    """Return whether an address is blocked. Raises FileNotFoundError when it does not exist."""
     return not (home / "password").stat().st_size
 
 
 def list_addresses(settings: dict) -> Iterator[str]:
-    """Yield all addresses, in no order. Raises OSError."""
+    """Yield all addresses, unsorted. Raises OSError."""
     with os.scandir(settings["mailboxes_dir"]) as entries:
         for entry in entries:
             if is_address(entry.name, settings["address_domain"]) and os.path.exists(
@@ -97,10 +103,11 @@ def list_addresses(settings: dict) -> Iterator[str]:
 
 
 def describe(home: Path) -> dict:
-    """Return what there is to know of an address, but for its password.
+    """Return what the files of an address say, except its password.
 
-    `blocked`, `last_login` (the day, UTC, YYYY-MM-DD), `messages` and `bytes` (of all folders, as
-    they lie on disk). Raises FileNotFoundError where there is no such address.
+    home: the directory of the address.
+    A dictionary: `blocked`, `last_login` (the day in UTC, YYYY-MM-DD), `messages` and `bytes` (all
+    folders, sizes on disk). Raises FileNotFoundError when the address does not exist.
     """
     last_login = datetime.datetime.fromtimestamp((home / "password").stat().st_mtime, datetime.UTC)
     sizes = [size for folder in list_folders(home) for size in _list_message_sizes(folder)]
@@ -113,7 +120,7 @@ def describe(home: Path) -> dict:
 
 
 def list_folders(home: Path) -> list[Path]:
-    """Return the directories of a mailbox (Maildir++) that hold `cur`, `new` and `tmp`."""
+    """Return the directories of a mailbox (Maildir++) that contain `cur`, `new` and `tmp`."""
     return [home, *(path for path in home.iterdir() if path.name.startswith(".") and path.is_dir())]
 
 
@@ -121,6 +128,6 @@ def _list_message_sizes(folder):
     for name in MESSAGE_DIRECTORIES:
         with contextlib.suppress(OSError), os.scandir(folder / name) as entries:
             for entry in entries:
-                # One that a client has just moved or deleted.
+                # A client may move or delete the message at this moment.
                 with contextlib.suppress(OSError):
                     yield entry.stat(follow_symlinks=False).st_size

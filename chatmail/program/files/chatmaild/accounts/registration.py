@@ -1,22 +1,22 @@
-"""The accounts service: creates an address at its first login and hands out new ones.
+"""The HTTP interface of the accounts service, on the loopback interface.
 
-Over HTTP on the loopback interface:
+`POST /create`: Dovecot's Lua (`auth.lua`) asks for an address that has no password file.
+    The header `X-Address` is the address. `X-Password` is the password, percent-encoded UTF-8. They
+    are headers because URLs are logged, and because Dovecot 2.3 waits 2 s before it sends a body.
+    `X-Real-IP` is the client's IP address.
+    Statuses: 201 created, 200 exists already, 403 refused (the body is the reason), 429 too many
+    requests from one network, 503 try again later.
 
-`POST /create`, asked by Dovecot's Lua (`auth.lua`) for an address that has no password file.
-    `X-Address` and `X-Password` hold address and password, the latter percent-encoded UTF-8; in
-    headers, because URLs are logged and Dovecot 2.3 waits 2 s before it sends a body. `X-Real-IP`
-    is the client's address.
-    201 created, 200 exists already, 403 refused (the reason is the body), 429 too many for one
-    network, 503 try again later.
+`POST /new`, `GET /new` and the old path `/cgi-bin/newemail.py`: apps ask, through nginx.
+    The answer is a random address and a password. With open registration this creates nothing: the
+    first login creates the address, so an answer that nobody uses leaves no trace. With
+    `registration: invite`, `?token=` is the token of an invitation, and the address is created
+    here; no login creates one.
+    Statuses: 403 no valid invitation or registration is closed, 429 too many requests from one
+    network, 503 try again later. The body is `{"reason": text}`, which Delta Chat shows.
 
-`POST /new`, `GET /new` and the old path `/cgi-bin/newemail.py`, reached through nginx.
-    They invent an address and a password. Where registration is open they create nothing: that is
-    done by the first login, so an answer nobody uses leaves no trace. Where it is by invitation,
-    `?token=` names one, and the address is made here and nowhere else.
-    403 not invited or nobody is, 429 too many for one network, 503 try again later; with
-    `{"reason": text}`, which Delta Chat shows.
-
-`GET /limits`, asked by `chatmail_relay.status`: what new addresses depend on, as it is now.
+`GET /limits`: `chatmail_relay.limits` asks. The answer has the present values that limit new
+    addresses.
 """
 
 import asyncio
@@ -24,32 +24,35 @@ import errno
 import ipaddress
 import logging
 import time
-from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
 from chatmaild.accounts import invitations, limits, mailboxes
+from chatmaild.accounts.nocreate import NOCREATE
 from chatmaild.common.addresses import inadmissible, new_credentials
 from chatmaild.common.rate_limit import RateLimit
 from chatmaild.metrics import counters
 
-NOCREATE = Path("/etc/chatmail-nocreate")
-# No request has a body; the headers hold a password of 511 bytes, each as %XX.
+# No request needs a body. The password is in a header: 511 bytes, each as %XX.
 MAX_BODY = 1024
-# What counts as one client: providers give a site a /48 (RFC 6177), and a /24 is the least that is
-# routed (RFC 7454 section 6.1.3).
+# A network of this size counts as one client. Providers give a site a /48 (RFC 6177), and a /24 is
+# the smallest network that is routed (RFC 7454 section 6.1.3).
 NETWORK_PREFIXES = {4: 24, 6: 48}
-# Wrong tokens that one network may try: at once, and in a minute after that.
+# The number of wrong tokens that a network may send at once, and then in each minute.
 GUESSES = 20
-# Random names tried until one is free; nearly all are, unless user names have one or two letters.
+# The number of random names that are tried until one is free. Nearly all names are free, except
+# where user names have one or two letters.
 ATTEMPTS = 100
 
 log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """No new address; `status` is the HTTP status, the text is for whoever asked."""
+    """The service gives no new address.
+
+    status: the HTTP status. reason: the text of the answer.
+    """
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -57,27 +60,28 @@ class Refused(Exception):
 
 
 class Registration:
-    """The HTTP handlers, and how much each network has asked for."""
+    """The HTTP handlers, with a count of the requests of each network."""
 
     def __init__(self, settings: dict):
         per_hour = settings["max_registrations_per_hour"]
         self._settings = settings
         self._rate = RateLimit(per_hour / 60, per_hour)
-        # Of its own: what /new hands out is made by a login afterwards.
+        # Logins have their own count: an address from /new is counted there, and its first login
+        # comes afterwards.
         self._logins = RateLimit(per_hour / 60, per_hour)
         self._guesses = RateLimit(GUESSES, GUESSES)
-        # Many requests at once must not pass a limit that has room for one.
+        # Requests wait for each other, so that two of them cannot use the same last token.
         self._one_at_a_time = asyncio.Lock()
 
     async def create(self, request: web.Request) -> web.Response:
-        """Answer Dovecot's question for a new address; see the module's docstring."""
+        """Answer Dovecot's request for a new address; see the module's docstring."""
         address = request.headers.get("X-Address", "")
         try:
             password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
             self._check_admissible(address, password)
             self._check_limits()
             if not self._logins.take(network_of(request)):
-                raise self._too_many()
+                raise self._log_excess()
             created = await asyncio.to_thread(self._make, address, password)
         except UnicodeDecodeError:
             return web.Response(status=403, text="a password is UTF-8 text")
@@ -88,14 +92,14 @@ class Registration:
         return web.Response(status=201 if created else 200)
 
     def _check_admissible(self, address, password):
-        """Raises Refused."""
+        """Raise Refused when the address must not be created with this password."""
         if reason := inadmissible(address, password, self._settings):
             raise Refused(403, reason)
         if self._settings["registration"] == "invite":
             raise Refused(403, "addresses are made by invitation, at /new")
 
     async def new(self, request: web.Request) -> web.Response:
-        """Hand out an address and a password that nobody has."""
+        """Answer with a random address that does not exist yet, and a password."""
         token = request.query.get("token", "")
         if request.method == "GET" and (link := self._link_for_get(token)):
             return web.Response(status=301, headers={"Location": link, "Cache-Control": "no-store"})
@@ -110,36 +114,36 @@ class Registration:
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     def _link_for_get(self, token):
-        """Return where a browser is sent that opens the link, None if it is answered like POST."""
+        """Return the target of a redirect for GET, or None when GET is answered like POST."""
         token = token if invitations.TOKEN.fullmatch(token) else ""
         if self._settings["tls_mode"] != "self_signed":
             query = f"?token={token}" if token else ""
             return f"dcaccount:https://{self._settings['mail_domain']}/new{query}"
-        # To look at an invitation, as previews of links do, must not use it up.
+        # Programs that show previews open the link too. That must not use up the invitation.
         return f"/#{token}" if self._settings["registration"] == "invite" else None
 
     async def _new_credentials(self, token, network):
         """Return an address and its password. Raises Refused."""
         self._check_limits()
         if not self._rate.allows(network):
-            raise self._too_many()
+            raise self._log_excess()
         if self._settings["registration"] == "invite":
-            credentials = await self._invited(token, network)
+            credentials = await self._use_invitation(token, network)
         else:
             credentials = new_credentials(self._settings)
         self._rate.take(network)
         return credentials
 
-    def _too_many(self):
-        """Log that a network wants too much, and return what it is told."""
+    def _log_excess(self):
+        """Log that a network asked for too many addresses, and return the refusal."""
         limit = self._settings["max_registrations_per_hour"]
         _log_rejection(f"max_registrations_per_hour, >{limit}, {limit}")
         return Refused(429, "Too many new addresses for your network. Please try again later.")
 
-    async def _invited(self, token, network):
-        """Make an address for an invitation. Raises Refused."""
+    async def _use_invitation(self, token, network):
+        """Create an address for an invitation. Raises Refused."""
         if not self._guesses.allows(network):
-            raise Refused(429, "Too many invitations that are none. Please try again later.")
+            raise Refused(429, "Too many invalid invitations. Please try again later.")
         try:
             return await asyncio.to_thread(self._redeem, token)
         except invitations.NotInvited:
@@ -165,14 +169,14 @@ class Registration:
         return created
 
     async def limits(self, _request: web.Request) -> web.Response:
-        """Tell this machine what new addresses depend on: {setting: value now}."""
+        """Answer with the present values that limit new addresses: {setting: value}."""
         busiest = max(self._rate.busiest(), self._logins.busiest())
         return web.json_response(
             {**limits.measure(self._settings), "max_registrations_per_hour": busiest}
         )
 
     def _check_limits(self):
-        """Raises Refused while there are no new addresses."""
+        """Raise Refused while the relay gives no new addresses."""
         if NOCREATE.exists() or self._settings["registration"] == "closed":
             _log_rejection("nocreate, true, false")
             raise Refused(403, "This relay gives out no new addresses.")
@@ -185,8 +189,8 @@ class Registration:
             raise Refused(503, "This relay is short of something now. Please try again later.")
 
     def _disk_error(self, error):
-        """Log an error and return what to tell others."""
-        # Not the whole error: its file name is the address.
+        """Log an error and return the text for the client."""
+        # The log line leaves out the file name, because it contains the address.
         directory = self._settings["mailboxes_dir"]
         log.error("cannot create an address in %s: %s", directory, error.strerror)
         return "This relay cannot make an address now. Please try again later."
@@ -198,32 +202,35 @@ def _log_rejection(limit):
 
 
 def network_of(request: web.Request) -> str:
-    """Return the network of the client, as nginx or Dovecot saw it."""
+    """Return the network of the client, whose IP address nginx or Dovecot sent."""
     try:
         address = ipaddress.ip_address(request.headers.get("X-Real-IP", ""))
     except ValueError:
-        # Somebody on this machine; a number of them is one network, too.
+        # The request came from this machine. All such requests count as one network.
         return "local"
     prefix = NETWORK_PREFIXES[address.version]
     return str(ipaddress.ip_network((address, prefix), strict=False))
 
 
 def dclogin_url(settings: dict, address: str, password: str) -> str:
-    """Return the link by which Delta Chat logs in without checking the certificate (`ic=3`).
+    """Return the link with which Delta Chat logs in to a relay with a self-signed certificate.
 
-    The address stands as it is: Delta Chat does not decode this part of the URL.
+    The address is not percent-encoded, because Delta Chat does not decode this part of the URL.
     """
-    # An address literal is no host name to look up, so the link says where the servers are.
-    hosts = (
-        f"&ih={settings['mail_domain']}&sh={settings['mail_domain']}"
-        if settings["form"] == "ip"
-        else ""
-    )
-    return f"dclogin:{address}?p={quote(password, safe='')}&v=1{hosts}&ic=3"
+    link = f"dclogin:{address}?p={quote(password, safe='')}&v=1"
+    if settings["form"] != "ip":
+        # Delta Chat accepts a self-signed certificate of a host whose name begins with `_`, if the
+        # certificate has that name. With `ic=3` Delta Chat accepts any certificate, but then
+        # Apple's clients do not speak TLS 1.3.
+        return link
+    # Delta Chat cannot look up an address literal, so the link names the servers. `ic=3` means that
+    # it accepts any certificate.
+    host = settings["mail_domain"]
+    return f"{link}&ih={host}&sh={host}&ic=3"
 
 
 def application(settings: dict) -> web.Application:
-    """Return the service for these settings."""
+    """Return the HTTP application of the service with these settings."""
     registration = Registration(settings)
     app = web.Application(client_max_size=MAX_BODY)
     app.router.add_post("/create", registration.create)

@@ -1,1 +1,1 @@
-"""The certificate: what it says, how it is put in use, and where it comes from."""
+"""The relay's certificate: its content, its installation, and its sources."""

@@ -1,4 +1,7 @@
-"""What systemd runs every day and when the operator's files change, and certbot as deploy hook."""
+"""The program of chatmail-certificate.service, and certbot's deploy hook.
+
+systemd runs the program every day, and each time the operator's certificate files change.
+"""
 
 import sys
 
@@ -10,7 +13,10 @@ from chatmaild.common.settings import load_settings
 
 
 def main(arguments):
-    """Do what is due in the relay's TLS mode; `deploy` is certbot's hook."""
+    """Do what is due in the relay's TLS mode; return the exit status.
+
+    arguments: none, or `deploy` when certbot calls this program as its deploy hook.
+    """
     try:
         settings = load_settings()
         if settings["tls_mode"] == "external" and not arguments:

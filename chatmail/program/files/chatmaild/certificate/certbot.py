@@ -18,30 +18,31 @@ from chatmaild.common.errors import OperatorError
 from chatmaild.common.tsig_key import read_tsig_key
 
 CERTBOT = Path("/etc/letsencrypt")
-# certbot's name for ours among the certificates that it may have.
+# The name by which certbot knows the relay's certificate.
 LINEAGE = "chatmail"
 WEBROOT = "/var/lib/chatmail/acme"
 DNS_CREDENTIALS = Path("/etc/chatmail/rfc2136.ini")
-# What certbot runs when it has renewed the certificate.
+# The command that certbot runs when it has renewed the certificate.
 DEPLOY_HOOK = (
     "/usr/bin/env PYTHONPATH=/usr/local/lib/chatmail "
     "/usr/bin/python3 -m chatmaild.certificate deploy"
 )
-# certbot's own rule: renewed for the last 30 days, or the last third of a shorter life.
+# certbot's own rule: a certificate is renewed in its last 30 days, or in the last third of a
+# shorter life.
 RENEW_BEFORE = datetime.timedelta(days=30)
-# Seconds. certbot gives up on one server after 45, and waits for its answer on three names.
+# Seconds. certbot waits 45 s for one answer of a server, and asks about three names.
 CERTBOT_TIMEOUT = 600
-# Seconds for secondaries to get the records of a DNS challenge.
+# The seconds in which secondary name servers get the records of a DNS challenge.
 DNS_PROPAGATION = 30
-# One name's part of certbot's report.
+# The part of certbot's report about one name.
 PROBLEM = re.compile(r"Domain: (\S+)\n\s*Type: +(\S+)\n\s*Detail: (.*)")
 
 
 def find_reason_to_ask(settings):
-    """Return why a certificate must be asked of the authority, "" when none must."""
+    """Return the reason to ask the authority for a certificate, "" without a reason."""
     issued = describe_issued()
     if issued is None:
-        return "there is none of the authority"
+        return "the authority has not issued one"
     missing = [name for name in settings["tls_names"] if name not in issued["names"]]
     if missing:
         return f"it lacks {', '.join(missing)}"
@@ -49,7 +50,7 @@ def find_reason_to_ask(settings):
 
 
 def _find_reason_to_renew(settings, issued):
-    """Return why what the authority issued must go whatever its names, "" if it may stay."""
+    """Return the reason to replace an issued certificate whose names are right, "" without one."""
     start, end = (datetime.datetime.fromisoformat(issued[k]) for k in ("not_before", "not_after"))
     if end - datetime.datetime.now(datetime.UTC) < min(RENEW_BEFORE, (end - start) / 3):
         return f"it expires in {issued['days_left']} days"
@@ -57,17 +58,17 @@ def _find_reason_to_renew(settings, issued):
         renewal = (CERTBOT / "renewal" / f"{LINEAGE}.conf").read_text()
         found = re.search(r"^server = (.*)$", renewal, re.M)
         if found and found[1] != settings["acme_directory"]:
-            return f"it is of another authority, {found[1]}"
+            return f"another authority issued it, {found[1]}"
     return ""
 
 
 def lineage_paths():
-    """Return the paths of the certificate and the key that certbot got last."""
+    """Return the paths of certbot's newest certificate and of its key."""
     return tuple(str(CERTBOT / "live" / LINEAGE / name) for name in (CERTIFICATE, KEY))
 
 
 def describe_issued():
-    """Return what certbot's certificate says, None where it has none for us."""
+    """Return the content of certbot's certificate as `read_pair` does, None without one."""
     try:
         return read_pair(*lineage_paths())
     except OperatorError:
@@ -75,15 +76,15 @@ def describe_issued():
 
 
 def issued_differs():
-    """Tell whether the authority's certificate is there and another one is in use."""
+    """Return whether the authority has issued a certificate and another one is in use."""
     return describe_issued() is not None and installing.differs(*lineage_paths())
 
 
 def plan(settings):
-    """Return what a converge asks first: {"reason", "in_use"}.
+    """Return what a converge has to know before it acts: {"reason", "in_use"}.
 
-    reason: why a certificate must be asked for or be put in use, "" if nothing is to be done.
-    in_use: what the certificate in use says.
+    reason: why a certificate must be requested or installed, "" if nothing has to be done.
+    in_use: the content of the certificate in use.
     """
     reason = find_reason_to_ask(settings)
     if not reason and issued_differs():
@@ -92,27 +93,27 @@ def plan(settings):
 
 
 def has_account(settings):
-    """Tell whether the machine has an account with the authority."""
+    """Return whether the machine has an account with the authority."""
     server = urllib.parse.urlsplit(settings["acme_directory"])
     accounts = CERTBOT / "accounts" / server.netloc / server.path.strip("/")
     return any(accounts.glob("*/regr.json"))
 
 
 def register(settings):
-    """Make an account with the authority; nothing happens when there is one.
+    """Make an account with the authority, unless there is one already.
 
-    Raises OperatorError with certbot's words when it fails.
+    Raises OperatorError with certbot's message when this fails.
     """
     if not has_account(settings):
         _run_certbot("register", *_make_account_options(settings))
 
 
 def obtain(settings):
-    """Get a certificate of the ACME authority if one is due, and put it in use.
+    """Request a certificate from the ACME authority if one is due, and put it in use.
 
-    Returns {"error": None or what failed, "missing": {name: why} of the names that the certificate
-    lacks}. Names that cannot be validated do not keep the others from being issued, unless the
-    mail domain is among them. Whatever fails, the certificate in use stays.
+    Returns {"error": None or a text, "missing": {name: reason}}. `missing` has the names that the
+    certificate lacks. When the authority cannot validate some names, the certificate is for the
+    other names, if the mail domain is one of these. After a failure the certificate in use stays.
     """
     error, problems = None, {}
     if find_reason_to_ask(settings):
@@ -121,7 +122,7 @@ def obtain(settings):
     usable = issued and settings["mail_domain"] in issued["names"] and issued["days_left"] >= 0
     names = issued["names"] if usable else []
     missing = {
-        name: problems.get(name) or error or "not asked for"
+        name: problems.get(name) or error or "not requested"
         for name in settings["tls_names"]
         if name not in names
     }
@@ -134,10 +135,23 @@ def obtain(settings):
     return {"error": error, "missing": missing}
 
 
-def _request_all_or_most(settings):
-    """Ask for all names, and if some fail and there is need, for the others.
+def replace_key(settings):
+    """Request a certificate with a new key for the names of the present one, and put it in use.
 
-    Returns (error, problems): None or a text, and {name: why} of the names that failed.
+    Raises OperatorError with certbot's message when that fails; the present certificate stays.
+    """
+    issued = describe_issued()
+    if issued is None:
+        raise OperatorError("there is no certificate of the authority yet; apply chatmail")
+    wanted = [name for name in settings["tls_names"] if name in issued["names"]]
+    _request(settings, wanted, new_key=True)
+    install(*lineage_paths())
+
+
+def _request_all_or_most(settings):
+    """Request a certificate for all names. If some names fail, request one for the other names.
+
+    Returns (error, problems): None or a text, and {name: reason} of the names that failed.
     """
     try:
         _request(settings, settings["tls_names"])
@@ -148,8 +162,8 @@ def _request_all_or_most(settings):
         return None, {}
     issued = describe_issued()
     others = [name for name in settings["tls_names"] if name not in problems]
-    # One that is good for a while and lacks nothing but these is left in peace: authorities limit
-    # how often they issue the same certificate.
+    # A certificate stays when it is good for a while and lacks only the names that failed, because
+    # authorities limit how often they issue the same certificate.
     enough = issued and set(others) <= set(issued["names"])
     enough = enough and not _find_reason_to_renew(settings, issued)
     if problems and settings["mail_domain"] in others and not enough:
@@ -160,10 +174,16 @@ def _request_all_or_most(settings):
     return shown, problems
 
 
-def _request(settings, names):
-    """Have certbot get a certificate for exactly these names."""
+def _request(settings, names, new_key=False):
+    """Let certbot request a certificate for exactly these names. Raises OperatorError.
+
+    The certificate gets the key of the last one, or a new key.
+    """
     options = ["--cert-name", LINEAGE, "--domains", ",".join(names), "--renew-with-new-domains"]
-    # Whether it is time was our question already.
+    # Delta Chat remembers the key of a host that it trusts, and accepts an expired certificate with
+    # that key. certbot keeps this option for its own renewals.
+    options += ["--reuse-key", *(["--new-key"] if new_key else [])]
+    # certbot must not decide whether a renewal is due: find_reason_to_ask has decided it.
     options += ["--force-renewal", "--deploy-hook", DEPLOY_HOOK]
     if settings["acme_challenge"] == "dns-01":
         _write_dns_credentials(settings["dns"])
@@ -182,7 +202,7 @@ def _make_account_options(settings):
 
 
 def _run_certbot(*arguments):
-    """Run certbot; raise with what it said when it fails."""
+    """Run certbot. Raises OperatorError with certbot's message when it fails."""
     try:
         done = subprocess.run(
             ["certbot", "--non-interactive", *arguments],
@@ -202,14 +222,14 @@ def _run_certbot(*arguments):
 
 
 def _shorten_message(output):
-    """Return certbot's message without what it says each time."""
-    habit = ("Saving debug log", "Ask for help", "See the logfile", "Some challenges have failed")
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(habit)]
-    return "\n".join(lines[-30:]) or "certbot failed and said nothing; see /var/log/letsencrypt"
+    """Return certbot's message without the lines that each message has."""
+    usual = ("Saving debug log", "Ask for help", "See the logfile", "Some challenges have failed")
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith(usual)]
+    return "\n".join(lines[-30:]) or "certbot failed without a message; see /var/log/letsencrypt"
 
 
 def _write_dns_credentials(given):
-    """Write server and TSIG key in the form of certbot's plugin, for root's eyes."""
+    """Write the server and the TSIG key in the form of certbot's plugin. Only root may read it."""
     host, _, port = given["server"].rpartition(":")
     key = read_tsig_key(given["tsig_key_file"])
     lines = {
@@ -217,7 +237,7 @@ def _write_dns_credentials(given):
         "port": port,
         "name": key.name,
         "secret": key.secret,
-        # The plugin of Debian 12 knows algorithms in capitals only.
+        # The plugin of Debian 12 knows only names of algorithms in capital letters.
         "algorithm": key.algorithm.upper(),
     }
     text = "".join(f"dns_rfc2136_{name} = {value}\n" for name, value in lines.items())
@@ -225,7 +245,7 @@ def _write_dns_credentials(given):
 
 
 def _find_address(host):
-    """Return the IP address of a name server: certbot's plugin takes no names."""
+    """Return the IP address of a name server, because certbot's plugin does not accept names."""
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host))
     try:

@@ -1,11 +1,11 @@
-"""What the Salt module and states chatmail_certificate ask for."""
+"""The commands of the Salt module and the states chatmail_certificate."""
 
-from chatmaild.certificate import certbot, external, installing, self_signed, summary
+from chatmaild.certificate import certbot, external, installing, new_key, self_signed, summary
 from chatmaild.common.commands import answer
 
-# All commands get the settings; those about files that they name have no use for them.
+# Each command gets the settings. A command whose arguments name the files does not use them.
 COMMANDS = {
-    "summary": lambda _settings, path: summary.read_certificate(path),
+    "summary": lambda settings, path: summary.read_certificate(path or settings["tls_certificate"]),
     "pair": lambda _settings, certificate, key: summary.read_pair(certificate, key),
     "installed": lambda _settings: installing.describe_installed(),
     "differs": lambda _settings, certificate, key: installing.differs(certificate, key),
@@ -17,6 +17,7 @@ COMMANDS = {
     "register": certbot.register,
     "acme_plan": certbot.plan,
     "obtain": certbot.obtain,
+    "new_key": new_key.replace_key,
     "external_plan": lambda _settings, certificate, key: external.plan(certificate, key),
     "external": external.install_external,
 }

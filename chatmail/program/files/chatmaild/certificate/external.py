@@ -7,16 +7,16 @@ from chatmaild.certificate.installing import describe_installed, differs, instal
 from chatmaild.certificate.summary import read_pair
 from chatmaild.common.errors import OperatorError
 
-# Seconds in which an operator's program may replace first one and then the other file.
+# The seconds that an operator's program may need to replace first one file and then the other.
 PATIENCE = 30
 
 
 def install_external(settings):
     """Put the operator's pair (`tls_external_cert_and_key`) in use if it changed.
 
-    Returns whether something changed. Raises OperatorError when a file is missing or
-    unreadable or they do not match; the pair in use stays then, and the failure is kept for
-    `chatmail_relay.status`.
+    Returns whether something changed. Raises OperatorError when a file is missing or unreadable,
+    or when the files do not match. The pair in use then stays, and `chatmail_relay.status` shows
+    the failure.
     """
     try:
         changed = install(*settings["tls_external_cert_and_key"])
@@ -28,7 +28,7 @@ def install_external(settings):
 
 
 def install_patiently(settings):
-    """As `install_external`, but wait for a program that replaces one file after the other."""
+    """Do as `install_external`, but try again while a program may still replace a file."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -40,10 +40,10 @@ def install_patiently(settings):
 
 
 def plan(certificate, key):
-    """Return what a converge asks first: {"given", "differs", "in_use"}.
+    """Return what a converge has to know before it acts: {"given", "differs", "in_use"}.
 
-    given, in_use: what the operator's certificate and the one in use say.
-    Raises OperatorError when the operator's pair cannot be used.
+    given, in_use: the content of the operator's certificate and of the certificate in use.
+    differs: whether they are different. Raises OperatorError when the operator's pair is unusable.
     """
     return {
         "given": read_pair(certificate, key),

@@ -1,4 +1,4 @@
-"""What failed last, kept for `chatmail_relay.status`."""
+"""The last failure, which `chatmail_relay.status` shows."""
 
 import datetime
 import json
@@ -6,12 +6,23 @@ from pathlib import Path
 
 from chatmaild.common import atomic_files
 
-# What failed last; absent when all is well. `chatmail_relay.status` shows it.
+# This file does not exist when the last attempt succeeded.
 FAILURE = Path("/var/lib/chatmail/certificate.json")
 
 
+def read_failure():
+    """Return the last failure, {"time", "error", "missing"}, None after a success."""
+    try:
+        return json.loads(FAILURE.read_text())
+    except FileNotFoundError:
+        return None
+
+
 def record_failure(error, missing):
-    """Keep what failed for `chatmail_relay.status`, or forget it."""
+    """Write the failure to its file, or remove the file when nothing failed.
+
+    error: a text or None. missing: {name: reason} of the names that the certificate lacks.
+    """
     if not error and not missing:
         FAILURE.unlink(missing_ok=True)
         return

@@ -1,6 +1,7 @@
-"""A certificate and its key are put in use together, and the daemons read them."""
+"""The installation of a certificate together with its key, and the reload of the daemons."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,14 +12,28 @@ from chatmaild.certificate.summary import read_pair
 from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
 
-# What all daemons read: two links to a pair, which changes as a whole (see `install`).
+# All daemons read the two links in this directory. `install` replaces both targets in one step.
 TLS = Path("/etc/chatmail/tls")
 CERTIFICATE, KEY = "fullchain.pem", "privkey.pem"
 DAEMONS = ("nginx", "dovecot", "postfix")
 
 
+@contextlib.contextmanager
+def locked(directory):
+    """Let one process at a time change the pair in a directory, which exists; others wait.
+
+    A converge, certbot's hook and the unit that watches the operator's files may meet.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def describe_installed():
-    """Return what the certificate in use says, as `read_pair` does, None without a usable pair."""
+    """Return the content of the certificate in use as `read_pair` does, None without a pair."""
     try:
         return read_pair(str(TLS / CERTIFICATE), str(TLS / KEY))
     except OperatorError:
@@ -26,7 +41,7 @@ def describe_installed():
 
 
 def differs(certificate, key):
-    """Tell whether another pair than this one is in use."""
+    """Return whether the pair in use has another content than these two files."""
     for source, name in ((certificate, CERTIFICATE), (key, KEY)):
         try:
             if Path(source).read_bytes() != (TLS / name).read_bytes():
@@ -37,18 +52,26 @@ def differs(certificate, key):
 
 
 def install(certificate, key):
-    """Put a pair in use and reload the daemons, unless it is in use already.
+    """Put a pair in use and reload the daemons, unless the pair is in use already.
 
     certificate, key: paths of PEM files. Returns whether something changed.
-    The daemons see the old pair or the new one and never one file of each. Raises
-    OperatorError when the pair is unusable, and the old one stays.
+    The daemons see the old pair or the new pair, never one file of each. Raises OperatorError when
+    the new pair is unusable; the old pair then stays.
     """
-    if not differs(certificate, key):
-        return False
     TLS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with locked(TLS):
+        if not differs(certificate, key):
+            return False
+        _swap(certificate, key)
+    _reload_daemons()
+    return True
+
+
+def _swap(certificate, key):
+    """Replace the pair in use as a whole."""
     fresh = _copy_pair(certificate, key)
     try:
-        # The copy: what is in use is what was looked at, whatever happens to the files.
+        # The copy is checked, not the source: a program may replace the source files meanwhile.
         read_pair(str(fresh / CERTIFICATE), str(fresh / KEY))
         _put_behind_links()
         _replace_link(TLS / "current", fresh.name)
@@ -60,12 +83,10 @@ def install(certificate, key):
     for old in TLS.glob("pair-*"):
         if old.name != os.readlink(TLS / "current"):
             shutil.rmtree(old)
-    _reload_daemons()
-    return True
 
 
 def _copy_pair(certificate, key):
-    """Copy a pair into a directory of its own beside the one in use; return the directory."""
+    """Copy a pair into a new directory beside the one in use; return the new directory."""
     directory = Path(tempfile.mkdtemp(prefix="pair-", dir=TLS))
     directory.chmod(0o755)
     for source, name, mode in ((certificate, CERTIFICATE, 0o644), (key, KEY, 0o640)):
@@ -79,7 +100,7 @@ def _copy_pair(certificate, key):
 
 
 def _put_behind_links():
-    """Turn two plain files, such as the placeholder's, into links to the same content."""
+    """Replace two plain files, such as the placeholder's, by links to the same content."""
     paths = [TLS / CERTIFICATE, TLS / KEY]
     if all(path.is_symlink() for path in paths) or not all(path.is_file() for path in paths):
         return
@@ -89,7 +110,7 @@ def _put_behind_links():
 
 
 def _replace_link(link, target):
-    """Point a link elsewhere, or put it in a file's place, in one step."""
+    """Give a link another target in one step. The link may also replace a plain file."""
     aside = link.with_name(f".{link.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()
@@ -98,7 +119,7 @@ def _replace_link(link, target):
 
 
 def _reload_daemons():
-    """Have the daemons that run read the pair; a reload drops no connection."""
+    """Reload the daemons that run, so that they read the new pair. No connection is dropped."""
     failed = []
     for daemon in DAEMONS:
         if subprocess.run(["systemctl", "is-active", "--quiet", daemon], check=False).returncode:

@@ -1,5 +1,6 @@
-"""A certificate of our own making: for good, or until a better one is there."""
+"""A self-signed certificate: the relay's own, or a placeholder until another one exists."""
 
+import contextlib
 import datetime
 import grp
 import ipaddress
@@ -11,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from chatmaild.certificate.installing import locked
 from chatmaild.certificate.summary import digest_key, read_certificate, read_pair
 from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
@@ -18,14 +20,17 @@ from chatmaild.common.errors import OperatorError
 KEY_MODE, CERTIFICATE_MODE = 0o640, 0o644
 # RFC 5280 appendix A.1, ub-common-name.
 MAX_COMMON_NAME = 64
+# Days.
+VALIDITY = 3650
 
 
 def ensure(name, key, subject_names, group, days, days_remaining, placeholder, test):
-    """Ensure that a certificate for these names and its private key are there.
+    """Ensure that a certificate for these names and its private key exist.
 
-    The arguments are those of the state `chatmail_certificate.self_signed`; `test` writes nothing.
-    Returns {"reason", "changes", "left"}: why a new certificate is due (": reason" or ""), old and
-    new, and which of the changes did not take.
+    The arguments are those of the state `chatmail_certificate.self_signed`. With `test`, nothing is
+    written.
+    Returns {"reason", "changes", "left"}: why a new certificate is due (": reason" or ""), the
+    changes with their old and new values, and the names of changes that had no effect.
     """
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     wanted = {"names": sorted(subject_names), "not_after": end.date().isoformat()}
@@ -34,16 +39,32 @@ def ensure(name, key, subject_names, group, days, days_remaining, placeholder, t
         "days": days_remaining,
         "placeholder": placeholder,
     }
-    reason, changes = _compare(name, key, group, wanted, acceptable)
-    left = []
-    if changes and not test:
-        _write_pair(name, key, group, subject_names, end, changes)
-        left = list(_compare(name, key, group, wanted, acceptable)[1])
+    directory, left = os.path.dirname(name), []
+    # Amid a swap, the certificate of one pair would be compared with the key of another. A dry run
+    # may come before the directory.
+    with locked(directory) if os.path.isdir(directory) else contextlib.nullcontext():
+        reason, changes = _compare(name, key, group, wanted, acceptable)
+        if changes and not test:
+            _write_pair(name, key, group, subject_names, end, changes)
+            left = list(_compare(name, key, group, wanted, acceptable)[1])
     return {"reason": reason, "changes": changes, "left": left}
 
 
+def make_pair(directory, names, days=VALIDITY):
+    """Make a key and a self-signed certificate for it in a directory; return their paths.
+
+    names: DNS names or IP addresses, the first is the subject. days: validity. Raises OSError.
+    """
+    paths = [os.path.join(directory, name) for name in ("fullchain.pem", "privkey.pem")]
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    _write_file(paths[1], _encode_key(private_key), KEY_MODE, 0)
+    _write_file(paths[0], _issue_certificate(private_key, names, end), CERTIFICATE_MODE, 0)
+    return paths
+
+
 def _compare(name, key, group, wanted, acceptable):
-    """Return why a new certificate is due (": reason" or "") and the changes, old and new."""
+    """Return why a new certificate is due (": reason" or ""), and the changes: old and new."""
     changes, reason = {}, ""
     if not (acceptable["placeholder"] and _is_usable(name, key)):
         private_key = _load_key(key)
@@ -69,7 +90,7 @@ def _compare(name, key, group, wanted, acceptable):
 
 
 def _is_usable(name, key):
-    """Tell whether a daemon could serve with this pair, whatever kind of key it is."""
+    """Return whether a daemon could use this pair. The key may be of any kind."""
     try:
         read_pair(name, key)
     except OperatorError:
@@ -78,7 +99,7 @@ def _is_usable(name, key):
 
 
 def _read_present(name):
-    """Return what the certificate says, None where there is none that can be read."""
+    """Return the content of the certificate, None without a readable one."""
     try:
         return read_certificate(name)
     except OperatorError:
@@ -86,9 +107,9 @@ def _read_present(name):
 
 
 def _find_fault(present, private_key, acceptable):
-    """Return what is wrong with the certificate, "" if nothing is."""
+    """Return what is wrong with the certificate, "" if it is good."""
     if present is None:
-        return "there is none that can be read"
+        return "no readable one exists"
     if private_key is None or present["key_sha256"] != digest_key(private_key.public_key()):
         return "it does not belong to the key"
     if acceptable["placeholder"]:
@@ -103,7 +124,10 @@ def _find_fault(present, private_key, acceptable):
 
 
 def _write_pair(name, key, group, names, end, changes):
-    """Write what `changes` names, the key first: a certificate can be made for it at any time."""
+    """Write the parts that `changes` names.
+
+    The key is written first, because a certificate can be made for an existing key at any time.
+    """
     try:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
@@ -120,11 +144,11 @@ def _write_pair(name, key, group, names, end, changes):
 
 
 def _load_key(path):
-    """Return the private key of a file, None where there is none that may be used."""
+    """Return the private key in a file, None without a key of a good kind and size."""
     try:
         with open(path, "rb") as stream:
             key = serialization.load_pem_private_key(stream.read(), password=None)
-    except (OSError, ValueError, TypeError):  # TypeError: it has a passphrase
+    except (OSError, ValueError, TypeError):  # A key with a passphrase raises TypeError.
         return None
     good = isinstance(key, ec.EllipticCurvePrivateKey)
     good = good or (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048)
@@ -140,7 +164,7 @@ def _encode_key(private_key):
 
 
 def _issue_certificate(private_key, names, end):
-    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM."""
+    """Return a self-signed end-entity certificate (RFC 5280) for the names, in PEM form."""
     common_name = names[0] if len(names[0]) <= MAX_COMMON_NAME else "chatmail"
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
     builder = (
@@ -149,7 +173,7 @@ def _issue_certificate(private_key, names, end):
         .issuer_name(subject)
         .public_key(private_key.public_key())
         .serial_number(x509.random_serial_number())
-        # A day back, for clients whose clock is behind.
+        # It begins a day ago, for clients whose clocks are slow.
         .not_valid_before(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1))
         .not_valid_after(end)
     )
@@ -172,14 +196,14 @@ def _make_general_name(name):
 
 
 def _write_file(path, content, mode, gid):
-    """Replace a file in one step; after a power failure it is the old or the new one, whole."""
-    # The pair may lie behind links (installing.install), which stay.
+    """Replace a file in one step, so that a power failure leaves the old file or the new file."""
+    # The path may be a link (see installing.install). The link stays, and its target is replaced.
     path = os.path.realpath(path)
     atomic_files.replace(path, content, mode=mode, owner=(0, gid), durable=True)
 
 
 def _describe_access(path):
-    """Return a file's owner, group and mode such as "root:root 0640", None without a file."""
+    """Return owner, group and mode of a file, such as "root:root 0640", None without the file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -191,7 +215,7 @@ def _describe_access(path):
 
 
 def _find_name(look_up, number):
-    """Return the name of a user or group, its number where it has none."""
+    """Return the name of a user or group, or its number when it has no name."""
     try:
         return look_up(number)[0]
     except KeyError:

@@ -1,4 +1,4 @@
-"""What certificates say."""
+"""The content of certificates."""
 
 import datetime
 import hashlib
@@ -14,11 +14,12 @@ from chatmaild.common.errors import OperatorError
 
 
 def read_pair(certificate, key):
-    """Return what a certificate says, after a look at whether it can be served with its key.
+    """Check that a server could use a certificate with its key; return the certificate's content.
 
-    certificate, key: paths of PEM files; the certificate's own chain follows it.
-    A dictionary: `names` (sorted), `not_before` and `not_after` (UTC, ISO 8601), `days_left`.
-    Raises OperatorError when a file is missing or unreadable, or they do not match.
+    certificate, key: paths of PEM files. The chain follows the certificate in its file.
+    Returns a dictionary: `names` (sorted), `not_before` and `not_after` (UTC, ISO 8601) and
+    `days_left`. Raises OperatorError when a file is missing or unreadable, or when the files do not
+    match.
     """
     for path in (certificate, key):
         try:
@@ -26,7 +27,8 @@ def read_pair(certificate, key):
         except OSError as error:
             raise OperatorError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        # A key with a passphrase would ask for it on the terminal: an empty one is wrong.
+        # Without `password`, OpenSSL would ask on the terminal for the passphrase of a key. The
+        # empty passphrase makes it fail instead.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         found = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
     except (ssl.SSLError, ValueError, OSError) as error:
@@ -35,21 +37,21 @@ def read_pair(certificate, key):
 
 
 def _describe_unusable(certificate, key, error):
-    """Return what is wrong with a pair that OpenSSL refused."""
+    """Return the error text for a pair that OpenSSL refused."""
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
         return f"{certificate} and {key} do not belong together: the key is another certificate's"
     return (
-        f"{certificate} and {key} cannot be used: expected a PEM certificate, followed by those of "
-        f"its authority, and its PEM key without a passphrase; OpenSSL says: {error}"
+        f"{certificate} and {key} cannot be used: expected a PEM certificate, followed by its "
+        f"authority's certificates, and its PEM key without a passphrase; OpenSSL says: {error}"
     )
 
 
 def read_certificate(path):
-    """Return what the first certificate of a PEM file says, None where there is no such file.
+    """Return the content of the first certificate in a PEM file, None when the file does not exist.
 
     A dictionary: `names` (DNS names and IP addresses, sorted), `subject`, `issuer`, `not_before`
     and `not_after` (UTC, ISO 8601), `days_left`, `self_signed`, and `key_sha256`, the digest of
-    its public key (SubjectPublicKeyInfo, RFC 5280). Raises OperatorError when the file holds no
+    the public key (SubjectPublicKeyInfo, RFC 5280). Raises OperatorError when the file holds no
     certificate.
     """
     try:
@@ -68,8 +70,9 @@ def read_certificate(path):
 
 
 def _summarize(found):
-    """Return names and times of a certificate."""
-    # Debian 12's cryptography knows neither property; later ones warn about the other two.
+    """Return the names and times of a certificate."""
+    # The cryptography package of Debian 12 lacks the two properties that end in `_utc`. Later
+    # versions have them and warn about the other two.
     start = getattr(found, "not_valid_before_utc", None)
     start = start or found.not_valid_before.replace(tzinfo=datetime.UTC)
     end = getattr(found, "not_valid_after_utc", None)
@@ -83,7 +86,7 @@ def _summarize(found):
 
 
 def _find_names(found):
-    """Return the DNS names and IP addresses that a certificate is for, sorted."""
+    """Return the DNS names and IP addresses of a certificate, sorted."""
     try:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -95,7 +98,7 @@ def _find_names(found):
 
 
 def _is_self_signed(found):
-    """Tell whether a certificate's own key signed it."""
+    """Return whether a certificate's own key signed it."""
     key, signature = found.public_key(), found.signature
     data, algorithm = found.tbs_certificate_bytes, found.signature_hash_algorithm
     try:
@@ -106,7 +109,7 @@ def _is_self_signed(found):
         else:
             key.verify(signature, data)
     except (AttributeError, TypeError, ValueError, InvalidSignature):
-        # A key of another kind than the signature, or one that signs nothing.
+        # The signature is of another kind than the key, or the key is of a kind that cannot sign.
         return False
     return found.issuer == found.subject
 

@@ -1,1 +1,1 @@
-"""What several services share: settings, log, systemd, files, addresses, rate limit, refusals."""
+"""Code that several services share: settings, journal, systemd, atomic files, addresses, limits."""

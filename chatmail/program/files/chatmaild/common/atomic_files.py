@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Atomic files: a reader sees the old content or the new content, never a part of it."""
 
 import contextlib
 import os
 
-# A file that a crash left half-written begins so; nobody reads it.
+# The names of files that are being written begin like this. A crash may leave one, which no
+# program reads.
 DRAFT_PREFIX = ".draft-"
 
 
@@ -17,14 +18,14 @@ def replace(
     durable: bool = False,
     exclusive: bool = False,
 ) -> None:
-    """Write a file aside and give it its name in one step.
+    """Write a file under a draft name, and rename it in one step.
 
-    mode, owner: permissions, and the numbers of user and group, this process's own if not given.
-    times: when it was read and written last, in ns; now if not given.
-    durable: a power failure leaves the old file or the new one, whole. Otherwise the old one may
-        come back.
-    exclusive: a file that is there already stays, and FileExistsError is raised.
-    Raises OSError, as when the directory is gone.
+    mode: the permissions. owner: the numbers of user and group, by default those of this process.
+    times: the access time and the modification time in ns, by default now.
+    durable: write to the disk before returning, so that the new file survives a power failure.
+        Without it, the old file may be there again after a power failure.
+    exclusive: keep an existing file, and raise FileExistsError.
+    Raises OSError, for example when the directory does not exist.
     """
     directory = os.path.dirname(path) or "."
     draft = os.path.join(directory, DRAFT_PREFIX + os.urandom(8).hex())
@@ -55,7 +56,7 @@ def replace(
 
 
 def sync_directory(path: str | os.PathLike) -> None:
-    """Write a directory's entries to the disk."""
+    """Write the entries of a directory to the disk (fsync(2))."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,14 @@
-"""The inner side of a door: answers the one request of a Salt module.
+"""The inner side of a door: answers one request of a Salt module.
 
-A request is a JSON object on standard input, where nobody else on the machine sees it:
+The request is a JSON object on standard input, where no other user of the machine can read it:
 
 `do`: name of the command.
 `arguments`: the command's arguments by name.
-`settings`: the relay's settings, or the path of their file; the usual file if it is missing.
+`settings`: the relay's settings, or the path of a file with the settings. Without this key, the
+    settings come from the file that the last converge wrote.
 
-The answer on standard output is `{"result": value}` or `{"error": text}`, with `"invalid": true`
-in it when an argument is at fault.
+The answer is a JSON object on standard output: `{"result": value}` or `{"error": text}`. An error
+that a wrong argument caused has `"invalid": true` too.
 """
 
 import json
@@ -19,7 +20,10 @@ from chatmaild.common.settings import SETTINGS, load_settings
 
 
 def answer(commands: dict[str, Callable]) -> None:
-    """Read the request, call the command with the settings and its arguments, print the answer."""
+    """Read the request, call its command with the settings and the arguments, print the answer.
+
+    commands: the functions of this part of the program, by the names that requests use.
+    """
     request = json.load(sys.stdin)
     try:
         settings = request.get("settings", SETTINGS)
@@ -30,12 +34,12 @@ def answer(commands: dict[str, Callable]) -> None:
                 f"the program knows no command {request['do']!r}, it is of another release than "
                 "the Salt modules: run `salt-call state.apply chatmail.program`"
             )
-        told = {"result": commands[request["do"]](settings, **request.get("arguments", {}))}
+        reply = {"result": commands[request["do"]](settings, **request.get("arguments", {}))}
     except InvalidRequest as error:
-        told = {"error": str(error), "invalid": True}
+        reply = {"error": str(error), "invalid": True}
     except OperatorError as error:
-        told = {"error": str(error)}
+        reply = {"error": str(error)}
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        told = {"error": f"{where}{error.strerror or error}"}
-    json.dump(told, sys.stdout)
+        reply = {"error": f"{where}{error.strerror or error}"}
+    json.dump(reply, sys.stdout)

@@ -1,9 +1,9 @@
-"""What goes wrong in a way that the operator can put right."""
+"""Errors that the operator can correct."""
 
 
 class OperatorError(Exception):
-    """Something cannot be done. The text says what was found, what is expected and what to do."""
+    """An action is impossible. The text says what was found, what is expected and what to do."""
 
 
 class InvalidRequest(OperatorError):
-    """An argument of the operator's is none that the command takes."""
+    """The command does not accept one of the operator's arguments."""

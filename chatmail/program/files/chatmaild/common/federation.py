@@ -1,10 +1,10 @@
-"""Which domains the relay exchanges mail with: the pillar's two lists (docs/federation.md)."""
+"""The domains with which the relay exchanges mail: the pillar's two lists (docs/federation.md)."""
 
 
 class Federation:
-    """Knows the lists; built once from the settings and never changed.
+    """The two lists. A service makes one object from the settings and never changes it.
 
-    settings: as `/etc/chatmail/relay.json` holds them, the lists' names in lower case.
+    settings: the content of `/etc/chatmail/relay.json`. The lists hold names in lower case.
     """
 
     def __init__(self, settings: dict):
@@ -13,9 +13,9 @@ class Federation:
         self._allow = frozenset(settings["federation"]["allow"])
 
     def refuses(self, domain: str) -> bool:
-        """Return whether no mail is taken from a domain and none sent to it.
+        """Return whether the relay neither accepts mail from a domain nor sends mail to it.
 
-        domain: what stands after the @ of an address, in any case.
+        domain: the part of an address after the @, in upper or lower case.
         """
         domain = domain.lower().rstrip(".")
         if domain == self._own:
@@ -27,7 +27,7 @@ class Federation:
 
 
 def _with_parents(domain: str) -> list[str]:
-    """Return the names that stand for a domain: its own, and those it lies below."""
+    """Return the names that match a domain in a list: the domain itself and its parents."""
     if domain.startswith("["):
         return [domain]
     labels = domain.split(".")

@@ -1,11 +1,11 @@
-"""Why mail is not taken: the SMTP reply, and a word for the log."""
+"""The reason why the relay refuses mail: the SMTP reply, and a word for the log."""
 
 
 class Refusal(Exception):
-    """A message or a recipient is not taken.
+    """The relay refuses a message or a recipient.
 
-    reason: a word or two for the log, with nothing in it about the message.
-    code, xcode, text: the SMTP reply; xcode, the enhanced status code, may be None.
+    reason: a few words for the log, without any content of the message.
+    code, xcode, text: the SMTP reply. `xcode` is the enhanced status code (RFC 3463) or None.
     """
 
     def __init__(self, reason: str, code: str, xcode: str | None, text: str):

@@ -1,13 +1,13 @@
-"""What a service tells systemd about itself."""
+"""Notifications of a service to systemd."""
 
 import os
 import socket
 
 
 def notify(state: str) -> None:
-    """Tell systemd a state such as `READY=1` or `STOPPING=1` (sd_notify(3)).
+    """Send systemd a state such as `READY=1` or `STOPPING=1` (sd_notify(3)).
 
-    Does nothing when the service was not started by systemd.
+    Does nothing when systemd did not start this process.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:

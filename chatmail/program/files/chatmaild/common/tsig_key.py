@@ -1,4 +1,4 @@
-"""The file of a TSIG key (RFC 8945), as tsig-keygen writes it and BIND and others read it."""
+"""The file of a TSIG key (RFC 8945), in the form that tsig-keygen writes."""
 
 import base64
 import os
@@ -9,7 +9,7 @@ from chatmaild.common.errors import OperatorError
 
 
 class TsigKey(NamedTuple):
-    """What the file holds; the secret is base64."""
+    """The content of the file. The secret is in base64."""
 
     name: str
     algorithm: str
@@ -17,7 +17,7 @@ class TsigKey(NamedTuple):
 
 
 def read_tsig_key(path: str | os.PathLike) -> TsigKey:
-    """Return the key of a file. Raises OperatorError, whose text never has the secret in it."""
+    """Return the key in a file. Raises OperatorError, whose text never contains the secret."""
     try:
         with open(path, encoding="utf-8") as file:
             text, mode = file.read(), os.fstat(file.fileno()).st_mode
@@ -31,7 +31,7 @@ def read_tsig_key(path: str | os.PathLike) -> TsigKey:
         base64.b64decode(parts["secret"], validate=True)
         return TsigKey(found[1], parts["algorithm"].lower(), parts["secret"])
     except (KeyError, ValueError):
-        pass  # without its cause: that text would have the secret in it
+        pass  # The error below has no cause: the text of this one would contain the secret.
     raise OperatorError(
         f"{path} holds no TSIG key: expected what tsig-keygen writes, "
         '`key "name" { algorithm hmac-sha256; secret "…"; };`'

@@ -1,1 +1,1 @@
-"""DKIM (RFC 6376): canonical forms, signatures made and verified, the relay's own keys."""
+"""DKIM (RFC 6376): canonical forms, signing, verifying, and the relay's own keys."""

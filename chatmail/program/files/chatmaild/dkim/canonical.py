@@ -1,7 +1,7 @@
 """DKIM's canonical forms and tag lists (RFC 6376 section 3), for signing and for verifying.
 
-Public libraries do this in Python loops or in regular expressions that take quadratic time on
-hostile white space; here a 30 MB body costs a few passes in C.
+Public libraries use Python loops, or regular expressions that need quadratic time for hostile white
+space. This module makes a few passes in C, also over a body of 30 MB.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _TAG_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")
 
 
 def parse_tags(text: bytes) -> dict[str, bytes]:
-    """Return the tags of a tag list, white space runs made one space.
+    """Return the tags of a tag list. Each run of white space becomes one space.
 
     Raises ValueError for a list that section 3.2 does not allow.
     """
@@ -34,10 +34,11 @@ def parse_tags(text: bytes) -> dict[str, bytes]:
 
 
 def signed_bytes(fields: list[Field], names: list[bytes], signature: Field, relaxed: bool) -> bytes:
-    """Return the bytes that a signature is over (section 3.7).
+    """Return the bytes that a signature covers (section 3.7).
 
-    names: what h= lists, in lower case; of a name that repeats, the last field comes first.
-    signature: the DKIM-Signature field itself; the value of its b= is left out here.
+    names: the names in h=, in lower case. A name that occurs twice means the last field of that
+        name, and then the field above it.
+    signature: the DKIM-Signature field itself. This function leaves out the value of its b=.
     """
     unused: dict[bytes, list[Field]] = {}
     for field in fields:
@@ -59,7 +60,7 @@ def _relaxed_field(field: Field) -> bytes:
 
 
 def body_hash(body: bytes, relaxed: bool) -> tuple[bytes, int]:
-    """Return the SHA-256 of the canonical body, and how long that body is (section 3.4)."""
+    """Return the SHA-256 and the length in bytes of the canonical body (section 3.4)."""
     if relaxed:
         body = _relaxed_lines(body)
     end = _without_empty_lines(body)
@@ -74,10 +75,11 @@ def body_hash(body: bytes, relaxed: bool) -> tuple[bytes, int]:
 
 
 def _relaxed_lines(body: bytes) -> bytes:
-    """Make each run of white space one space, and none at the end of a line.
+    """Replace each run of white space by one space, and remove white space at the ends of lines.
 
-    Nearly every body passes with four searches and no copy. A run of n spaces needs log2(n)
-    halvings; the long lengths first make that a fixed number whatever n is.
+    Nearly every body needs four searches and no copy. Replacing two spaces by one needs log2(n)
+    passes for a run of n spaces. The long lengths come first, so the number of passes is bounded
+    for any n.
     """
     if b"\t" in body:
         body = body.replace(b"\t", b" ")
@@ -92,7 +94,7 @@ def _relaxed_lines(body: bytes) -> bytes:
 
 
 def _without_empty_lines(body: bytes) -> int:
-    """Return where the body ends without the empty lines at its end, its last CR LF kept."""
+    """Return the length of the body without the empty lines at its end."""
     end = len(body)
     for lines in (1 << 14, 1 << 7, 1):
         block = b"\r\n" * lines

@@ -1,17 +1,17 @@
-"""What the Salt module chatmail_dkim asks for about the keys on this machine."""
+"""The commands of the Salt module chatmail_dkim about the keys on this machine."""
 
 from chatmaild.common.commands import answer
 from chatmaild.dkim import key_files, key_records, signing_state
 
 
 def probe(settings: dict, txt: dict[str, list[str]]) -> dict[str, str]:
-    """Sign a message with each key that signs now, and verify it."""
-    from chatmaild.dkim import probing  # it loads what asks DNS
+    """Sign a message with each key that signs now, and verify the signatures."""
+    from chatmaild.dkim import probing  # Loading it takes time: it loads dnspython.
 
     return probing.probe(settings, txt)
 
 
-# All commands get the settings; those that the keys' files answer alone have no use for them.
+# Each command gets the settings. A command that needs only the files of the keys does not use them.
 COMMANDS = {
     "new_selector": lambda _settings, algorithm: key_files.choose_selector(algorithm),
     "generate": lambda _settings, **key: key_files.generate(**key),

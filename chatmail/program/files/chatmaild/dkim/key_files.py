@@ -1,4 +1,4 @@
-"""The private keys on this machine: one PEM file for each, which only root and the filter read."""
+"""The private keys on this machine. Each is a PEM file that only root and the filter can read."""
 
 import grp
 import os
@@ -14,17 +14,18 @@ from chatmaild.common import atomic_files
 from chatmaild.common.errors import InvalidRequest, OperatorError
 
 DIRECTORY = Path("/etc/chatmail/dkim")
-# The filter, which signs, is in this group (chatmail/host makes it).
+# The group of the filter, which signs. The part chatmail/host makes this group.
 GROUP = "chatmail-dkim"
-# What a signature names (RFC 6376 section 3.3, RFC 8463 section 3): a selector's first letter.
+# The algorithms by the names that signatures use (RFC 6376 section 3.3, RFC 8463 section 3). The
+# value is the first letter of a selector for this algorithm.
 ALGORITHMS = {"rsa-sha256": "r", "ed25519-sha256": "e"}
 RSA_BITS = (2048, 3072, 4096)
-# A selector is one label here; RFC 6376 would allow dots, which no relay needs.
+# A selector is one DNS label here. RFC 6376 allows dots too, but no relay needs them.
 SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def key_path(selector):
-    """Return where the private key of a selector lies; refuse what is not a selector."""
+    """Return the path of a selector's private key. Raises InvalidRequest for a bad selector."""
     if not SELECTOR.fullmatch(str(selector)):
         raise InvalidRequest(
             f"{selector!r} is no selector: use up to 63 lower-case letters, digits and hyphens"
@@ -33,7 +34,11 @@ def key_path(selector):
 
 
 def write_file(path, content, replace=False):
-    """Write a file of the filter's group, whole or not at all; never over an existing key."""
+    """Write an atomic file that belongs to the filter's group.
+
+    replace: allow the file to exist. Without it, an existing file raises OperatorError, because a
+    key must not be overwritten.
+    """
     owner = 0, _find_group()
     make_directory()
     try:
@@ -57,14 +62,14 @@ def _find_group():
 
 
 def make_directory():
-    """Make the directory of the keys where no converge has yet."""
+    """Make the directory of the keys, if no converge has made it yet."""
     if not DIRECTORY.is_dir():
         DIRECTORY.mkdir(mode=0o750, parents=True)
         os.chown(DIRECTORY, 0, _find_group())
 
 
 def load_key(selector):
-    """Return the private key of a selector."""
+    """Return the private key of a selector. Raises OperatorError."""
     path = key_path(selector)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -82,7 +87,7 @@ def load_key(selector):
 
 
 def find_algorithm(key, selector):
-    """Return what a signature with this key names. Raises OperatorError for another kind of key."""
+    """Return the algorithm of a key. Raises OperatorError for a key that DKIM does not know."""
     if isinstance(key, rsa.RSAPrivateKey):
         return "rsa-sha256"
     if isinstance(key, ed25519.Ed25519PrivateKey):
@@ -93,7 +98,7 @@ def find_algorithm(key, selector):
 
 
 def describe_permissions(path):
-    """Return mode, owner and group of a file as one text: 0640 root:chatmail-dkim."""
+    """Return mode, owner and group of a file as one text, such as 0640 root:chatmail-dkim."""
     found = path.stat()
     try:
         group = grp.getgrgid(found.st_gid).gr_name
@@ -104,9 +109,9 @@ def describe_permissions(path):
 
 
 def protect(selector):
-    """Give a private key to root and the filter's group alone: 0640 root:chatmail-dkim.
+    """Set owner and permissions of a private key: 0640 root:chatmail-dkim.
 
-    Returns the permissions as `list` shows them.
+    Returns the permissions in the form that `list` shows. Raises OperatorError without such a key.
     """
     path = key_path(selector)
     try:
@@ -118,9 +123,10 @@ def protect(selector):
 
 
 def choose_selector(algorithm):
-    """Return the free selector that a key made today gets: the algorithm's letter and the day.
+    """Return a selector for a new key: the algorithm's letter and the day, such as r20261122.
 
     algorithm: rsa-sha256 or ed25519-sha256.
+    A number follows when that selector has a key already, such as r20261122-2.
     """
     if algorithm not in ALGORITHMS:
         raise InvalidRequest(
@@ -132,12 +138,13 @@ def choose_selector(algorithm):
 
 
 def generate(selector=None, algorithm="rsa-sha256", bits=2048):
-    """Make a private key; nothing signs with it until `sign_with` or a rotation says so.
+    """Make a private key. The filter does not use it before `sign_with` or a rotation.
 
     selector: one DNS label; by default the algorithm's letter and the day, such as r20261122.
     algorithm: rsa-sha256 or ed25519-sha256.
     bits: 2048, 3072 or 4096; only for RSA.
     Returns {"selector", "algorithm", "path"}. An existing key is never overwritten.
+    Raises InvalidRequest for a bad argument, and OperatorError for a selector that has a key.
     """
     if bits not in RSA_BITS:
         raise InvalidRequest(f"bits {bits!r} are not possible: use 2048, 3072 or 4096")

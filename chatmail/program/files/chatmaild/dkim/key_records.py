@@ -14,7 +14,7 @@ CHUNK = 255
 
 
 def _make_value(key):
-    """Return the TXT value of a private key's public half (RFC 6376 3.6.1, RFC 8463 4.2)."""
+    """Return the TXT value of a private key's public key (RFC 6376 3.6.1, RFC 8463 4.2)."""
     if isinstance(key, rsa.RSAPrivateKey):
         kind, encoding = "rsa", serialization.Encoding.DER
         form = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -22,12 +22,12 @@ def _make_value(key):
         kind, encoding = "ed25519", serialization.Encoding.Raw
         form = serialization.PublicFormat.Raw
     octets = key.public_key().public_bytes(encoding, form)
-    # s=email, t=s: only for mail, and only for addresses of exactly this domain.
+    # s=email: the key is only for mail. t=s: it is not for addresses of subdomains.
     return f"v=DKIM1;k={kind};s=email;t=s;p={base64.b64encode(octets).decode()}"
 
 
 def name_record(selector, domain):
-    """Return the name of a key's record."""
+    """Return the DNS name of a key's record."""
     return f"{selector}._domainkey.{domain}."
 
 
@@ -42,10 +42,10 @@ def make_record(selector, domain):
 
 
 def describe_record(settings, selector):
-    """Return what the TXT record of a key says.
+    """Return the TXT record of a key: {"name", "value", "chunks"}.
 
-    Returns {"name", "value", "chunks"}: the value as one text, and the same as the strings of at
-    most 255 bytes that a zone file wants.
+    value: the record's value as one text. chunks: the same value as strings of at most 255 bytes,
+    as a zone file needs them.
     """
     record = make_record(selector, settings["mail_domain"])
     value = record["value"]
@@ -54,11 +54,11 @@ def describe_record(settings, selector):
 
 
 def list_records(settings):
-    """Return the TXT records that DNS must have: of the next, the signing and the retired keys.
+    """Return the TXT records that DNS must have, for the next, the signing and the retired keys.
 
-    Returns a list of {"name", "type", "ttl" in seconds, "value"}; the value is one text, unsplit.
-    A retired key is left out once it is `dkim:retire_after` days old. On a relay that is a bare IP
-    address the list is empty.
+    Returns a list of {"name", "type", "ttl" in seconds, "value"}. The value is one text.
+    A key that was retired `dkim:retire_after` days ago needs no record. On a relay without a domain
+    the list is empty.
     """
     state = read_state()
     if not settings["dkim_required"]:
@@ -68,7 +68,7 @@ def list_records(settings):
 
 
 def _find_in_grace(settings, state):
-    """Return the retired keys whose signatures may still be on their way."""
+    """Return the retired keys whose signatures may be on messages that are still on their way."""
     return [
         key
         for key in state["retired"]
@@ -77,7 +77,10 @@ def _find_in_grace(settings, state):
 
 
 def list_withdrawn(settings):
-    """Return the names of records that DNS should have no longer: of keys retired long enough."""
+    """Return the names of the records that DNS should not have any more.
+
+    They are the records of keys that were retired `dkim:retire_after` days ago or earlier.
+    """
     state = read_state()
     if not settings["dkim_required"]:
         return []

@@ -1,4 +1,4 @@
-"""A message is signed and verified as the filters of this and of another relay would do."""
+"""A probe: the code of the filter signs a message, and the code of the filter verifies it."""
 
 from chatmaild.common.errors import OperatorError
 from chatmaild.common.refusals import Refusal
@@ -6,10 +6,11 @@ from chatmaild.dkim import key_files, signing, verifying
 
 
 def probe(settings: dict, txt: dict[str, list[str]]) -> dict[str, str]:
-    """Sign a message with each key that signs now, and verify it with the records of DNS.
+    """Sign a message with each key that signs now, and verify it with the records in DNS.
 
-    txt: the values that DNS has, by name.
-    Returns {selector: "verified" or the reason why another relay's filter would refuse it}.
+    txt: the TXT values in DNS, by name.
+    Returns {selector: "verified", or the reason why another relay would refuse the message}.
+    Raises OperatorError when the filter could not sign with the keys on this machine.
     """
     domain = settings["mail_domain"]
     author = f" probe@{domain}".encode()

@@ -1,4 +1,4 @@
-"""DKIM signatures (RFC 6376, RFC 8463) on what leaves the relay."""
+"""DKIM signatures (RFC 6376, RFC 8463) on messages that leave the relay."""
 
 import base64
 import json
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 KEYS = Path("/etc/chatmail/dkim")
 
-# Each is signed once more than it occurs, so that nobody can add another (section 8.15).
+# Each of these names is in h= once more than the message has fields of that name, so that nobody
+# can add a field (RFC 6376 section 8.15).
 # The List fields are those of RFC 2369, RFC 2919 and RFC 8058.
 OVERSIGNED = (
     b"from subject date to cc reply-to in-reply-to references autocrypt content-type message-id "
@@ -30,7 +31,7 @@ _KEY_TYPES = {"rsa-sha256": rsa.RSAPrivateKey, "ed25519-sha256": ed25519.Ed25519
 
 
 class SigningKey(NamedTuple):
-    """One key that signs now."""
+    """A key that signs now."""
 
     selector: str
     algorithm: str  # a= of the signature
@@ -46,9 +47,9 @@ class SigningKey(NamedTuple):
 
 
 def load_keys(directory: Path = KEYS) -> list[SigningKey]:
-    """Return the keys that `signing.json` names, in its order.
+    """Return the keys that `signing.json` names, in the same order.
 
-    Raises OSError or ValueError with the file at fault.
+    Raises OSError or ValueError. The text names the bad file.
     """
     listed = json.loads((directory / "signing.json").read_text())["selectors"]
     keys = []
@@ -57,7 +58,7 @@ def load_keys(directory: Path = KEYS) -> list[SigningKey]:
         path = directory / f"{selector}.pem"
         private_key = load_pem_private_key(path.read_bytes(), password=None)
         if not isinstance(private_key, _KEY_TYPES.get(algorithm, ())):
-            raise ValueError(f"{path} holds no key for {algorithm}: write signing.json to match it")
+            raise ValueError(f"{path} holds no key for {algorithm}: correct signing.json")
         keys.append(SigningKey(selector, algorithm, private_key))
     if not keys:
         raise ValueError(f"{directory / 'signing.json'} names no selector: at least one must sign")
@@ -65,7 +66,7 @@ def load_keys(directory: Path = KEYS) -> list[SigningKey]:
 
 
 class KeyRing:
-    """The keys that sign now; reads them again when `signing.json` has changed."""
+    """The keys that sign now. They are read again when `signing.json` has changed."""
 
     def __init__(self, directory: Path = KEYS):
         """Load the keys. Raises OSError or ValueError."""
@@ -78,7 +79,7 @@ class KeyRing:
         return stat.st_mtime_ns, stat.st_ino
 
     def current(self) -> list[SigningKey]:
-        """Return the keys; the last good ones as long as the files are not in order."""
+        """Return the keys. While the files are wrong, these are the last good keys."""
         try:
             state = self._state()
             if state != self._seen:
@@ -93,9 +94,10 @@ class KeyRing:
 def signature_fields(
     fields: list[Field], body: bytes, domain: str, keys: list[SigningKey]
 ) -> list[bytes]:
-    """Return the values of the DKIM-Signature fields, one a key, to stand above all others.
+    """Return the values of the DKIM-Signature fields, one for each key.
 
-    fields and body: the message as it leaves. domain: d=.
+    fields, body: the message as it leaves the relay. domain: the value of d=.
+    The fields belong above all other fields.
     """
     digest, _ = body_hash(body, relaxed=True)
     present = [name.lower() for name, _ in fields]
@@ -112,7 +114,7 @@ def _signature_field(
     key: SigningKey,
     made_at: int,
 ) -> bytes:
-    """Return the value of one DKIM-Signature field, folded for lines of at most 78 bytes."""
+    """Return the value of one DKIM-Signature field, folded into lines of at most 78 bytes."""
     unsigned = (
         f" v=1; a={key.algorithm}; c=relaxed/relaxed; d={domain};\r\n"
         f"\ts={key.selector}; t={made_at};\r\n"
@@ -127,7 +129,7 @@ def _signature_field(
 
 
 def _fold(words: list[str], separator: str) -> str:
-    """Join the words, beginning a new line before one would be longer than 76 bytes."""
+    """Join the words. A new line begins before a line gets longer than 76 bytes."""
     lines = [""]
     for word in words[:-1]:
         word += separator

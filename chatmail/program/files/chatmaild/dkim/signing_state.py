@@ -1,6 +1,6 @@
-"""Which keys sign, which are the next ones and which are retired: `signing.json` beside the keys.
+"""The file `signing.json` beside the keys: which keys sign, which come next, which are retired.
 
-The file is replaced in one step, so that a rotation stopped anywhere can go on.
+The file is replaced in one step, so a rotation that was stopped at any point can go on.
 """
 
 import contextlib
@@ -14,10 +14,11 @@ from chatmaild.dkim import key_files
 
 
 def read_state():
-    """Return {"selectors": [], "next": [], "retired": []}, lists of keys, from signing.json.
+    """Return {"selectors": [], "next": [], "retired": []} from signing.json.
 
-    Each key is {"selector", "algorithm", "since"}; "since" is when it entered its list, in UTC. A
-    file that somebody else wrote may lack it: then the file's own time counts.
+    The lists contain keys: {"selector", "algorithm", "since"}. "since" is the time in UTC at which
+    the key entered its list. Where an operator's file lacks "since", the modification time of the
+    file counts. Raises OperatorError when the file cannot be read.
     """
     path = key_files.DIRECTORY / "signing.json"
     state = {"selectors": [], "next": [], "retired": []}
@@ -29,13 +30,13 @@ def read_state():
     except (OSError, ValueError) as error:
         raise OperatorError(
             f"{path} cannot be read ({error}): restore it, or remove it and run "
-            "`state.apply chatmail.dkim`, which signs with the keys that it finds"
+            "`state.apply chatmail.dkim`, which lets the existing keys sign"
         ) from error
     return {name: [{"since": written} | key for key in keys] for name, keys in state.items()}
 
 
 def save_state(state):
-    """Write signing.json; the filter reads it again by itself."""
+    """Write signing.json. The filter notices this and reads the file again."""
     key_files.write_file(
         key_files.DIRECTORY / "signing.json",
         json.dumps(state, indent=2).encode() + b"\n",
@@ -45,7 +46,7 @@ def save_state(state):
 
 @contextlib.contextmanager
 def locked():
-    """Let one process at a time change keys; a second one is told so at once."""
+    """Let only one process change keys at a time. Raises OperatorError in a second process."""
     key_files.make_directory()
     handle = os.open(key_files.DIRECTORY, os.O_RDONLY)
     try:
@@ -66,7 +67,7 @@ def now():
 
 
 def _format_moment(seconds):
-    """Return a time of the system's clock as ISO 8601 text in UTC."""
+    """Return Unix seconds as ISO 8601 text in UTC."""
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).isoformat()
 
 
@@ -76,12 +77,12 @@ def days_since(moment):
 
 
 def list_keys():
-    """List the keys of this machine.
+    """Return the keys of this machine.
 
     Returns {selector: {"algorithm", "bits", "status", "since", "permissions"}}. The status is
-    signing, next (made for a rotation that waits for DNS), retired (its record stays for a while)
-    or unused; the keys stand in this order. "since" is when that status began, for an unused key
-    when its file was written.
+    signing, next (a rotation made the key and waits for DNS), retired (the record of the key stays
+    in DNS for a while) or unused. The keys are in this order. "since" is the time at which the
+    status began. For an unused key it is the time at which the file was written.
     """
     statuses = {"selectors": "signing", "next": "next", "retired": "retired"}
     listed = {
@@ -110,10 +111,11 @@ def list_keys():
 
 
 def sign_with(selectors):
-    """Sign from now on with these keys, whether or not DNS has them: `rotate` looks first.
+    """Sign with exactly these keys from now on. Unlike `rotate`, this does not check DNS.
 
-    selectors: list of selectors, or one text with commas; each gets a signature of its own.
-    Returns the list. Keys that signed until now count as retired. The filter follows by itself.
+    selectors: a list of selectors, or one text with commas. Each key makes one signature.
+    Returns the list. Other keys that signed until now become retired. The filter uses the new list
+    at once. Raises InvalidRequest for an empty list, and OperatorError for a missing key.
     """
     names = selectors.split(",") if isinstance(selectors, str) else list(selectors)
     with locked():

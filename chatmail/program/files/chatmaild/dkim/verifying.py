@@ -1,4 +1,4 @@
-"""DKIM signatures (RFC 6376, RFC 8301, RFC 8463) on what arrives."""
+"""DKIM signatures (RFC 6376, RFC 8301, RFC 8463) on messages that arrive."""
 
 import binascii
 import contextlib
@@ -19,55 +19,56 @@ from chatmaild.common.refusals import Refusal
 from chatmaild.dkim.canonical import body_hash, parse_tags, signed_bytes
 from chatmaild.message.mime import Field
 
-# Signatures of the author's own domain that are looked at; a relay writes two.
+# The number of signatures of the author's domain that are verified. A relay writes two.
 MAX_SIGNATURES = 5
-# Bytes of one signature field, names in its h=, TXT records at its key's name.
+# Limits: bytes of a signature field, names in its h=, TXT records at the name of its key.
 MAX_SIGNATURE_FIELD = 8192
 MAX_SIGNED_NAMES = 200
 MAX_KEY_RECORDS = 3
-# Seconds for all DNS of one message. Postfix waits for the milter much longer (300 s).
+# Seconds for all DNS lookups of one message. Postfix waits much longer for the milter (300 s).
 DNS_SECONDS = 20.0
-# RFC 8301 section 3.2 for the lower limit; above the upper one verifying costs too much.
+# The lower limit is that of RFC 8301 section 3.2. Above the upper limit verifying takes too long.
 MIN_RSA_BITS, MAX_RSA_BITS = 1024, 8192
 _DNS_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 MAX_DNS_NAME = 253
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
-# Clocks differ.
+# The seconds by which the clock of another server may be ahead.
 CLOCK_SKEW = 3600
 
-# What Refusal is made of.
+# The arguments of Refusal.
 NO_SIGNATURE = "no DKIM signature", "554", "5.7.1", "No DKIM signature found"
 NO_VALID_SIGNATURE = "no valid DKIM signature", "554", "5.7.1", "No valid DKIM signature found"
 NO_ANSWER = "DKIM key lookup failed", "451", "4.7.1", "DKIM key lookup failed, try again later"
 
 
 class LookupFailed(Exception):
-    """DNS gave no answer: neither a record nor the word that there is none."""
+    """DNS gave no answer: neither a record nor the answer that no record exists."""
 
 
-# A DNS name and seconds to wait in, TXT records out (none: []). Raises LookupFailed.
+# A function of a DNS name and the seconds to wait. It returns the TXT records, an empty list
+# without any, or raises LookupFailed.
 Lookup = Callable[[str, float], list[bytes]]
 
 
 class Invalid(ValueError):
-    """A signature or a key is not to be accepted; the text tells why."""
+    """A signature or a key is not acceptable. The text is the reason."""
 
 
 class Signature(NamedTuple):
-    """What a DKIM-Signature field says, checked for form."""
+    """A well-formed DKIM-Signature field."""
 
     field: Field
     tags: dict[str, bytes]
     domain: str
-    key_name: str  # where DNS has the key
-    length: int | None  # l=
-    names: list[bytes]  # h=, lower case
+    key_name: str  # the DNS name of the key
+    length: int | None  # the value of l=
+    names: list[bytes]  # the names in h=, in lower case
     relaxed_header: bool
     relaxed_body: bool
 
 
 def resolver_lookup() -> Lookup:
-    """Return a lookup through the servers that /etc/resolv.conf names."""
+    """Return a Lookup that asks the servers in /etc/resolv.conf."""
     resolver = dns.resolver.Resolver()
 
     def lookup(name: str, seconds: float) -> list[bytes]:
@@ -91,8 +92,9 @@ def check_signatures(
 ) -> None:
     """Refuse a message without a valid signature whose d= is `domain`.
 
-    domain: that of the address in From. hashed: called before DNS is asked, when the body is not
-    needed any more. Raises Refusal, a temporary one where DNS did not answer.
+    domain: the domain of the address in From.
+    hashed: a function that is called as soon as the body is not needed any more, before DNS.
+    Raises Refusal, with a temporary reply when DNS did not answer.
     """
     found = [field for field in fields if field[0].lower() == b"dkim-signature"]
     if not found:
@@ -114,7 +116,7 @@ def check_signatures(
 
 
 def _find_agreeing(signatures: list[Signature], body: bytes) -> list[Signature]:
-    """Return the signatures whose hash is that of the body."""
+    """Return the signatures whose hash matches the body."""
     hashes_of_body: dict[bool, tuple[bytes, int]] = {}
     agreeing = []
     for signature in signatures:
@@ -141,33 +143,33 @@ def _find_aligned(found: list[Field], domain: str) -> list[Signature]:
 
 
 def parse_signature(field: Field) -> Signature:
-    """Check a DKIM-Signature field for form and time (RFC 6376 sections 3.5 and 6.1.1).
+    """Parse a DKIM-Signature field; check its form and times (RFC 6376 sections 3.5, 6.1.1).
 
-    Raises ValueError (Invalid is one).
+    Raises ValueError, of which Invalid is a subclass.
     """
     if len(field[1]) > MAX_SIGNATURE_FIELD:
-        raise Invalid("a signature field of unusual size")
+        raise Invalid("the signature field is too large")
     tags = parse_tags(field[1])
     missing = [tag for tag in ("v", "a", "b", "bh", "d", "h", "s") if not tags.get(tag)]
     if missing or tags["v"] != b"1" or tags.get("q", b"dns/txt") != b"dns/txt":
-        raise Invalid(f"missing tags {missing} or not version 1 by DNS")
+        raise Invalid(f"tags {missing} are missing, or v= is not 1, or q= is not dns/txt")
     if tags["a"] not in (b"rsa-sha256", b"ed25519-sha256"):
-        raise Invalid("an algorithm that is not to be used any more")  # RFC 8301 section 3.1
+        raise Invalid("an algorithm that RFC 8301 section 3.1 forbids")
     header, _, content = tags.get("c", b"simple").partition(b"/")
     content = content or b"simple"
     if not {header, content} <= {b"simple", b"relaxed"}:
         raise Invalid("unknown canonicalization")
     names = [name.strip().lower() for name in tags["h"].split(b":")]
     if b"from" not in names or len(names) > MAX_SIGNED_NAMES:
-        raise Invalid("From is not signed, or too much is")
+        raise Invalid("h= lacks From, or has too many names")
     now = time.time()
     if int(tags.get("x", b"%d" % now)) < int(now) or int(tags.get("t", b"0")) > now + CLOCK_SKEW:
-        raise Invalid("expired, or from the future")
+        raise Invalid("the signature is expired, or from the future")
     domain = tags["d"].decode("ascii").lower()
     selector = tags["s"].decode("ascii")
     key_name = f"{selector}._domainkey.{domain}"
     if not _DNS_NAME.fullmatch(key_name) or len(key_name) > MAX_DNS_NAME:
-        raise Invalid("selector and domain make no DNS name")
+        raise Invalid("s= and d= do not make a DNS name")
     identity = tags.get("i", b"@" + tags["d"]).decode("ascii").lower().rpartition("@")[2]
     if identity != domain and not identity.endswith("." + domain):
         raise Invalid("i= is not within d=")
@@ -184,13 +186,14 @@ def parse_signature(field: Field) -> Signature:
 
 
 def _check_body(signature: Signature, digest: bytes, length: int) -> None:
-    """Compare the body's hash. Raises Invalid.
+    """Compare the hash of the body. Raises Invalid.
 
-    A signature over a part of the body (l=) lets anybody add to it, so it counts for nothing.
+    With a signature over a part of the body (l=), anybody could add text. Such a signature is
+    invalid here.
     """
     if signature.length not in (None, length):
         raise Invalid("the signature does not cover the whole body")
-    if _base64(signature.tags["bh"]) != digest:
+    if _decode_base64(signature.tags["bh"]) != digest:
         raise Invalid("the body was changed")
 
 
@@ -203,21 +206,21 @@ def _check_header(
         raise LookupFailed("no time left")
     records = lookup(signature.key_name, seconds)
     data = signed_bytes(fields, signature.names, signature.field, signature.relaxed_header)
-    value = _base64(signature.tags["b"])
+    value = _decode_base64(signature.tags["b"])
     for record in records[:MAX_KEY_RECORDS]:
         try:
             return _verify(parse_key(record, signature), value, data)
         except (ValueError, InvalidSignature, UnsupportedAlgorithm):
             continue
-    raise Invalid("no key of the selector verifies it")
+    raise Invalid("no key of the selector verifies the signature")
 
 
 def parse_key(record: bytes, signature: Signature) -> rsa.RSAPublicKey | ed25519.Ed25519PublicKey:
-    """Return the key of a DKIM key record (RFC 6376 section 3.6.1) that may verify `signature`.
+    """Return the key in a DKIM key record (RFC 6376 section 3.6.1) that may verify `signature`.
 
-    Raises ValueError (Invalid is one) or UnsupportedAlgorithm.
+    Raises ValueError, of which Invalid is a subclass, or UnsupportedAlgorithm.
     """
-    tags = _key_tags(record)
+    tags = _parse_key_tags(record)
     kind = tags.get("k", b"rsa")
     if tags.get("v", b"DKIM1") != b"DKIM1" or signature.tags["a"] != kind + b"-sha256":
         raise Invalid("a record of another version or algorithm")
@@ -228,36 +231,39 @@ def parse_key(record: bytes, signature: Signature) -> rsa.RSAPublicKey | ed25519
     identity = signature.tags.get("i", b"@" + signature.tags["d"]).rpartition(b"@")[2]
     if b"s" in _split_list(tags.get("t", b"")) and identity.decode().lower() != signature.domain:
         raise Invalid("the key is not for subdomains")
-    material = _key_material(tags.get("p", b""))
+    material = _decode_key(tags.get("p", b""))
     if not material:
         raise Invalid("the key is revoked")
     if kind == b"ed25519":
         return ed25519.Ed25519PublicKey.from_public_bytes(material)
     key = load_der_public_key(material)
     if not isinstance(key, rsa.RSAPublicKey) or not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
-        raise Invalid("no RSA key of a proper size")
+        raise Invalid("the key is no RSA key, or is too short or too long")
     return key
 
 
-def _key_tags(record: bytes) -> dict[str, bytes]:
+def _parse_key_tags(record: bytes) -> dict[str, bytes]:
     """Return the tags of a key record. Raises ValueError.
 
-    Many were pasted from a zone file into a form, with what only a zone file needs: quotes,
-    parentheses, a backslash before each semicolon (RFC 1035 section 5.1), and then two semicolons.
-    Other verifiers read them, and nobody but the domain's owner can write one.
+    Many operators copied their record from a zone file into a web form. Such a record has quotes,
+    parentheses, a backslash before each semicolon (RFC 1035 section 5.1), or two semicolons. Other
+    verifiers accept such records. This is safe, because only the domain's owner can write a record.
     """
     specs = record.translate(None, b'"\\()').split(b";")
     return parse_tags(b";".join(spec for spec in specs if spec.strip()))
 
 
-def _key_material(value: bytes) -> bytes:
-    """Decode p=, passing over what is not of base64 (RFC 2045 section 6.8). Raises Invalid."""
+def _decode_key(value: bytes) -> bytes:
+    """Decode p=. Characters that base64 does not have are left out (RFC 2045 section 6.8).
+
+    Raises Invalid.
+    """
     text = _NOT_BASE64.sub(b"", value)
-    return _base64(text + b"=" * (-len(text) % 4))
+    return _decode_base64(text + b"=" * (-len(text) % 4))
 
 
 def _verify(key: rsa.RSAPublicKey | ed25519.Ed25519PublicKey, value: bytes, data: bytes) -> None:
-    """Raises InvalidSignature."""
+    """Raise InvalidSignature unless `value` is the key's signature of `data`."""
     if isinstance(key, rsa.RSAPublicKey):
         key.verify(value, data, padding.PKCS1v15(), hashes.SHA256())
     else:
@@ -268,8 +274,8 @@ def _split_list(value: bytes) -> list[bytes]:
     return [item.strip() for item in value.split(b":")]
 
 
-def _base64(value: bytes) -> bytes:
-    """Decode what may hold spaces where it was folded. Raises Invalid."""
+def _decode_base64(value: bytes) -> bytes:
+    """Decode base64, which may contain spaces where the field was folded. Raises Invalid."""
     try:
         return binascii.a2b_base64(value.replace(b" ", b""), strict_mode=True)
     except binascii.Error:

@@ -1,1 +1,1 @@
-"""DNS: the records that this relay needs, what the world sees of them, and their publication."""
+"""DNS: the records that this relay needs, the comparison with DNS, and the publication."""

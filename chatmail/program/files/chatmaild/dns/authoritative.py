@@ -1,4 +1,4 @@
-"""What the authoritative servers answer."""
+"""Questions to the authoritative servers of a zone."""
 
 import collections
 
@@ -16,22 +16,22 @@ from chatmaild.dns.rdata import format_value
 from chatmaild.dns.records import TTL
 
 RESOLV_CONF = "/etc/resolv.conf"
-# Seconds for one question to one address; a name server that needs longer is as good as down.
+# Seconds for one question to one IP address. A name server that needs longer counts as silent.
 QUESTION_TIMEOUT = 5
-# RFC 1034 section 3.6.2 wants chains of aliases followed; this is as far as resolvers go.
+# Aliases are followed (RFC 1034 section 3.6.2), but no chain longer than resolvers follow.
 MAX_ALIASES = 8
-# Zone cuts below a known zone that one question may cross.
+# The number of zone cuts that one question may cross below a known zone.
 MAX_REFERRALS = 8
-# One answer: resource data, TTL, the alias (a name or None) that stands in its place.
+# values: the resource data. alias: the name to which a CNAME leads instead, or None.
 Answer = collections.namedtuple("Answer", "values ttl alias")
 
 
 class NoAnswer(Exception):
-    """A name server gave no usable answer; the text says what it did instead."""
+    """A name server gave no usable answer. The text says what the server did."""
 
 
 class View:
-    """What the authoritative servers say; a server that is silent once is not asked again."""
+    """The answers of the authoritative servers. A server that was silent is not asked again."""
 
     def __init__(self):
         try:
@@ -39,12 +39,12 @@ class View:
         except dns.exception.DNSException as error:
             raise OperatorError(f"{RESOLV_CONF} names no resolver: {error}") from error
         self.resolver.lifetime = QUESTION_TIMEOUT * 2
-        self.zones = {}  # zone: {server: addresses}, servers as names
-        self.silent = {}  # server: what it did instead of answering
-        self.known = {}  # (name, type): answers
+        self.zones = {}  # {zone: {name of server: IP addresses}}
+        self.silent = {}  # {name of server: what the server did instead of answering}
+        self.known = {}  # {(name, type): answers}
 
     def zone(self, name):
-        """Return the deepest zone known to hold a name; ask the resolver for the first one."""
+        """Return the deepest known zone that contains a name. The resolver finds the first zone."""
         known = [zone for zone in self.zones if name.is_subdomain(zone)]
         if known:
             return max(known, key=len)
@@ -61,7 +61,7 @@ class View:
         return zone
 
     def hosts(self, server):
-        """Return the IP addresses of a name server, by the resolver."""
+        """Return the IP addresses of a name server, which the resolver finds."""
         found = []
         for rdtype in ("A", "AAAA"):
             try:
@@ -71,13 +71,13 @@ class View:
         return found
 
     def answers(self, name, rdtype):
-        """Return {server: Answer, or the text of what went wrong}, of each authoritative server."""
+        """Return the answer of each authoritative server: {server: Answer, or an error text}."""
         if (name, rdtype) not in self.known:
             self.known[name, rdtype] = self.ask_all(name, rdtype)
         return self.known[name, rdtype]
 
     def ask_all(self, name, rdtype):
-        """Ask each server of the zone that holds a name, following delegation."""
+        """Ask each server of the zone that contains a name. Delegations are followed."""
         zone = self.zone(name)
         for _ in range(MAX_REFERRALS):
             answers, cut = {}, None
@@ -91,7 +91,7 @@ class View:
         raise OperatorError(f"{name}: more than {MAX_REFERRALS} delegations in a row")
 
     def ask(self, server, hosts, name, rdtype, zone):
-        """Return (Answer or text, None), or (None, response) for a referral to a deeper zone."""
+        """Return (Answer or error text, None), or (None, response) for a referral."""
         if server in self.silent:
             return self.silent[server], None
         problem = "has no address"
@@ -113,7 +113,7 @@ class View:
         return problem, None
 
     def descend(self, response):
-        """Learn the servers of a deeper zone from a referral; return the zone."""
+        """Note the servers of a deeper zone, which a referral names; return the zone."""
         cut = next(rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.NS)
         glue = {}
         for rrset in response.additional:
@@ -125,7 +125,7 @@ class View:
         return cut.name
 
     def first(self, name, rdtype):
-        """Return what the first server that answers says."""
+        """Return the Answer of the first server that gives one. Raises OperatorError."""
         answers = self.answers(name, rdtype)
         for answer in answers.values():
             if isinstance(answer, Answer):
@@ -133,40 +133,40 @@ class View:
         raise OperatorError(describe_silence(name, self.zone(name), answers))
 
     def followed(self, answer, rdtype):
-        """Return the data that an answer leads to: its own, or that behind its alias."""
+        """Return the data of an answer, or the data at the end of its aliases."""
         for _ in range(MAX_ALIASES):
             if not answer.alias:
                 return list(answer.values)
             try:
                 answer = self.first(answer.alias, rdtype)
             except OperatorError:
-                break  # it leads nowhere, which is no reason to say nothing of other records
+                break  # A broken alias must not keep other records from being checked.
         return []
 
     def addresses(self, name):
-        """Return the IP addresses of a name, as texts, aliases followed."""
+        """Return the IP addresses of a name as texts. Aliases are followed."""
         alias = Answer((), TTL, name)
         return [format_value(r) for rdtype in ("A", "AAAA") for r in self.followed(alias, rdtype)]
 
 
 def describe_error(error):
-    """Return an error as one short text; a time-out has no text of its own."""
+    """Return an error as one short text. dnspython has no text for a time-out."""
     if isinstance(error, dns.exception.Timeout):
         return "time-out"
     return str(error) or type(error).__name__
 
 
 def describe_silence(name, zone, answers):
-    """Return the message for servers of which none answers."""
-    told = "; ".join(f"{server} {problem}" for server, problem in answers.items())
+    """Return the error text for a zone whose servers do not answer."""
+    found = "; ".join(f"{server} {problem}" for server, problem in answers.items())
     return (
-        f"no authoritative server of zone {zone} answers for {name}: {told or 'it has none'}. "
+        f"no authoritative server of zone {zone} answers for {name}: {found or 'it has none'}. "
         "See whether these servers run and serve the zone"
     )
 
 
 def is_referral(response, name, zone):
-    """Tell whether a response sends us to the servers of a zone below."""
+    """Return whether a response refers to the servers of a deeper zone."""
     if response.flags & dns.flags.AA or response.rcode() != dns.rcode.NOERROR:
         return False
     return any(
@@ -178,7 +178,7 @@ def is_referral(response, name, zone):
 
 
 def read_answer(response, name, rdtype):
-    """Return a response as an Answer; raise NoAnswer for one that is no authority's."""
+    """Return a response as an Answer. Raises NoAnswer without the authority flag (AA)."""
     rcode = response.rcode()
     if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         raise NoAnswer(f"answers {dns.rcode.to_text(rcode)}")

@@ -1,4 +1,4 @@
-"""What DNS holds, record by record, against what it should."""
+"""The comparison of the records in DNS with the records that the relay needs."""
 
 import functools
 
@@ -14,14 +14,17 @@ from chatmaild.dns.records import TTL, list_records
 
 
 def check(settings, names=None):
-    """Compare what the authoritative servers answer with what they should, record by record.
+    """Compare the answers of the authoritative servers with the records that the relay needs.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}: result is true when
-    every required record is right; servers says for each what it did; each of the records is
-    {"name", "type", "status", "need", "expected", "found", "why"} with the status ok, missing,
-    wrong or not needed, and "servers" where only some of them answer otherwise. dnssec and ptr are
-    for information. Raises OperatorError when no authoritative server answers.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns {"domain", "zone", "result", "servers", "records", "dnssec", "ptr"}.
+    result: true when every required record is right.
+    servers: {server: "answers", or what the server did instead}.
+    records: a list of {"name", "type", "status", "need", "expected", "found", "why"}. The status is
+        ok, missing, wrong or not needed. When the servers disagree, the entry has a list "servers"
+        too: those that gave this answer.
+    dnssec, ptr: for information only.
+    Raises OperatorError when no authoritative server answers.
     """
     domain = settings["mail_domain"]
     wanted = list_records(settings)
@@ -43,7 +46,7 @@ def check(settings, names=None):
 
 
 def split_names(names):
-    """Return names as `records` writes them, None for all."""
+    """Return names in the form that `records` writes, or None for all names."""
     given = names.split(",") if isinstance(names, str) else names
     return given and [f"{name.strip().lower().rstrip('.')}." for name in given]
 
@@ -62,12 +65,12 @@ def _make_result(domain, zone, entries, servers, dnssec, ptr):
 
 
 def find_addresses_in(wanted):
-    """Return the addresses among the records."""
+    """Return the IP addresses in the records."""
     return [record["value"] for record in wanted if record["type"] in ("A", "AAAA")]
 
 
 def _make_entry(group, view, addresses):
-    """Return what `check` says about one group: the worst that any of the servers answers."""
+    """Return the entry of `check` for one group: the worst of the servers' answers."""
     name = dns.name.from_text(group.name)
     answers = view.answers(name, group.type)
     verdicts = {}
@@ -94,13 +97,13 @@ def _make_entry(group, view, addresses):
 
 
 def _ask_one(view, server, name, rdtype):
-    """Return one server's Answer; an empty one where it fell silent meanwhile."""
+    """Return one server's Answer, an empty one when the server does not answer any more."""
     answer = view.answers(name, rdtype)[server]
     return answer if isinstance(answer, Answer) else Answer((), TTL, None)
 
 
 def _find_pointers(view, address):
-    """Return the names that an address points back to; information, nobody refuses for it."""
+    """Return the names in the PTR records of an IP address, for information only."""
     try:
         found = view.resolver.resolve(dns.reversename.from_address(address), "PTR")
     except dns.exception.DNSException:
@@ -109,7 +112,7 @@ def _find_pointers(view, address):
 
 
 def _describe_dnssec(view, domain):
-    """Return whether the resolver of this machine could validate the domain."""
+    """Return a text: whether the resolver of this machine validated the domain."""
     view.resolver.use_edns(0, dns.flags.DO, 1232)
     view.resolver.flags = dns.flags.RD | dns.flags.AD
     try:
@@ -120,12 +123,12 @@ def _describe_dnssec(view, domain):
 
 
 def report(settings):
-    """Return the outcome of `check` as text for a terminal, what is wrong first."""
+    """Return the result of `check` as text for a terminal, with the wrong records first."""
     found = check(settings)
     if not found["records"]:
         return f"{found['domain']} needs no DNS records."
     lines = [f"DNS of {found['domain']}, zone {found['zone']}"]
-    lines += [f"  server {server}: {told}" for server, told in found["servers"].items()]
+    lines += [f"  server {server}: {state}" for server, state in found["servers"].items()]
     order = ("wrong", "missing", "ok", "not needed")
     for entry in sorted(found["records"], key=lambda entry: order.index(entry["status"])):
         lines += _describe_entry(entry)

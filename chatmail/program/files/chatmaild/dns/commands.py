@@ -1,39 +1,39 @@
-"""What the Salt module chatmail_dns asks for; a command loads only what it needs."""
+"""The commands of the Salt module chatmail_dns. Each command imports only what it needs."""
 
 from chatmaild.common.commands import answer
 from chatmaild.dns.records import list_records
 
 
 def make_zone(settings: dict, nameservers: list[str] | str | None) -> str:
-    """Return the records as zone-file text."""
+    """Return the records as the text of a zone file."""
     from chatmaild.dns import rdata
 
     return rdata.make_zone(settings, nameservers)
 
 
 def check(settings: dict, names: list[str] | str | None) -> dict:
-    """Compare what the authoritative servers answer with what they should."""
+    """Compare the records in DNS with the records that the relay needs."""
     from chatmaild.dns import checking
 
     return checking.check(settings, names)
 
 
 def report(settings: dict) -> str:
-    """Return the outcome of `check` as text."""
+    """Return the result of `check` as text."""
     from chatmaild.dns import checking
 
     return checking.report(settings)
 
 
 def list_changes(settings: dict, names: list[str] | str | None) -> list[dict]:
-    """Return what would have to be changed."""
+    """Return the changes that DNS needs."""
     from chatmaild.dns import publishing
 
     return publishing.list_changes(settings, names)
 
 
 def publish(settings: dict, names: list[str] | str | None) -> list[dict]:
-    """Change what has to be changed."""
+    """Make the changes that DNS needs."""
     from chatmaild.dns import publishing
 
     return publishing.publish(settings, names)

@@ -1,4 +1,4 @@
-"""Records are compared by meaning, not by text."""
+"""The comparison of records by their meaning, not by their text."""
 
 import collections
 
@@ -11,13 +11,13 @@ from chatmaild.dns.records import WHY
 
 
 def _parse_tags(value):
-    """Return a list of tags such as `v=DKIM1; k=rsa` as a dictionary, names in lower case."""
+    """Return the tags of a text such as `v=DKIM1; k=rsa`, with names in lower case."""
     pairs = (part.partition("=") for part in value.split(";") if part.strip())
     return {name.strip().lower(): "".join(text.split()) for name, _, text in pairs}
 
 
 def _same_dkim(wanted, found):
-    """Compare key records (RFC 6376 section 3.6.1); a flag of the operator's own may stay."""
+    """Compare key records (RFC 6376 section 3.6.1). The found one may have other flags too."""
     wanted, found = _parse_tags(wanted), _parse_tags(found)
     return (
         found.get("v", "DKIM1") == "DKIM1"
@@ -25,20 +25,20 @@ def _same_dkim(wanted, found):
         and found.get("p") == wanted["p"]
         and not {"*", "email"}.isdisjoint(found.get("s", "*").lower().split(":"))
         and "sha256" in found.get("h", "sha256").lower().split(":")
-        # t=y asks others to treat our mail as unsigned.
+        # t=y asks other servers to treat the relay's mail as unsigned.
         and "y" not in found.get("t", "").lower().split(":")
     )
 
 
 def _same_dmarc(wanted, found):
-    """Compare DMARC policies (RFC 7489 section 6.3); where reports go is the operator's."""
+    """Compare DMARC policies (RFC 7489 section 6.3). The addresses for reports may differ."""
     wanted, found = _parse_tags(wanted), _parse_tags(found)
     strict = all(found.get(tag, "").lower() == wanted[tag] for tag in ("p", "adkim", "aspf"))
     return strict and found.get("pct", "100") == "100"
 
 
 def _same_spf(_wanted, found):
-    """Tell whether an SPF policy passes the domain's own address (RFC 7208 section 4.6)."""
+    """Return whether an SPF policy passes the domain's own address (RFC 7208 section 4.6)."""
     for term in found.lower().split()[1:]:
         if term.lstrip("+") in ("a", "mx"):
             return True
@@ -52,21 +52,21 @@ def _same_tags(wanted, found):
 
 
 def _same_mx(wanted, found):
-    """Compare MX data by host: where there is only one, its preference means nothing."""
+    """Compare MX data by host. The preference of a single record does not matter."""
     return wanted.lower().split()[1:] == found.lower().split()[1:]
 
 
 def _same_srv(wanted, found):
-    """Compare SRV data by port and host, for the same reason without priority and weight."""
+    """Compare SRV data by port and host. Priority and weight of a single record do not matter."""
     return wanted.lower().split()[2:] == found.lower().split()[2:]
 
 
 def _same_caa(wanted, found):
-    """Compare CAA properties (RFC 8659 section 4.2): issuer and parameters, in any order."""
-    return _caa_parts(wanted) == _caa_parts(found)
+    """Compare the tag, the issuer and the parameters of CAA records (RFC 8659 section 4.2)."""
+    return _split_caa(wanted) == _split_caa(found)
 
 
-def _caa_parts(value):
+def _split_caa(value):
     _flags, tag, text = value.split(None, 2)
     issuer, *parameters = [part.strip() for part in text.strip('"').split(";")]
     return tag.lower(), issuer.lower(), {part.replace(" ", "") for part in parameters if part}
@@ -76,8 +76,8 @@ def _same_text(wanted, found):
     return wanted.lower() == found.lower()
 
 
-# How ours begin among the TXT records of a name, and what compares them. Others, such as the proof
-# of ownership that some service wants in a TXT record of the domain, are none of our business.
+# The beginnings of the relay's TXT records, and the functions that compare them. A name may have
+# other TXT records too, such as a proof of ownership for some service. Those are left alone.
 TXT_COMPARED = {
     "v=spf1": _same_spf,
     "v=dmarc1": _same_dmarc,
@@ -91,47 +91,51 @@ COMPARED = {"MX": _same_mx, "SRV": _same_srv, "CAA": _same_caa}
 
 
 def _find_kind(value):
-    """Return how a TXT record of one of our kinds begins, None for another one."""
+    """Return the key of TXT_COMPARED for a TXT value, None for another kind of value."""
     start = "".join(value.lower().split())
     return next((kind for kind in TXT_COMPARED if start.startswith(kind)), None)
 
 
 def _means_the_same(rdtype, wanted, found):
-    """Tell whether two values of one type mean the same."""
+    """Return whether two values of one type mean the same."""
     if rdtype == "TXT":
         return TXT_COMPARED[_find_kind(wanted)](wanted, found)
     return COMPARED.get(rdtype, _same_text)(wanted, found)
 
 
 def is_ours(rdtype, wanted, found):
-    """Tell whether a found value stands in the place of the wanted ones, right or wrong."""
+    """Return whether a found value is of the same kind as the wanted values, right or wrong."""
     if rdtype == "TXT" and _find_kind(wanted[0]) not in ("v=dkim1", "dkim="):
         return _find_kind(found) == _find_kind(wanted[0])
     if rdtype == "CAA":
-        return _caa_parts(found)[0] == "issue"
+        return _split_caa(found)[0] == "issue"
     return True
 
 
 def judge(rdtype, wanted, ours):
-    """Return ok, missing or wrong for the values found of one name and type, others' left out."""
+    """Return ok, missing or wrong for the values of one name and type.
+
+    ours: the found values for which `is_ours` is true.
+    """
     if not ours:
         return "missing"
     if rdtype == "TXT" and len(ours) != len(wanted):
-        return "wrong"  # two policies are as good as none (RFC 7208 4.5, RFC 7489 6.6.3)
+        return "wrong"  # With two policies, none is valid (RFC 7208 4.5, RFC 7489 6.6.3).
     complete = all(any(_means_the_same(rdtype, each, value) for value in ours) for each in wanted)
     exact = all(any(_means_the_same(rdtype, each, value) for each in wanted) for value in ours)
     return "ok" if complete and exact else "wrong"
 
 
-# One name and type, and the values that it must have; none: it must not be there. alone: records
-# of no other type belong to the name, so an alias may stand in their place (RFC 1034 3.6.2).
+# A name, a type, and the values that must exist. Without values, the record must not exist.
+# alone: the name needs records of no other type, so an alias may replace them (RFC 1034 3.6.2).
 Group = collections.namedtuple("Group", "name type wanted need why alone")
 
 
 def make_groups(settings, wanted, names):
-    """Return records by name and type, and after them what must not be there.
+    """Return the groups of records that must exist, and then those of records that must not.
 
-    wanted: what `records` returns. names: only these of its names; None: all.
+    wanted: the result of `records`. names: only the groups of these names, or None for all.
+    Raises InvalidRequest for a name that the relay has no record of.
     """
     grouped = {}
     for record in wanted:
@@ -170,8 +174,8 @@ def _list_unwanted(settings, domain, grouped):
 def evaluate(group, ask, view, addresses):
     """Return (status, found values) of a group.
 
-    ask: function of a name and a type that returns the Answer of the one server in question.
-    addresses: those that the domain should have.
+    ask: a function of a name and a type that returns the Answer of one server.
+    view: the View that follows aliases. addresses: the IP addresses that the domain should have.
     """
     name = dns.name.from_text(group.name)
     answer = ask(name, group.type)
@@ -188,7 +192,7 @@ def evaluate(group, ask, view, addresses):
 
 
 def _evaluate_alias(group, answer, ask, view, addresses):
-    """Judge a name that shall lead to this machine, by whatever records it does."""
+    """Judge a name that must lead to this machine, by a CNAME or by the machine's addresses."""
     if answer.values:
         target = answer.values[0].target
         if target == dns.name.from_text(group.wanted[0]):

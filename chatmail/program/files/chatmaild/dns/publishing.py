@@ -1,4 +1,4 @@
-"""DNS is made to hold what it should: all changes in one step, or none."""
+"""The publication of records: all changes in one step, or none."""
 
 import collections
 
@@ -12,17 +12,17 @@ from chatmaild.dns.comparison import evaluate, is_ours, make_groups
 from chatmaild.dns.rdata import format_value, make_rdata
 from chatmaild.dns.records import TTL, list_records
 
-# What the zone must become: rdata before and after of one name and type.
+# The change of one name and type. old, new: the rdata before and after.
 Change = collections.namedtuple("Change", "name rdtype ttl old new")
 
 
 def list_changes(settings, names=None):
-    """Return what `publish` would change.
+    """Return the changes that `publish` would make.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}: all values of a name and type
-    before and after; those of others stay among them. Raises OperatorError when pillar
-    names no way to publish or the zone cannot be read.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns a list of {"zone", "name", "type", "ttl", "old", "new"}. old and new are all values of
+    the name and type before and after the change. Values that are not the relay's are in both.
+    Raises OperatorError when the pillar has no way to publish, or when the zone cannot be read.
     """
     zone, ask, _primary = _find_route(settings)
     plan = make_plan(settings, split_names(names), zone, ask)
@@ -30,13 +30,14 @@ def list_changes(settings, names=None):
 
 
 def publish(settings, names=None):
-    """Make DNS hold what it should: all changes in one step, or none.
+    """Publish the records that the relay needs: all changes in one step, or none.
 
-    names: list of names, or one text with commas, as `records` writes them; by default all.
-    Returns the changes made, as `changes` shows them. With `dns:server` in pillar they are one
-    RFC 2136 update signed with the TSIG key of `dns:tsig_key_file`, whose prerequisites make the
-    primary refuse it when the zone changed meanwhile. Where a hook publishes, the asker calls it
-    with what `list_changes` returns. Raises OperatorError when anything refuses.
+    names: a list of names, or one text with commas, as `records` writes them; by default all.
+    Returns the changes that were made, in the form of `list_changes`.
+    The changes are one RFC 2136 update to `dns:server`, signed with the key of `dns:tsig_key_file`.
+    The update has prerequisites: the primary refuses it when the zone has changed meanwhile. With
+    `dns:hook` the Salt module publishes: it calls the hook with the result of `list_changes`.
+    Raises OperatorError when the zone cannot be read, or when the primary refuses the update.
     """
     zone, ask, primary = _find_route(settings)
     if primary is None:
@@ -50,15 +51,16 @@ def publish(settings, names=None):
         if left:
             raise OperatorError(
                 f"{primary.shown} took the update and did not change {', '.join(left)}: see "
-                "whether other records of these names are in the way (a CNAME stands alone)"
+                "whether these names have other records (a CNAME must be the only record)"
             )
     return shown
 
 
 def _find_route(settings):
-    """Return (zone, ask, primary): where changes go, and who is asked for the present state.
+    """Return (zone, ask, primary).
 
-    ask is a function as `evaluate` wants it. primary is None where a hook publishes.
+    zone: the zone that gets the changes. ask: the function that reads the present records, as
+    `evaluate` needs it. primary: the server for updates, or None when a hook publishes.
     """
     given, domain = settings["dns"], dns.name.from_text(settings["mail_domain"])
     if given["server"]:
@@ -72,7 +74,7 @@ def _find_route(settings):
         return zone or view.zone(domain), view.first, None
     raise OperatorError(
         "pillar names no way to publish: set chatmail:dns:server with dns:tsig_key_file, or "
-        "dns:hook, or put by hand into the zone what `chatmail_dns.zone` prints"
+        "dns:hook, or put the output of `chatmail_dns.zone` into the zone by hand"
     )
 
 
@@ -81,7 +83,7 @@ def make_plan(settings, names, zone, ask):
     wanted, view, planned = list_records(settings), View(), {}
     addresses = find_addresses_in(wanted)
     for group in make_groups(settings, wanted, names):
-        for change in _changes_of(group, ask, view, addresses):
+        for change in _plan_group(group, ask, view, addresses):
             planned[change.name, change.rdtype] = change
     outside = [str(name) for name, _ in planned if not name.is_subdomain(zone)]
     if outside:
@@ -91,8 +93,8 @@ def make_plan(settings, names, zone, ask):
     return list(planned.values())
 
 
-def _changes_of(group, ask, view, addresses):
-    """Return the Changes that one group needs, those that make room for it first."""
+def _plan_group(group, ask, view, addresses):
+    """Return the Changes that one group needs. Removals of conflicting records come first."""
     status, _ = evaluate(group, ask, view, addresses)
     name = dns.name.from_text(group.name)
     answer = ask(name, group.type)

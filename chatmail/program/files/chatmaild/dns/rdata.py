@@ -1,4 +1,4 @@
-"""Values of records as text and as dnspython's rdata, and all of them as a zone file."""
+"""The values of records as text, as dnspython's rdata, and as a zone file."""
 
 import time
 
@@ -12,10 +12,11 @@ from chatmaild.dns.records import TTL, list_records
 
 
 def make_zone(settings, nameservers=None):
-    """Return the records as zone-file text (RFC 1035 section 5), to put into a zone by hand.
+    """Return the records as the text of a zone file (RFC 1035 section 5).
 
-    nameservers: list of host names, or one text with commas. With them the text is a whole zone
-    for the mail domain, with SOA and NS; without them it is what belongs into an existing zone.
+    nameservers: a list of host names, or one text with commas. With name servers the text is a
+        complete zone of the mail domain, with SOA and NS. Without them the text is the records
+        that an operator adds to an existing zone.
     """
     names = nameservers.split(",") if isinstance(nameservers, str) else nameservers or []
     rows = [
@@ -33,7 +34,7 @@ def make_zone(settings, nameservers=None):
 
 
 def make_rdata(rdtype, value):
-    """Return a record's value as dnspython's rdata; a TXT value gets split into chunks."""
+    """Return a record's value as dnspython's rdata. A TXT value is split into chunks."""
     if rdtype == "TXT":
         octets = value.encode()
         chunks = [octets[at : at + CHUNK] for at in range(0, len(octets), CHUNK)]
@@ -42,7 +43,7 @@ def make_rdata(rdtype, value):
 
 
 def format_value(rdata):
-    """Return rdata as a record's value: the strings of a TXT record joined."""
+    """Return rdata as a record's value. The strings of a TXT record are joined."""
     if rdata.rdtype == dns.rdatatype.TXT:
         return b"".join(rdata.strings).decode(errors="backslashreplace")
     return rdata.to_text()

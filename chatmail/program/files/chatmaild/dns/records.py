@@ -1,4 +1,4 @@
-"""The records that DNS should hold for this relay, from its settings and what the machine holds."""
+"""The records that this relay needs, from its settings, its keys and its ACME account."""
 
 import ipaddress
 import json
@@ -10,7 +10,7 @@ from chatmaild.dkim.key_records import TTL
 from chatmaild.dkim.key_records import list_records as list_key_records
 
 ACME_ACCOUNTS = Path("/etc/letsencrypt/accounts")
-# The name under which a CA looks for itself in CAA records, by the host of its ACME directory.
+# The names that authorities have in CAA records, by the host of their ACME directory.
 CAA_ISSUERS = {
     "acme-v02.api.letsencrypt.org": "letsencrypt.org",
     "acme-staging-v02.api.letsencrypt.org": "letsencrypt.org",
@@ -18,8 +18,8 @@ CAA_ISSUERS = {
     "dv.acme-v02.api.pki.goog": "pki.goog",
     "api.buypass.com": "buypass.com",
 }
-# Addresses that nobody outside reaches. The documentation ranges, which ipaddress counts as private
-# too, are not among them: test networks use them.
+# Addresses that cannot be reached from the Internet. The module ipaddress counts the documentation
+# ranges as private too. They are not in this list, because test networks use them.
 NOT_PUBLIC = [
     ipaddress.ip_network(network)
     for network in (
@@ -48,11 +48,11 @@ WHY = {
 
 
 def list_records(settings):
-    """Return every record that DNS should hold for this relay.
+    """Return every record that DNS should have for this relay.
 
     Returns a list of {"name", "type", "ttl" in seconds, "value", "need", "why"}. Names end with a
-    dot; a TXT value is one unsplit text; need is required or recommended. The list is empty for a
-    relay that is a bare IP address. Raises OperatorError when no public address is known.
+    dot. A TXT value is one text. need is required or recommended. The list is empty for a relay
+    without a domain. Raises OperatorError when no public address is known.
     """
     if settings["form"] == "ip":
         return []
@@ -85,7 +85,7 @@ def _make_record(name, rdtype, value, why=None, need="required"):
 
 
 def _list_recommended(settings, domain):
-    """Return the records without which a relay works, but worse."""
+    """Return the records that a relay does not need, but that make it work better."""
     rows = [
         (domain, "TXT", "v=spf1 a ~all", "spf"),
         (f"_dmarc.{domain}", "TXT", "v=DMARC1;p=reject;adkim=s;aspf=s", "_dmarc"),
@@ -104,7 +104,7 @@ def _list_recommended(settings, domain):
 def _find_addresses(settings):
     """Return the public addresses of the machine, IPv4 first.
 
-    `own_addresses` is no setting: the asker adds it where `dns:addresses` is not set.
+    The Salt module adds `own_addresses` to the settings when `dns:addresses` is not set.
     """
     given = settings["dns"]["addresses"]
     found = given or settings.get("own_addresses", [])
@@ -116,13 +116,13 @@ def _find_addresses(settings):
     if not parsed:
         raise OperatorError(
             f"no public IP address found on this machine (it has {', '.join(found) or 'none'}): "
-            "set chatmail:dns:addresses in pillar to those that reach it"
+            "set chatmail:dns:addresses in pillar to its public addresses"
         )
     return [str(a) for a in sorted(parsed, key=lambda address: (address.version, address))]
 
 
 def _make_caa(settings):
-    """Return the CAA value that names our ACME account, None without one (RFC 8657 section 3)."""
+    """Return the CAA value with our ACME account, None without one (RFC 8657 section 3)."""
     if settings["tls_mode"] != "acme":
         return None
     directory = urllib.parse.urlsplit(settings["acme_directory"])

@@ -24,9 +24,9 @@ from chatmaild.dns.authoritative import (
     read_answer,
 )
 
-# Seconds for one update, in which the primary may have to sign the zone.
+# Seconds for one update. The primary may have to sign the zone in this time.
 UPDATE_TIMEOUT = 30
-# The server that takes updates. key is a dns.tsig.Key.
+# The server that takes updates. shown: its name in messages. key: a dns.tsig.Key.
 Primary = collections.namedtuple("Primary", "shown host port key")
 
 
@@ -39,7 +39,7 @@ def load_primary(given):
 
 
 def find_zone(primary, domain):
-    """Ask the primary for the zone that holds the domain, going up past an alias at its name."""
+    """Return the zone of the domain. The primary is asked for the domain, then for each parent."""
     name, rcodes = domain, []
     while name != dns.name.root:
         response = _exchange(
@@ -60,13 +60,14 @@ def find_zone(primary, domain):
 def _make_query(primary, name, rdtype):
     query = dns.message.make_query(name, rdtype)
     query.flags &= ~dns.flags.RD
-    # Signed as well: a hidden primary may answer nobody else, and BIND chooses the view by it.
+    # Questions are signed too: a hidden primary may answer only signed ones, and BIND may choose
+    # the view by the key.
     query.use_tsig(primary.key)
     return query
 
 
 def ask(primary, zone, name, rdtype):
-    """Return the primary's Answer."""
+    """Return the primary's Answer for a name and a type. Raises OperatorError."""
     response = _exchange(
         primary, _make_query(primary, name, rdtype), authoritative.QUESTION_TIMEOUT
     )
@@ -84,20 +85,20 @@ def ask(primary, zone, name, rdtype):
 
 
 def _exchange(primary, message, timeout):
-    """Send a signed message to the primary by TCP; return its response, signature checked."""
+    """Send a signed message to the primary by TCP; return its signed response."""
     key = primary.key.name
     try:
         response = _send(primary, message, timeout)
     except dns.tsig.PeerBadKey as error:
-        # Knot says so of a key that it knows and that no acl of the zone allows, too.
-        told = f"{primary.shown} does not know TSIG key {key}, or not for this zone: allow it there"
-        raise OperatorError(told) from error
+        # Knot gives this answer also when it knows the key, but no acl of the zone allows the key.
+        text = f"{primary.shown} does not know TSIG key {key}, or not for this zone: allow it there"
+        raise OperatorError(text) from error
     except dns.tsig.PeerBadTime as error:
-        told = f"the clocks of {primary.shown} and this machine differ: see `timedatectl`"
-        raise OperatorError(told) from error
+        text = f"the clocks of {primary.shown} and this machine differ: see `timedatectl`"
+        raise OperatorError(text) from error
     except (dns.tsig.PeerError, dns.tsig.BadSignature, dns.tsig.BadTime) as error:
-        told = f"{primary.shown} has another secret or algorithm for TSIG key {key}: copy it again"
-        raise OperatorError(told) from error
+        text = f"{primary.shown} has another secret or algorithm for TSIG key {key}: copy it again"
+        raise OperatorError(text) from error
     except (dns.exception.DNSException, OSError) as error:
         raise OperatorError(
             f"{primary.shown} does not answer ({describe_error(error)}): see whether it runs and "
@@ -109,7 +110,7 @@ def _exchange(primary, message, timeout):
 
 
 def _send(primary, message, timeout):
-    """Exchange a message with the first of the primary's addresses that takes connections."""
+    """Send a message to the first IP address of the primary that accepts a connection."""
     found = socket.getaddrinfo(primary.host, primary.port, type=socket.SOCK_STREAM)
     for number, (*_, address) in enumerate(found, 1):
         try:
@@ -120,7 +121,7 @@ def _send(primary, message, timeout):
     raise AssertionError("getaddrinfo answers at least one address")
 
 
-# What a refusal of an update means (RFC 2136 sections 2.2 and 3).
+# The meaning of each refusal of an update (RFC 2136 sections 2.2 and 3), and what to do.
 REFUSALS = {
     "YXDOMAIN": "the zone changed while this ran: run it again",
     "YXRRSET": "the zone changed while this ran: run it again",
@@ -135,7 +136,7 @@ REFUSALS = {
 
 
 def send_update(primary, zone, plan):
-    """Send the plan as one update; the primary makes all of it, or none (RFC 2136 section 3.7)."""
+    """Send the plan as one update. The primary does all of it, or none (RFC 2136 section 3.7)."""
     message = dns.update.UpdateMessage(zone)
     message.use_tsig(primary.key)
     for change in plan:

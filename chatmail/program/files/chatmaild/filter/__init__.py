@@ -1,1 +1,1 @@
-"""chatmail-filter: the milters that check and sign every message, and their rules."""
+"""chatmail-filter: the milters that check and sign messages, and their rules."""

@@ -1,8 +1,8 @@
-"""The milter service: four sockets for Postfix, each with a role of its own.
+"""The milter service: four sockets for Postfix, one for each role.
 
-libmilter serves one socket a process, so each role is a child of the process that systemd started.
-They stand and fall together: a role that ends takes the others with it, and systemd starts all
-of them again. Meanwhile Postfix answers 451 and mail waits.
+libmilter serves one socket in a process, so each role is a child of the process that systemd
+started. When one child ends, the others are stopped too, and systemd starts all of them again.
+Until then Postfix answers 451, and mail waits.
 """
 
 import argparse
@@ -27,22 +27,23 @@ from chatmaild.metrics import counters
 
 log = logging.getLogger(__name__)
 
-# Postfix's smtpd and cleanup run in a chroot, so the sockets are within it.
+# smtpd and cleanup of Postfix run in a chroot, so the sockets are inside it.
 SOCKETS = Path("/var/spool/postfix/chatmail")
 
-# Each SMTP session has a connection; as many as Postfix has processes may come at once.
+# Each SMTP session opens a connection. All processes of Postfix may connect at the same time.
 BACKLOG = 1000
 START_SECONDS = 20.0
 
-# glibc raises its threshold to the largest block ever freed, and keeps smaller ones: 140 MB after
-# a single 30 MB message, against 9 MB with a fixed one (mallopt(3)).
+# glibc returns freed blocks above a threshold to the kernel. By default the threshold grows to the
+# largest freed block: after one message of 30 MB, a process keeps 140 MB. With a fixed threshold it
+# keeps 9 MB (mallopt(3)).
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 256 * 1024
 
 
 def load(settings_file: Path, keys_dir: Path) -> SharedState:
-    """Return what the sessions share, from the relay's files.
+    """Return the state that all sessions share, from the relay's files.
 
-    Raises OSError, ValueError or KeyError.
+    Raises OperatorError, OSError, ValueError or KeyError.
     """
     settings = load_settings(settings_file)
     if not settings["dkim_required"]:
@@ -51,7 +52,7 @@ def load(settings_file: Path, keys_dir: Path) -> SharedState:
 
 
 def serve(role: str, shared: SharedState, path: Path) -> None:
-    """Answer Postfix on the socket until SIGTERM. A socket left by a killed process is replaced."""
+    """Answer Postfix on the socket until SIGTERM. The socket of a killed process is replaced."""
     counters.start(f"filter-{role}")
     Milter.factory = lambda: ROLES[role](shared)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM | Milter.DELRCPT)
@@ -61,7 +62,7 @@ def serve(role: str, shared: SharedState, path: Path) -> None:
 
 
 def start(role: str, shared: SharedState, path: Path) -> int:
-    """Return the process id of a child that serves the role."""
+    """Start a child process that serves the role; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -72,12 +73,12 @@ def start(role: str, shared: SharedState, path: Path) -> int:
     except Exception as error:
         log.critical("%s: %s", role, error)
     finally:
-        # Sessions may still have threads, which must not keep the process.
+        # Threads of sessions may still run. They must not keep the process alive.
         os._exit(status)
 
 
 def accepts(path: Path) -> bool:
-    """Return whether somebody listens on the socket."""
+    """Return whether a process listens on the socket."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(str(path))
@@ -87,13 +88,13 @@ def accepts(path: Path) -> bool:
 
 
 def run(shared: SharedState, sockets: Path) -> int:
-    """Serve all roles until SIGTERM or until one of them ends; return the exit status."""
+    """Serve all roles until SIGTERM, or until one of them ends. Returns the exit status."""
     paths = {role: sockets / role for role in ROLES}
     for path in paths.values():
         path.unlink(missing_ok=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-    # What the children never change stays shared between them.
+    # The children share the memory that they do not change. gc.freeze() makes this more.
     gc.freeze()
     children = {start(role, shared, path): role for role, path in paths.items()}
     try:
@@ -105,9 +106,9 @@ def run(shared: SharedState, sockets: Path) -> int:
 
 
 def _wait(paths: dict[str, Path], children: dict[int, str]) -> int:
-    """Tell systemd when all sockets accept, then wait for a signal. Returns the exit status.
+    """Notify systemd when all sockets accept connections; then wait for a signal.
 
-    A child that has ended is taken out of `children`.
+    Returns the exit status. A child that has ended is removed from `children`.
     """
     ready = False
     deadline = time.monotonic() + START_SECONDS
@@ -133,9 +134,9 @@ def _wait(paths: dict[str, Path], children: dict[int, str]) -> int:
 
 
 def _stop(paths: dict[str, Path], children: dict[int, str]) -> None:
-    """End the children. What they are amid is cut off: Postfix answers 451 to it.
+    """End the children. Postfix answers 451 to the messages that they were checking.
 
-    libmilter looks every 5 s whether it has to end, or when somebody connects.
+    libmilter notices the signal within 5 s, or as soon as a client connects.
     """
     for child in children:
         os.kill(child, signal.SIGTERM)
@@ -146,7 +147,7 @@ def _stop(paths: dict[str, Path], children: dict[int, str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the service; returns the exit status."""
+    """Run the service; return the exit status."""
     parser = argparse.ArgumentParser(prog="chatmaild.filter", description=__doc__)
     parser.add_argument("--settings", type=Path, default=SETTINGS)
     parser.add_argument("--keys", type=Path, default=signing.KEYS, help="directory of DKIM keys")

@@ -1,4 +1,4 @@
-"""The four milters: what Postfix hands over, the rules asked, what Postfix is told to change."""
+"""The four milters. They collect messages from Postfix, check them, and change them."""
 
 import contextlib
 import functools
@@ -19,22 +19,22 @@ from chatmaild.metrics import counters
 
 log = logging.getLogger(__name__)
 
-# Far above what mail programs write (a key in Autocrypt: 10 KB), far below what costs time.
+# Mail programs write far less (the key in an Autocrypt field has 10 KB). Much more would cost time.
 MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
-# What libmilter takes as one line of a reply (MAXREPLYLEN, 980), each % doubled.
+# libmilter accepts 980 bytes as one line of a reply (MAXREPLYLEN). Each % is written twice.
 MAX_REPLY, MAX_REPLY_ESCAPED = 500, 900
-# Octets of all messages that one process holds at once; while they are looked at, copies of them
-# take about as much again two or three times (services/files/chatmail-filter.service.jinja). One
-# message of the largest size always has room.
+# Bytes of all messages that one process holds at once. While messages are checked, their copies
+# need two or three times as much again (services/files/chatmail-filter.service.jinja). One message
+# of the largest size always has room.
 MAX_IN_FLIGHT = 96 * 1024 * 1024
 
 
 def guarded(callback):
     """Turn a Refusal into its SMTP reply, and any other exception into "try again later".
 
-    Nothing that fails here lets a message pass. An exception's text may quote the message, so only
-    its name and place are logged.
+    A fault of the filter never lets a message pass. The text of an exception may quote the message,
+    so the log gets only the name of the exception and its place in the code.
     """
 
     @functools.wraps(callback)
@@ -57,7 +57,7 @@ def guarded(callback):
 
 
 class InFlight:
-    """Counts the octets that all sessions hold, up to a limit."""
+    """A counter of the bytes that all sessions hold, with a limit."""
 
     def __init__(self, most: int):
         self._most = most
@@ -65,7 +65,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Have so many more, or return False and leave it be."""
+        """Add a number of bytes; return False, and add nothing, when the limit would be passed."""
         with self._lock:
             if self._held + size > self._most:
                 return False
@@ -73,17 +73,17 @@ class InFlight:
             return True
 
     def give_back(self, size: int) -> None:
-        """Hold so many less."""
+        """Subtract a number of bytes."""
         with self._lock:
             self._held -= size
 
 
 class SharedState:
-    """What all sessions of a role share.
+    """The state that all sessions of a role share.
 
-    settings: as `/etc/chatmail/relay.json` holds them.
-    keys: those that sign, None on a relay that neither signs nor verifies.
-    lookup: TXT records of DNS.
+    settings: the content of `/etc/chatmail/relay.json`.
+    keys: the keys that sign, or None on a relay that neither signs nor verifies.
+    lookup: a function that finds TXT records in DNS, or None on such a relay.
     """
 
     def __init__(
@@ -100,18 +100,20 @@ class SharedState:
         self._mailboxes = settings["mailboxes_dir"]
 
     def has_mailbox(self, address: str) -> bool:
-        """Return whether the address is one that mail goes to and comes from.
+        """Return whether an address exists and is not blocked.
 
-        One whose password file is empty is blocked. Raises OSError when that cannot be told.
+        An empty password file means blocked. Raises OSError when the file cannot be examined.
         """
-        return is_address(address, self._address_domain) and bool(self._size(address, "password"))
+        return is_address(address, self._address_domain) and bool(
+            self._find_size(address, "password")
+        )
 
     def takes_cleartext(self, address: str) -> bool:
-        """Return whether there is the address, and its owner wants cleartext mail, too."""
-        return self.has_mailbox(address) and self._size(address, "enforceE2EEincoming") is None
+        """Return whether an address exists and accepts unencrypted mail."""
+        return self.has_mailbox(address) and self._find_size(address, "enforceE2EEincoming") is None
 
-    def _size(self, address: str, name: str) -> int | None:
-        """Return the size of a file of an address, None where there is none."""
+    def _find_size(self, address: str, name: str) -> int | None:
+        """Return the size in bytes of a file of an address, None when it does not exist."""
         try:
             return os.stat(os.path.join(self._mailboxes, address, name)).st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -119,9 +121,9 @@ class SharedState:
 
 
 class Session(Milter.Base):
-    """One SMTP session of Postfix's; collects its messages one after the other.
+    """One SMTP session of Postfix. It collects the session's messages one after the other.
 
-    direction: that of all messages of this role, as metrics call it.
+    direction: the direction of this role's messages, as the metrics name it.
     """
 
     direction = ""
@@ -132,8 +134,8 @@ class Session(Milter.Base):
         self._header_size = 0
         self._forget()
 
-    def _let_go(self) -> None:
-        """Free the body, also for whoever was handed it."""
+    def _free_body(self) -> None:
+        """Free the body, also for the code that was given a reference to it."""
         content, self.content = self.content, bytearray()
         self.shared.in_flight.give_back(len(content))
         with contextlib.suppress(BufferError):
@@ -143,14 +145,14 @@ class Session(Milter.Base):
         self.sender = ""
         self.recipients: list[str] = []
         self.fields: list[Field] = []
-        self._let_go()
+        self._free_body()
         self.no_room = False
         self.header_too_large = False
         self.shared.in_flight.give_back(self._header_size)
         self._header_size = 0
 
     def refuse(self, refusal: Refusal) -> int:
-        """Set the SMTP reply. Returns what the callback has to return."""
+        """Set the SMTP reply; return the value that the milter callback must return."""
         counters.count("chatmail_refused_total", self.direction, refusal.reason)
         log.info("refused: %s", refusal.reason)
         self.setreply(refusal.code, refusal.xcode, _format_for_libmilter(refusal.text))
@@ -159,22 +161,22 @@ class Session(Milter.Base):
     @guarded
     @Milter.decode("bytes")
     def envfrom(self, sender: bytes, *_parameters: bytes) -> None:
-        """MAIL FROM: a new message begins."""
+        """Note the sender of a new message (MAIL FROM)."""
         self._forget()
-        self.sender = _address(sender)
+        self.sender = _parse_path(sender)
 
     @guarded
     @Milter.decode("bytes")
     def envrcpt(self, recipient: bytes, *_parameters: bytes) -> None:
-        """RCPT TO."""
-        address = _address(recipient)
+        """Check and note a recipient (RCPT TO)."""
+        address = _parse_path(recipient)
         self.check_recipient(address)
         self.recipients.append(address)
 
     @Milter.noreply
     @Milter.decode("bytes")
     def header(self, name: str, value: bytes) -> int:
-        """One field; Postfix separates folded lines by LF and keeps their leading space."""
+        """Collect a field. Postfix separates folded lines by LF and keeps their leading space."""
         size = len(name) + len(value)
         if len(self.fields) >= MAX_FIELDS or self._header_size + size > MAX_HEADER:
             self.header_too_large = True
@@ -187,17 +189,17 @@ class Session(Milter.Base):
 
     @Milter.noreply
     def body(self, chunk: bytes) -> int:
-        """Some bytes of the body, which Postfix bounds; its lines end in CR LF."""
+        """Collect some bytes of the body, whose lines end in CR LF. Postfix limits its size."""
         if self.no_room or not self.shared.in_flight.take(len(chunk)):
             self.no_room = True
-            self._let_go()
+            self._free_body()
         else:
             self.content += chunk
         return Milter.CONTINUE
 
     @guarded
     def eom(self) -> None:
-        """The message is complete."""
+        """Check and change the complete message."""
         try:
             if self.no_room:
                 text = "Too much mail at once, try again later"
@@ -208,28 +210,31 @@ class Session(Milter.Base):
 
     @guarded
     def abort(self) -> None:
-        """The message does not come to its end."""
+        """Forget a message that the client or Postfix has given up."""
         self._forget()
 
     @guarded
     def close(self) -> None:
-        """The session is over, however it ended."""
+        """Forget the rest of a session that has ended in any way."""
         self._forget()
 
     def check_recipient(self, address: str) -> None:
-        """Raises Refusal."""
+        """Raise Refusal when the role does not accept this recipient."""
 
     def check_message(self) -> None:
         """Check the message and change it. Raises Refusal."""
         raise NotImplementedError
 
     def check_header_size(self) -> None:
-        """Raises Refusal when not all of the header was kept."""
+        """Raise Refusal when the header was too large to be kept."""
         if self.header_too_large:
             raise Refusal("header too large", "552", "5.3.4", "Message header too large")
 
     def sign(self, fields: list[Field]) -> None:
-        """Put a signature of each key on top; `fields` are those that leave."""
+        """Add a signature of each key above all fields.
+
+        fields: the fields of the message as it leaves the relay.
+        """
         if self.shared.keys is None:
             return
         signatures = signing.signature_fields(
@@ -242,7 +247,7 @@ class Session(Milter.Base):
 
 @Milter.header_leading_space
 class Submission(Session):
-    """What users send (contract, section 4)."""
+    """The role for messages that users send (contract, section 4)."""
 
     direction = "outgoing"
     _sender_checked = False
@@ -252,11 +257,11 @@ class Submission(Session):
         self._sender_checked = False
 
     def check_recipient(self, address: str) -> None:
-        """Check the sender once a message, at its first recipient. Raises Refusal."""
+        """Check the sender at the first recipient of each message. Raises Refusal."""
         if self._sender_checked:
             return
         sender = self.sender.lower()
-        # A session may have begun before its address was blocked or deleted.
+        # The address may have been blocked or deleted after the session began.
         if not self.shared.has_mailbox(sender):
             text = f"<{self.sender}> may not send: it is blocked or deleted"
             raise Refusal("blocked sender", "550", "5.7.1", text)
@@ -266,7 +271,7 @@ class Submission(Session):
         self._sender_checked = True
 
     def check_message(self) -> None:
-        """Check, clean and sign. Raises Refusal."""
+        """Check the message, change its fields, and sign it. Raises Refusal."""
         self.check_header_size()
         kind = rules.check_submission(self.sender, self.fields, self.content)
         fields, changes = rules.clean_fields(self.fields)
@@ -278,10 +283,10 @@ class Submission(Session):
 
 @Milter.header_leading_space
 class Incoming(Session):
-    """What arrives on port 25 (section 5)."""
+    """The role for messages that arrive on port 25 (contract, section 5)."""
 
     direction = "incoming"
-    # Whether the envelope's sender is the author, whom a signature vouches for.
+    # Whether the envelope sender is the author, and a valid signature proves the author's domain.
     sender_verified = False
 
     def _forget(self) -> None:
@@ -289,12 +294,15 @@ class Incoming(Session):
         self.sender_verified = False
 
     def check_recipient(self, address: str) -> None:
-        """Raises Refusal for what is no address here."""
+        """Raise Refusal when the address does not exist here."""
         if not self.shared.has_mailbox(address.lower()):
             raise Refusal("no such address", "550", "5.1.1", f"<{address}>: no such address here")
 
     def check_message(self) -> None:
-        """Check, verify the signature, take away a foreign envelope sender. Raises Refusal."""
+        """Check the message, verify its signature, and remove a foreign envelope sender.
+
+        Raises Refusal.
+        """
         self.check_header_size()
         self._check_federation()
         author, kind = rules.check_incoming(
@@ -302,9 +310,10 @@ class Incoming(Session):
         )
         domain = author.rpartition("@")[2].lower()
         if self.shared.keys is not None and not rules.is_address_literal(domain):
-            # DNS may take 20 s, for as many messages as there are sessions: without their bodies.
+            # DNS may take 20 s, and many sessions may wait for it at once. So the body is freed
+            # before that.
             verifying.check_signatures(
-                self.fields, self.content, domain, self.shared.lookup, self._let_go
+                self.fields, self.content, domain, self.shared.lookup, self._free_body
             )
             counters.count("chatmail_dkim_verified_total")
             self.sender_verified = self.sender.lower() == author.lower()
@@ -313,7 +322,11 @@ class Incoming(Session):
         counters.count("chatmail_passed_total", self.direction, kind)
 
     def _check_federation(self) -> None:
-        """Refuse by the author's domain, before what the sender could do something about."""
+        """Refuse a domain that the federation lists exclude.
+
+        This check comes first: the sender can do nothing about it, so the reply should not ask for
+        anything else, such as encryption.
+        """
         domain = rules.from_address(self.fields).rpartition("@")[2].lower()
         if self.shared.federation.refuses(domain):
             text = f"This relay takes no mail from {domain}"
@@ -325,18 +338,18 @@ class Incoming(Session):
 
 @Milter.header_leading_space
 class Mxdeliv(Incoming):
-    """What arrives through /mxdeliv, where one answer stands for all recipients.
+    """The role for messages through /mxdeliv, where one answer is for all recipients.
 
-    A dead recipient must not keep the message from the others. Where the author is verified the
-    dead one stays among the recipients: Dovecot refuses it, and Postfix tells the author by a
-    signed bounce. Otherwise nobody is told, since the bounce might go to a stranger.
+    A recipient that does not exist must not keep the message from the others. When the author is
+    verified, that recipient stays: Dovecot refuses it, and Postfix sends the author a signed
+    bounce. Otherwise that recipient is removed without a bounce, which could go to a stranger.
     """
 
     def check_recipient(self, address: str) -> None:
-        """Take all; which of them there are is asked at the end."""
+        """Accept every recipient. `check_message` finds those that do not exist."""
 
     def check_message(self) -> None:
-        """Check as on port 25, if there is anybody here to get it. Raises Refusal."""
+        """Check the message as on port 25, when a recipient exists. Raises Refusal."""
         dead = [r for r in self.recipients if not self.shared.has_mailbox(r.lower())]
         self.recipients = [r for r in self.recipients if r not in dead]
         if not self.recipients:
@@ -349,10 +362,10 @@ class Mxdeliv(Incoming):
 
 @Milter.header_leading_space
 class Sign(Session):
-    """What Postfix itself writes: bounces are signed and nothing else."""
+    """The role for messages that Postfix itself writes, such as bounces. They are only signed."""
 
     def check_message(self) -> None:
-        """Sign."""
+        """Sign the message."""
         if not self.header_too_large:
             self.sign(self.fields)
 
@@ -366,7 +379,7 @@ ROLES: dict[str, type[Session]] = {
 
 
 def _format_for_libmilter(text: str) -> str:
-    """Return a reply's text as libmilter takes it: printable, not too long, a printf format."""
+    """Return the text of a reply in libmilter's form: printable, short, and a printf format."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_REPLY]
     escaped = printable.replace("%", "%%")
     if len(escaped) <= MAX_REPLY_ESCAPED:
@@ -374,11 +387,11 @@ def _format_for_libmilter(text: str) -> str:
     return printable[: MAX_REPLY_ESCAPED // 2].replace("%", "%%")
 
 
-def _address(path: bytes) -> str:
-    """Return the address of a path as Postfix hands it over, `<user@example.org>`."""
+def _parse_path(path: bytes) -> str:
+    """Return the address in a path such as `<user@example.org>`, which Postfix sends."""
     return path.decode("utf-8", "replace").removeprefix("<").removesuffix(">")
 
 
 def _format_for_postfix(value: bytes | None) -> str | None:
-    """Return a field's value as Postfix takes it: LF between lines, None to remove the field."""
+    """Return a field's value in Postfix's form: LF between lines, None to remove the field."""
     return None if value is None else value.replace(b"\r\n", b"\n").decode()

@@ -1,6 +1,6 @@
-"""What a message must be to be sent, and to be taken in: pure functions on its bytes.
+"""The rules for messages that users send and for messages that arrive. No I/O.
 
-A rule that a message breaks raises Refusal, which holds the SMTP reply.
+When a message breaks a rule, the function raises Refusal, which has the SMTP reply.
 """
 
 import ipaddress
@@ -13,17 +13,18 @@ from chatmaild.message.mime import Field
 
 UNENCRYPTED = "Encryption Needed: Invalid Unencrypted Mail"
 SECURE_JOIN_STEPS = (b"vc-request", b"vg-request")
-# The one line of text, with room for an encoding and blank lines.
+# Bytes: one line of text, with room for a transfer encoding and blank lines.
 MAX_SECURE_JOIN = 1000
 
 REMOVED_FIELDS = (b"received", b"x-originating-ip", b"x-mailer", b"user-agent")
 SUBJECT = b" [...]"
 
-# A name and an address; the names that mail programs write end far below.
+# Bytes of a From field: a name and an address. The names that mail programs write are far shorter.
 MAX_FROM = 4096
 
-# What a report returns of a message (RFC 6522 section 3, RFC 6533 section 6), and how many parts
-# and octets of that header are looked at: a report has three parts, Autocrypt's key 10 KB.
+# The parts in which a report returns a message or its header (RFC 6522 section 3, RFC 6533 section
+# 6). The limits are for the number of parts and for the bytes of that header. A report has three
+# parts, and the key in an Autocrypt field has 10 KB.
 RETURNED = (
     "message/rfc822",
     "text/rfc822-headers",
@@ -33,16 +34,16 @@ RETURNED = (
 MAX_REPORT_PARTS = 10
 MAX_RETURNED_HEADER = 1 << 16
 
-# Bytes looked at in one go for line ends, to stay within the processor's cache.
+# The bytes that are searched for line ends at a time. They fit into the processor's cache.
 LINE_END_STEP = 1 << 16
 
 _ATOM = rb"[!#-'*+/-9=?A-Z^-~-]+"  # RFC 5322 section 3.2.3
 _ADDRESS = rb"(?P<address%b>%b(?:\.%b)*@(?:%b(?:\.%b)*|\[[!-Z^-~]+\]))"
 _COMMENT = rb"\((?:[^()\\]|\\.)*+\)"
-# Not possessive: where a turn of such a repetition fails half-way, Python 3.11 goes on from there,
-# and a comment that never ends would be none.
+# This repetition is not possessive. When a round of a possessive repetition fails in the middle,
+# Python 3.11 goes on from the middle, and accepts a comment that never ends.
 _SPACE = rb"(?:[ \t]|%b)*" % _COMMENT
-# What may stand before <address>; mail programs leave 8-bit text and dots unquoted.
+# The text before <address>. Mail programs leave 8-bit text and dots unquoted.
 _PHRASE = rb'(?:[^\x00-\x08\x0a-\x1f\x7f()<>\[\]:;@\\,"]|"(?:[^"\\]|\\.)*+"|%b)*' % _COMMENT
 _FROM = re.compile(
     rb"%b%b%b|%b<%b>%b"
@@ -61,8 +62,8 @@ _FROM = re.compile(
 def check_submission(sender: str, fields: list[Field], body: bytes) -> str:
     """Check a message that a user sends (contract, section 4). Raises Refusal.
 
-    sender: MAIL FROM, which Postfix has compared with the login.
-    Returns what it is, "encrypted" or "secure-join".
+    sender: the address in MAIL FROM, which Postfix has compared with the login.
+    Returns the kind of the message: "encrypted" or "secure-join".
     """
     check_form(fields, body)
     author = from_address(fields)
@@ -82,12 +83,13 @@ def check_incoming(
     body: bytes,
     takes_cleartext: Callable[[], bool],
 ) -> tuple[str, str]:
-    """Check a message from elsewhere (section 5) but for its DKIM signature. Raises Refusal.
+    """Check a message that arrives (contract, section 5), except its DKIM signature.
 
-    sender: MAIL FROM, "" for <>.
-    takes_cleartext: asked for a cleartext message only: do all its recipients take that?
-    Returns the address in From, and what the message is: "encrypted", "secure-join", "bounce" or
-    "cleartext".
+    sender: the address in MAIL FROM, "" for <>.
+    takes_cleartext: a function that returns whether all recipients accept unencrypted mail. It is
+        called for an unencrypted message only.
+    Returns the address in From, and the kind of the message: "encrypted", "secure-join", "bounce"
+    or "cleartext". Raises Refusal.
     """
     check_form(fields, body)
     author = from_address(fields)
@@ -103,7 +105,10 @@ def check_incoming(
 
 
 def check_form(fields: list[Field], body: bytes) -> None:
-    """Refuse a bare CR or LF and a second Content-Type: two readers would see two messages."""
+    """Refuse a bare CR or LF, and a second Content-Type.
+
+    With these, two programs could read two different messages. Raises Refusal.
+    """
     if has_bare_line_end(body) or any(has_bare_line_end(value) for _, value in fields):
         raise Refusal("bare line end", "554", "5.6.0", "A line must end in CR LF and nothing else")
     if len(mime.values(fields, "Content-Type")) > 1:
@@ -111,7 +116,7 @@ def check_form(fields: list[Field], body: bytes) -> None:
 
 
 def has_bare_line_end(data: bytes) -> bool:
-    """Return whether CR or LF stands anywhere without the other."""
+    """Return whether the data has a CR without LF, or an LF without CR."""
     view = memoryview(data)
     start = 0
     while start < len(data):
@@ -126,7 +131,7 @@ def has_bare_line_end(data: bytes) -> bool:
 
 
 def from_address(fields: list[Field]) -> str:
-    """Return the one address in the one From field. Raises Refusal."""
+    """Return the address in From. Raises Refusal unless one From field has exactly one address."""
     found = mime.values(fields, "From")
     match = None
     if len(found) == 1 and len(found[0]) <= MAX_FROM:
@@ -158,15 +163,16 @@ def is_address_literal(domain: str) -> bool:
 
 
 def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
-    """Return whether the message is OpenPGP-encrypted as RFC 3156 section 4 asks (section 6).
+    """Return whether a message is encrypted (contract, section 6; RFC 3156 section 4).
 
-    outgoing: ours carry no text around the parts and no armor headers.
+    outgoing: the message leaves the relay. Then it must have no text around the parts and no armor
+        headers.
     """
     try:
         media_type, parameters = mime.content_type(fields)
         if media_type != "multipart/encrypted":
             return False
-        leaves = _leaves(body, parameters, 2, outgoing)
+        leaves = _read_leaves(body, parameters, 2, outgoing)
         if [media_type for media_type, _ in leaves] != [
             "application/pgp-encrypted",
             "application/octet-stream",
@@ -179,9 +185,9 @@ def is_encrypted(fields: list[Field], body: bytes, outgoing: bool) -> bool:
 
 
 def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
-    """Return whether the message is the first of a Secure-Join, which cannot be encrypted yet.
+    """Return whether a message is a Secure-Join request, which cannot be encrypted yet.
 
-    Delta Chat puts its one text alone into a multipart; 2.59 sent a text/plain and nothing more.
+    Delta Chat sends a multipart with one text part. Delta Chat 2.59 sent text/plain.
     """
     steps = mime.values(fields, "Secure-Join")
     if len(steps) != 1 or steps[0] not in SECURE_JOIN_STEPS:
@@ -189,7 +195,7 @@ def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
     try:
         media_type, parameters = mime.content_type(fields)
         if media_type.startswith("multipart/"):
-            leaves = _leaves(body, parameters, 1, outgoing)
+            leaves = _read_leaves(body, parameters, 1, outgoing)
         else:
             leaves = [mime.single(fields, body)] if len(body) <= MAX_SECURE_JOIN else []
     except mime.Malformed:
@@ -200,10 +206,10 @@ def is_securejoin(fields: list[Field], body: bytes, outgoing: bool) -> bool:
     return text in [b"secure-join: " + step for step in SECURE_JOIN_STEPS]
 
 
-def _leaves(
+def _read_leaves(
     body: bytes, parameters: dict[str, bytes], most: int, outgoing: bool
 ) -> list[tuple[str, bytes]]:
-    """Return media type and content of each leaf of a flat multipart. Raises Malformed."""
+    """Return the media type and the content of each part of a flat multipart. Raises Malformed."""
     found, around = mime.parts(body, parameters, most)
     if outgoing and around.strip():
         raise mime.Malformed("text around the parts")
@@ -211,10 +217,11 @@ def _leaves(
 
 
 def is_bounce(author: str, recipients: list[str], fields: list[Field], body: bytes) -> bool:
-    """Return whether the message is another server's report, which is never encrypted.
+    """Return whether a message is another server's report about a delivery (RFC 3464 section 2).
 
-    It tells of a delivery (RFC 3464 section 2); of read receipts and of filters there are reports,
-    too. What it returns must be from whom it is sent to: our users' From is their envelope sender.
+    Such a report is never encrypted. Reports of other types, such as read receipts, do not count.
+    A report returns the header of the message that failed. The author in that header must be a
+    recipient of the report, because our users' From is their envelope sender.
     """
     if not any(mime.values(fields, "Auto-Submitted")):
         return False
@@ -228,14 +235,14 @@ def is_bounce(author: str, recipients: list[str], fields: list[Field], body: byt
     if media_type != "multipart/report" or kind != b"delivery-status":
         return False
     own = {recipient.lower() for recipient in recipients}
-    return own.issuperset(_returned_authors(body, parameters))
+    return own.issuperset(_find_returned_authors(body, parameters))
 
 
-def _returned_authors(body: bytes, parameters: dict[str, bytes]) -> list[str]:
-    """Return the From of each message that a report returns, in lower case.
+def _find_returned_authors(body: bytes, parameters: dict[str, bytes]) -> list[str]:
+    """Return the addresses in the From fields of the messages that a report returns.
 
-    A report may return none (RFC 6522 section 3), and a part may be cut off: what cannot be read
-    is left out.
+    The addresses are in lower case. A report may return no message (RFC 6522 section 3). A part may
+    be cut off; a part that cannot be read is left out.
     """
     try:
         found, _ = mime.parts(body, parameters, MAX_REPORT_PARTS)
@@ -254,15 +261,17 @@ def _returned_authors(body: bytes, parameters: dict[str, bytes]) -> list[str]:
     return authors
 
 
-# A change of one field: its name, which of that name (from 1), its new value or None to remove it.
+# The change of one field: its name, its number among the fields of this name (from 1), and its new
+# value, or None to remove it.
 Change = tuple[bytes, int, bytes | None]
 
 
 def clean_fields(fields: list[Field]) -> tuple[list[Field], list[Change]]:
-    """Take out what tells about the sender, and the subject (contract, section 4).
+    """Remove the fields that reveal the sender's client, and replace the subject.
 
-    Returns the fields as they leave, and the changes that lead there in the order to make them:
-    the last of a name first, so that removing one does not renumber the others.
+    Section 4 of the contract lists these fields. Returns the new fields, and the changes in the
+    order in which to make them. The last field of a name comes first, so that its removal does not
+    change the numbers of the others.
     """
     kept: list[Field] = []
     changes: list[Change] = []

@@ -1,1 +1,1 @@
-"""A message: its fields and MIME structure, its OpenPGP packets, its octets on the way."""
+"""A message: its header fields, MIME structure and OpenPGP packets, and its storage."""

@@ -1,7 +1,7 @@
 """Header fields, Content-Type and multipart bodies of a message, read strictly.
 
-What one program takes for one thing and the next for another is an error here. Nothing walks
-through a body in Python: it is cut with `bytes.find` and decoded in C.
+Text that two programs could read in two ways is an error here. There is no Python loop over the
+bytes of a body: `bytes.find` splits it, and functions in C decode it.
 """
 
 import binascii
@@ -18,22 +18,22 @@ _PARAMETER = re.compile(
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 _LINE_END = re.compile(rb"\r?\n")
 
-# More header than any program writes into a part of an encrypted message.
+# Bytes. No program writes such a large header into a part of an encrypted message.
 MAX_PART_HEADER = 10_000
 
 
 class Malformed(ValueError):
-    """The message does not have the form that the standards ask for; the text tells where."""
+    """The message does not have the form that the standards require. The text says where."""
 
 
-Field = tuple[bytes, bytes]  # name and raw value, folds and leading space included
+Field = tuple[bytes, bytes]  # the name and the raw value, with its folds and its leading space
 
 
 def parse_fields(header: bytes) -> list[Field]:
-    """Return the fields of a header block in their order.
+    """Return the fields of a header block, in the same order.
 
-    header: lines that end in CR LF, without the empty line.
-    Raises Malformed for a line that is no field.
+    header: the lines, separated by CR LF, without the empty line after the header.
+    Raises Malformed for a line that is not a field.
     """
     fields: list[Field] = []
     for line in header.split(b"\r\n") if header else ():
@@ -49,7 +49,7 @@ def parse_fields(header: bytes) -> list[Field]:
 
 
 def values(fields: list[Field], name: str) -> list[bytes]:
-    """Return the values of the fields of this name, unfolded and trimmed."""
+    """Return the values of all fields of this name, unfolded and trimmed."""
     wanted = name.lower().encode()
     return [unfold(value).strip(b" \t") for key, value in fields if key.lower() == wanted]
 
@@ -60,10 +60,10 @@ def unfold(value: bytes) -> bytes:
 
 
 def content_type(fields: list[Field]) -> tuple[str, dict[str, bytes]]:
-    """Return the media type in lower case and its parameters; no field means text/plain.
+    """Return the media type in lower case, and its parameters. Without a field it is text/plain.
 
-    Raises Malformed for more than one field, and for what RFC 2045 section 5.1 does not allow
-    (comments it does allow; nobody writes them).
+    Raises Malformed for more than one field, and for a value that RFC 2045 section 5.1 does not
+    allow. Comments raise Malformed too: the RFC allows them, but no mail program writes them.
     """
     found = values(fields, "Content-Type")
     if not found:
@@ -90,7 +90,7 @@ def content_type(fields: list[Field]) -> tuple[str, dict[str, bytes]]:
 
 
 def _unquote(value: bytes) -> bytes:
-    """Return what a token or a quoted string means."""
+    """Return the text that a token or a quoted string stands for."""
     if not value.startswith(b'"'):
         return value
     return re.sub(rb"\\(.)", rb"\1", value[1:-1])
@@ -99,9 +99,9 @@ def _unquote(value: bytes) -> bytes:
 def parts(body: bytes, parameters: dict[str, bytes], most: int) -> tuple[list[memoryview], bytes]:
     """Return the parts of a multipart body, and the text before and after them.
 
-    The parts are views, since a copy of each would double the memory that a message takes.
+    The parts are views, because copies would double the memory for a message.
 
-    parameters: those of its Content-Type. most: so many parts are allowed.
+    parameters: the parameters of the Content-Type. most: the largest allowed number of parts.
     Raises Malformed when a delimiter is missing or could be read in two ways.
     """
     boundary = parameters.get("boundary", b"")
@@ -112,7 +112,7 @@ def parts(body: bytes, parameters: dict[str, bytes], most: int) -> tuple[list[me
     delimiter = b"--" + boundary
     found: list[memoryview] = []
     view = memoryview(body)
-    position = 0 if body.startswith(delimiter) else _next(body, delimiter, 0)
+    position = 0 if body.startswith(delimiter) else _find_delimiter(body, delimiter, 0)
     before = body[:position]
     while True:
         line_end = body.find(b"\r\n", position)
@@ -125,12 +125,12 @@ def parts(body: bytes, parameters: dict[str, bytes], most: int) -> tuple[list[me
         if len(found) == most:
             raise Malformed(f"more than {most} parts")
         start = line_end + 2
-        position = _next(body, delimiter, line_end)
+        position = _find_delimiter(body, delimiter, line_end)
         found.append(view[start : max(start, position - 2)])
 
 
-def _next(body: bytes, delimiter: bytes, position: int) -> int:
-    """Return where the next delimiter line begins. Raises Malformed when there is none."""
+def _find_delimiter(body: bytes, delimiter: bytes, position: int) -> int:
+    """Return the offset of the next delimiter line. Raises Malformed without one."""
     found = body.find(b"\r\n" + delimiter, position)
     if found < 0:
         raise Malformed("the multipart body is not closed")
@@ -138,7 +138,7 @@ def _next(body: bytes, delimiter: bytes, position: int) -> int:
 
 
 def divided(part: memoryview) -> tuple[list[Field], memoryview]:
-    """Return a part's header and what follows it. Raises Malformed."""
+    """Return the header and the content of a part. Raises Malformed."""
     head = bytes(part[:MAX_PART_HEADER])
     end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
     if end < 0:
@@ -147,7 +147,7 @@ def divided(part: memoryview) -> tuple[list[Field], memoryview]:
 
 
 def leaf(part: memoryview) -> tuple[str, bytes]:
-    """Return a part's media type and its content with the transfer encoding undone.
+    """Return the media type and the decoded content of a part.
 
     Raises Malformed, also for a part that is itself a multipart or a message.
     """
@@ -156,14 +156,14 @@ def leaf(part: memoryview) -> tuple[str, bytes]:
 
 
 def single(fields: list[Field], content: bytes) -> tuple[str, bytes]:
-    """Return the media type of what has no parts, and its content with the encoding undone.
+    """Return the media type and the decoded content of a message or a part that has no parts.
 
-    fields: the header of the message or of the part. content: what follows it.
+    fields: its header. content: the bytes after the header.
     Raises Malformed, also for a multipart or a message.
     """
     media_type, _ = content_type(fields)
     if media_type.startswith(("multipart/", "message/")):
-        raise Malformed("a part is no leaf")
+        raise Malformed("a part has parts of its own")
     encodings = values(fields, "Content-Transfer-Encoding") or [b"7bit"]
     if len(encodings) > 1:
         raise Malformed("more than one Content-Transfer-Encoding")
@@ -171,7 +171,7 @@ def single(fields: list[Field], content: bytes) -> tuple[str, bytes]:
 
 
 def _decode(encoding: bytes, content: bytes) -> bytes:
-    """Undo a transfer encoding (RFC 2045 section 6). Raises Malformed."""
+    """Decode a transfer encoding (RFC 2045 section 6). Raises Malformed."""
     if encoding in (b"7bit", b"8bit", b"binary"):
         return content
     if encoding == b"quoted-printable":

@@ -1,6 +1,6 @@
-"""Does an armored block hold nothing but one OpenPGP-encrypted message (RFC 9580)?
+"""The check that an armored block is exactly one OpenPGP-encrypted message (RFC 9580).
 
-Only the framing is read, never the content: all that a relay can see of an encrypted message.
+The check reads the framing of the packets. A relay cannot read the content of an encrypted message.
 """
 
 import binascii
@@ -11,22 +11,22 @@ END = b"-----END PGP MESSAGE-----"
 
 SESSION_KEY_PACKETS = (1, 3)  # PKESK and SKESK, RFC 9580 sections 5.1 and 5.3
 ENCRYPTED_DATA_PACKET = 18  # SEIPD, section 5.13
-# GnuPG's OCB packet (draft-koch-librepgp): what it writes to keys that it made, unless told not to.
+# GnuPG's OCB packet (draft-koch-librepgp). By default GnuPG writes it to keys that GnuPG made.
 GNUPG_DATA_PACKET = 20
 DATA_PACKETS = (ENCRYPTED_DATA_PACKET, GNUPG_DATA_PACKET)
 
-# Partial lengths may be one byte long each: without a limit, reading the lengths alone of a 30 MB
-# message takes seconds. Old Go libraries write about 1.6 KB a chunk: 20000 chunks in 30 MB.
+# A chunk with a partial length may have one byte. Without a limit, reading the lengths of a 30 MB
+# message would take seconds. Old Go libraries write chunks of about 1.6 KB: 20000 in 30 MB.
 MAX_LENGTHS = 100_000
 
-# Bytes of armor headers: far more than any program writes.
+# Bytes. No program writes so many armor headers.
 MAX_ARMOR_HEADER = 10_000
 
-# Bytes decoded at a time: large enough for C speed, small enough for the processor's cache.
+# Bytes that are decoded at a time. They need few calls and fit into the processor's cache.
 DECODE_STEP = 1 << 18
 
 _BEGIN_LINE = re.compile(BEGIN + rb"\r?\n")
-# RFC 4880 section 6.2, without Hash, which belongs to what is only signed.
+# RFC 4880 section 6.2. The header Hash is left out, because it belongs to signed text.
 _ARMOR_HEADER = re.compile(rb"(?:Version|Comment|MessageID|Charset): ?[^\r\n]*\r?\n")
 _EMPTY_LINES = re.compile(rb"[\r\n]*+")
 _BLANK_LINES = re.compile(rb"(?:[ \t\r\n]*\n)?")
@@ -35,15 +35,16 @@ _PADDING = re.compile(rb"=[\r\n]*+=?")
 
 
 class NotOpenPGP(ValueError):
-    """The bytes do not frame OpenPGP packets; the text tells where."""
+    """The bytes are not OpenPGP packets. The text says where."""
 
 
 def is_encrypted_armor(armor: bytes, outgoing: bool) -> bool:
-    """Return whether `armor` is one armored block that holds one encrypted message.
+    """Return whether `armor` is one armored block with one encrypted message.
 
-    armor: a whole MIME leaf, its transfer encoding undone.
-    outgoing: ours are written without armor headers, blank lines before the armor, and GnuPG's
-    packet; what other programs write may have them.
+    armor: the whole decoded content of a MIME part.
+    outgoing: the message leaves the relay. Then armor headers, blank lines before the armor and
+        GnuPG's packet are not allowed, because chat apps do not write them. Other mail programs
+        write them, so they are allowed in messages that arrive.
     """
     begin = _BEGIN_LINE.match(armor, 0 if outgoing else _BLANK_LINES.match(armor).end())
     end = armor.rfind(END)
@@ -63,10 +64,10 @@ def is_encrypted_armor(armor: bytes, outgoing: bool) -> bool:
 
 
 def _decode(armor: bytes, start: int, end: int) -> bytearray:
-    """Decode the base64 text between two offsets, strictly; its CRC24 line may be missing.
+    """Decode the base64 text between two offsets strictly. The CRC24 line may be missing.
 
-    The checksum's value is not looked at: it must not decide (RFC 9580 section 6.1).
-    Raises NotOpenPGP for anything but base64 and line ends.
+    The value of the checksum is not checked, because it must not decide (RFC 9580 section 6.1).
+    Raises NotOpenPGP for other text than base64 and line ends.
     """
     end = _without_line_ends(armor, start, end)
     checksum = _CHECKSUM.search(armor, max(start, end - 6), end)
@@ -74,7 +75,7 @@ def _decode(armor: bytes, start: int, end: int) -> bytearray:
         end = _without_line_ends(armor, start, checksum.start())
     padding = armor.find(b"=", start, end)
     if padding >= 0 and not _PADDING.fullmatch(armor, padding, end):
-        raise NotOpenPGP("padding amid the base64 text")
+        raise NotOpenPGP("padding inside the base64 text")
     packets = bytearray()
     rest = b""
     for step in range(start, end, DECODE_STEP):
@@ -86,12 +87,12 @@ def _decode(armor: bytes, start: int, end: int) -> bytearray:
             raise NotOpenPGP(str(error)) from None
         rest = text[whole:]
     if rest:
-        raise NotOpenPGP("base64 text cut off")
+        raise NotOpenPGP("the base64 text is cut off")
     return packets
 
 
 def _without_line_ends(data: bytes, start: int, end: int) -> int:
-    """Return where `data[start:end]` ends without its last line ends; copies one step at a time."""
+    """Return the end of `data[start:end]` without the line ends there. Copies are small."""
     while end > start:
         step = max(start, end - DECODE_STEP)
         text = data[step:end].rstrip(b"\r\n")
@@ -102,10 +103,11 @@ def _without_line_ends(data: bytes, start: int, end: int) -> int:
 
 
 def is_encrypted_message(packets: bytes, outgoing: bool) -> bool:
-    """Return whether the packets are session keys and then one encrypted data packet, no more.
+    """Return whether the packets are session keys and then exactly one encrypted data packet.
 
-    packets: OpenPGP packets in binary. outgoing: GnuPG's own data packet is for others only.
-    Raises NotOpenPGP where a packet's framing is broken.
+    packets: OpenPGP packets in binary form.
+    outgoing: the message leaves the relay, so GnuPG's own data packet is not allowed.
+    Raises NotOpenPGP when the framing of a packet is broken.
     """
     position = 0
     budget = MAX_LENGTHS
@@ -119,9 +121,9 @@ def is_encrypted_message(packets: bytes, outgoing: bool) -> bool:
 
 
 def _skip_packet(packets: bytes, position: int, budget: int) -> tuple[int, int, int]:
-    """Return a packet's type, the offset behind it, and how many lengths may still be read.
+    """Return a packet's type, the offset after it, and how many lengths may still be read.
 
-    Raises NotOpenPGP when the packet is cut off or its length is not to be accepted.
+    Raises NotOpenPGP when the packet is cut off or its length is not acceptable.
     """
     first = packets[position]
     if not first & 0x80:
@@ -136,11 +138,13 @@ def _skip_packet(packets: bytes, position: int, budget: int) -> tuple[int, int, 
                 raise NotOpenPGP(f"more than {MAX_LENGTHS} packets and chunks")
             budget -= 1
             if new_format:
-                length, position, partial = _new_length(packets, position)
+                length, position, partial = _read_new_length(packets, position)
             else:
-                length, position, partial = *_old_length(packets, position, first & 3), False
+                length, position = _read_old_length(packets, position, first & 3)
+                partial = False
             if partial and tag not in DATA_PACKETS:
-                raise NotOpenPGP("a session key of partial lengths")  # RFC 9580 section 4.2.1.4
+                # RFC 9580 section 4.2.1.4
+                raise NotOpenPGP("a session key packet with partial lengths")
             position += length
     except IndexError:
         raise NotOpenPGP("a packet header is cut off") from None
@@ -149,8 +153,8 @@ def _skip_packet(packets: bytes, position: int, budget: int) -> tuple[int, int, 
     return tag, position, budget
 
 
-def _new_length(packets: bytes, position: int) -> tuple[int, int, bool]:
-    """Read a length (RFC 9580 section 4.2.1): the length, the offset behind it, is it partial?"""
+def _read_new_length(packets: bytes, position: int) -> tuple[int, int, bool]:
+    """Return a length (RFC 9580 section 4.2.1), the offset after it, and whether it is partial."""
     first = packets[position]
     if first < 192:
         return first, position + 1, False
@@ -158,18 +162,18 @@ def _new_length(packets: bytes, position: int) -> tuple[int, int, bool]:
         return (first - 192 << 8) + packets[position + 1] + 192, position + 2, False
     if first < 255:
         return 1 << (first & 0x1F), position + 1, True
-    return _number(packets, position + 1, 4), position + 5, False
+    return _read_number(packets, position + 1, 4), position + 5, False
 
 
-def _old_length(packets: bytes, position: int, kind: int) -> tuple[int, int]:
-    """Read an old-format length (RFC 9580 section 4.2.2): the length and the offset behind it."""
+def _read_old_length(packets: bytes, position: int, kind: int) -> tuple[int, int]:
+    """Return a length of the old format (RFC 9580 section 4.2.2), and the offset after it."""
     if kind == 3:
         raise NotOpenPGP("an indeterminate length")
     octets = 1 << kind
-    return _number(packets, position, octets), position + octets
+    return _read_number(packets, position, octets), position + octets
 
 
-def _number(packets: bytes, position: int, octets: int) -> int:
-    """Read a big-endian number. Raises IndexError when it is cut off."""
+def _read_number(packets: bytes, position: int, octets: int) -> int:
+    """Return a big-endian number. Raises IndexError when it is cut off."""
     packets[position + octets - 1]
     return int.from_bytes(packets[position : position + octets], "big")

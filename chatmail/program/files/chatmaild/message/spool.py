@@ -1,19 +1,20 @@
-"""One message on its way: small ones in memory, large ones in a file without a name."""
+"""The bytes of a message that is being delivered: in memory, or in a file without a name."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 
-# Most messages are a few KB. 500 at once (Postfix's processes) then hold 125 MB at most.
+# Most messages have a few KB. 500 messages at once, as many as Postfix has processes, then need
+# 125 MB of memory at most.
 IN_MEMORY = 256 * 1024
 CHUNK = 64 * 1024
 
 
 class Message:
-    """The octets of a message, written once and read by several deliveries at a time.
+    """The bytes of a message. They are written once; several deliveries read them at the same time.
 
-    directory: where a large message goes. Its file is never linked, so nothing is left behind
-    by a process that dies. It must be on a disk, not on a tmpfs.
+    directory: the directory for the file of a large message. The file has no name, so a process
+        that dies leaves no file. The directory must be on a disk, not on a tmpfs.
     """
 
     def __init__(self, directory: str):
@@ -29,7 +30,7 @@ class Message:
         self.close()
 
     def write(self, data: bytes) -> None:
-        """Append octets. Raises OSError, for one when the disk is full."""
+        """Append bytes. Raises OSError, for example when the disk is full."""
         if self._file is None and self.size + len(data) > IN_MEMORY:
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
             self._write_all(self._memory)
@@ -46,7 +47,7 @@ class Message:
             view = view[self._file.write(view) :]
 
     def chunks(self) -> Iterator[bytes]:
-        """Give the octets from the start, in pieces of at most CHUNK."""
+        """Yield the bytes from the start, in pieces of at most CHUNK bytes."""
         for offset in range(0, self.size, CHUNK):
             if self._file is None:
                 yield bytes(self._memory[offset : offset + CHUNK])
@@ -54,7 +55,7 @@ class Message:
                 yield os.pread(self._file.fileno(), CHUNK, offset)
 
     def close(self) -> None:
-        """Forget the octets."""
+        """Free the memory and the file."""
         if self._file is not None:
             self._file.close()
         self._memory = bytearray()

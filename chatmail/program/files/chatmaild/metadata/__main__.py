@@ -1,4 +1,4 @@
-"""The dict service: listens for Dovecot on a Unix socket, and wakes devices."""
+"""The dict service: answers Dovecot on a Unix socket, and wakes devices."""
 
 import asyncio
 import signal
@@ -13,15 +13,15 @@ from chatmaild.metadata import dictionary
 from chatmaild.metadata.notifier import Notifier
 from chatmaild.metrics import counters
 
-# Both made by systemd, RuntimeDirectory= and StateDirectory=.
+# systemd makes the parent directories: RuntimeDirectory= and StateDirectory= of the unit.
 SOCKET = Path("/run/chatmail-metadata/dict")
 PENDING = Path("/var/lib/chatmail-metadata/pending")
-# A restart of Dovecot brings all clients at once.
+# After a restart of Dovecot, all clients connect at the same time.
 BACKLOG = 4096
 
 
 async def main():
-    """Serve until systemd says stop."""
+    """Serve until systemd stops the service."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -40,7 +40,8 @@ async def main():
         notify("READY=1")
         await stop.wait()
         notify("STOPPING=1")
-        # Connections under way end with the loop: a change is done before its reply is due.
+        # The connections end with the event loop. No change is lost: each one is on disk before
+        # its reply.
         server.close()
 
 

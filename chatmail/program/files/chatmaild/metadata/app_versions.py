@@ -1,7 +1,7 @@
-"""What the newest versions of messengers are: a file in the form that Delta Chat's core reads.
+"""The newest versions of messengers, in the form that Delta Chat's core reads.
 
-The operator's file counts, and without one the file that comes with this package. A file that the
-core could not read would silence all news of updates, so the last good one is told instead.
+The operator's file comes first. Without it, the file in this package is used. When the core could
+not read the operator's file, apps would get no news of updates. So the last good file is used then.
 https://github.com/chatmail/core/blob/main/src/appversions.rs
 """
 
@@ -14,7 +14,7 @@ from chatmaild.common import atomic_files
 
 OPERATORS = Path("/etc/chatmail/appversions.json")
 DEFAULT = Path(__file__).with_name("appversions.json")
-# In what systemd makes for this service, StateDirectory=.
+# A copy of the last good file. systemd makes its directory: StateDirectory= of the unit.
 LAST_GOOD = Path("/var/lib/chatmail-metadata/appversions.json")
 
 MAX_VERSION = (1 << 32) - 1  # versionInteger is a u32
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def read_versions() -> str | None:
-    """Return the versions as JSON on one line, None where there is no file that can be read."""
+    """Return the versions as JSON on one line, None without a readable file."""
     try:
         versions = _check_file(OPERATORS.read_bytes(), OPERATORS)
     except FileNotFoundError:
@@ -42,20 +42,20 @@ def read_versions() -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _check_file(content: bytes, path: Path) -> str | None:
-    """Return a file's content on one line, None where it has another form, which is told once."""
+    """Return the content of a file on one line, None for another form. An error is logged once."""
     try:
         versions = parse(content)
-        # What no other program would read: NaN, and half of a surrogate pair.
+        # This refuses NaN and half of a surrogate pair, which other programs cannot read.
         json.dumps(versions, ensure_ascii=False, allow_nan=False).encode()
         return json.dumps(versions)
     except (ValueError, RecursionError) as error:
         problem = "nested too deep" if isinstance(error, RecursionError) else error
-        log.error("%s is not used, and what was good before it is: %s", path, problem)
+        log.error("%s is not used, but the last good one: %s", path, problem)
         return None
 
 
 def parse(content: bytes) -> dict:
-    """Return the versions. Raises ValueError that says what was found and what is expected."""
+    """Return the versions. Raises ValueError: what was found, and what is expected."""
     versions = json.loads(content, object_pairs_hook=_refuse_repetition)
     for client in _list_objects(versions, "the file", "clients"):
         _check(client, "a client", {"clientId": str})
@@ -67,21 +67,21 @@ def parse(content: bytes) -> dict:
 
 
 def _refuse_repetition(pairs):
-    """Return an object; the core refuses one that names something twice."""
+    """Return an object. Raises ValueError for a repeated name, which the core refuses."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("an object names something twice")
+        raise ValueError("an object has the same name twice")
     return found
 
 
 def _list_objects(holder, what, name):
-    """Return the list of objects of this name."""
+    """Return the list of this name in an object."""
     _check(holder, what, {name: list})
     return holder[name]
 
 
 def _check(found, what, members):
-    """Raise ValueError unless something is an object with members of these types; more may be."""
+    """Raise ValueError unless `found` is an object with these members. It may have more members."""
     if not isinstance(found, dict):
         raise ValueError(f"{what} is {json.dumps(found)[:50]}, and an object is expected")
     for name, kind in members.items():

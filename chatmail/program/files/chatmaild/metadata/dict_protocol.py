@@ -1,6 +1,6 @@
-"""Dovecot's dict protocol, the server's side: lines to commands, values to replies. No I/O.
+"""The server's side of Dovecot's dict protocol: lines to commands, values to replies. No I/O.
 
-Versions 3 (Dovecot 2.3) and 4 (2.4), which differ in the number alone.
+Version 3 (Dovecot 2.3) and version 4 (2.4) differ only in the number.
 https://doc.dovecot.org/2.4.1/developers/design/dict_protocol.html
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 VERSIONS = ("3", "4")
 # "The maximum line the client is allowed to send a command is 65536."
 MAX_LINE = 65536
-# Dovecot opens one transaction at a time, with one change in it.
+# Dovecot opens one transaction at a time, and a transaction has one change.
 MAX_TRANSACTIONS = 8
 MAX_CHANGES = 64
 
@@ -20,11 +20,11 @@ UNESCAPES = {escaped[1]: char for char, escaped in ESCAPES.items()}
 
 
 class ProtocolError(Exception):
-    """The client speaks something else; the text says what, and holds nothing it sent."""
+    """The client breaks the protocol. The text says how, and contains no bytes from the client."""
 
 
 class Refused(Exception):
-    """A command that cannot be done; the text is for Dovecot's log."""
+    """The service refuses a command. The text is for Dovecot's log."""
 
 
 def escape(text: str) -> str:
@@ -33,16 +33,16 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Return what `escape` was given; an unknown escape stands for its second character."""
+    """Return the text that `escape` was given. An unknown escape means its second character."""
     return re.sub(r"\x01(.?)", lambda match: UNESCAPES.get(match[1], match[1]), text)
 
 
 class Conversation:
-    """One connection: what it has sent of a line, and its open transactions.
+    """The state of one connection: the beginning of a line, and the open transactions.
 
-    lookup: called with (user, key), returns the value or None.
-    change: called with (user, key, value) at commit; value None means: remove.
-    Both may raise `Refused`.
+    lookup: a function of (user, key) that returns the value or None.
+    change: a function of (user, key, value), which a commit calls. The value None removes the key.
+    Both functions may raise `Refused`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Conversation:
         self._partial = b""
         self._greeted = False
         self._transactions = {}
-        # What answers a command, and the numbers of fields it may have.
+        # For each command: its function, and the allowed numbers of fields.
         self._commands = {
             "L": (self._look_up, (2,)),
             "I": (self._iterate, (4,)),
@@ -68,7 +68,7 @@ class Conversation:
     def receive(self, data: bytes) -> bytes:
         """Return the replies to all commands that are complete with these bytes.
 
-        Raises ProtocolError; the connection is of no use then.
+        Raises ProtocolError. The connection cannot be used after that.
         """
         *lines, self._partial = (self._partial + data).split(b"\n")
         if max(map(len, [*lines, self._partial])) >= MAX_LINE:
@@ -76,7 +76,7 @@ class Conversation:
         return b"".join(self._answer(line) for line in lines)
 
     def _answer(self, line):
-        # Keys and values are bytes to Dovecot; Latin-1 takes all of them.
+        # Dovecot treats keys and values as bytes. Latin-1 can decode every byte.
         text = line.decode("latin-1")
         name, fields = text[:1], [unescape(field) for field in text[1:].split("\t")]
         if not self._greeted:
@@ -89,7 +89,7 @@ class Conversation:
         return command(*fields)
 
     def _greet(self, name, fields):
-        """Take `H<major> <minor> <type> <obsolete> <dict>`; Dovecot expects no reply."""
+        """Read `H<major> <minor> <type> <obsolete> <dict>`. Dovecot expects no reply."""
         if name != "H" or fields[0] not in VERSIONS:
             raise ProtocolError(f"no greeting of version {' or '.join(VERSIONS)}")
         self._greeted = True
@@ -99,12 +99,12 @@ class Conversation:
         try:
             value = self._lookup(user, key)
         except Refused as refusal:
-            return _line("F", str(refusal))
-        return _line("N") if value is None else _line("O", value)
+            return _make_line("F", str(refusal))
+        return _make_line("N") if value is None else _make_line("O", value)
 
     def _iterate(self, flags, maximum, path, user):
-        """Answer that there is nothing: every entry is asked for by its name."""
-        return _line("")
+        """Answer an empty list, because Dovecot asks for every entry by its name."""
+        return _make_line("")
 
     def _begin(self, identifier, user, expiry="0"):
         if len(self._transactions) >= MAX_TRANSACTIONS:
@@ -132,8 +132,8 @@ class Conversation:
             for key, value in changes:
                 self._change(user, key, value)
         except Refused as refusal:
-            return _line("F", identifier, str(refusal))
-        return _line("O", identifier)
+            return _make_line("F", identifier, str(refusal))
+        return _make_line("O", identifier)
 
     def _roll_back(self, identifier):
         self._transaction(identifier)
@@ -142,9 +142,9 @@ class Conversation:
 
     def _transaction(self, identifier):
         if identifier not in self._transactions:
-            raise ProtocolError("a transaction that was not begun")
+            raise ProtocolError("a command for a transaction that was not begun")
         return self._transactions[identifier]
 
 
-def _line(status, *fields):
+def _make_line(status, *fields):
     return (status + "\t".join(map(escape, fields)) + "\n").encode("latin-1", "replace")

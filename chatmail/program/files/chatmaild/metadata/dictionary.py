@@ -1,16 +1,14 @@
-"""The dict service: what Dovecot asks and tells about an address, by its dict protocol.
+"""The keys of the dict service, which Dovecot's mail processes read and set for an address.
 
-Over a Unix socket that Dovecot's mail processes (user vmail) connect to:
-
-`priv/<mailbox>/devicetoken`: the address's device tokens, for METADATA.
+`priv/<mailbox>/devicetoken`: the device tokens of the address, for METADATA.
 `shared/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/deltachat/<name>`: entries of the server.
-`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/vendor.dovecot/pvt/messagenew`, set by
-    Dovecot's `push.lua`, and by no client: a message came, so clients in IDLE are woken, and the
-    address's devices too, unless it is its own message.
-`shared/last-login/<address>`, set by Dovecot's last_login plugin.
+`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/vendor.dovecot/pvt/messagenew`: Dovecot's
+    `push.lua` sets it when a message was delivered. Clients cannot set it. The service then wakes
+    clients in IDLE. It also wakes the devices of the address, unless the address sent the message.
+`shared/last-login/<address>`: Dovecot's last_login plugin sets it.
 
-Files are read and written within the event loop: they are small, and the order of what one
-address does needs no locks then.
+The files are small, so they are read and written within the event loop. The changes of one address
+then need no locks.
 """
 
 import asyncio
@@ -25,29 +23,30 @@ from chatmaild.metadata.dict_protocol import Conversation, ProtocolError, Refuse
 from chatmaild.metadata.notifier import Notifier
 from chatmaild.metrics import counters
 
-# Dovecot opens a connection for each question and closes it; this ends those that it forgot.
+# Seconds. Dovecot opens a connection for each question and closes it. A connection that Dovecot
+# forgot ends after this time.
 CONNECTION_TIMEOUT = 60
 MAX_READ = 16384
 
-# How Dovecot writes entries of the server, as opposed to those of a mailbox.
+# Dovecot's prefix for entries of the server. Entries of a mailbox have no such prefix.
 SERVER = "vendor/vendor.dovecot/pvt/server/"
 DELTACHAT = f"{SERVER}vendor/deltachat/"
 MESSAGE_NEW = f"{SERVER}vendor/vendor.dovecot/pvt/messagenew"
-# What `push.lua` sets where an address wrote to itself.
+# `push.lua` sets this value when the address sent the message to itself.
 OWN_MESSAGE = "own"
 
 log = logging.getLogger(__name__)
 
 
 def home_of(settings: dict, address: str) -> Path:
-    """Return the directory of an address. Raises Refused when the name is none of ours."""
+    """Return the directory of an address. Raises Refused for a name that is no address here."""
     if not is_address(address, settings["address_domain"]):
         raise Refused("not an address of this relay")
     return Path(settings["mailboxes_dir"]) / address
 
 
 def lookup(settings: dict, address: str, key: str) -> str | None:
-    """Return what an address may read under a key, or None. Raises Refused."""
+    """Return the value of a key for an address, or None. Raises Refused."""
     home = home_of(settings, address)
     match key.split("/", 2):
         case ["priv", _, "devicetoken"]:
@@ -58,7 +57,7 @@ def lookup(settings: dict, address: str, key: str) -> str | None:
 
 
 def change(settings: dict, notifier: Notifier, address: str, key: str, value: str | None) -> None:
-    """Set a key of an address, or remove it (value None). Raises Refused."""
+    """Set a key of an address. The value None removes the key. Raises Refused."""
     home = home_of(settings, address)
     try:
         match key.split("/", 2):
@@ -79,12 +78,12 @@ def change(settings: dict, notifier: Notifier, address: str, key: str, value: st
     except ValueError as error:
         raise Refused(str(error)) from None
     except OSError as error:
-        # Not the whole error: its file name is the address.
+        # The text leaves out the file name, because it contains the address.
         raise Refused(f"cannot be written: {error.strerror}") from None
 
 
 def forget(settings: dict, address: str, token: str) -> None:
-    """Drop a token that the notification service has no device for any more."""
+    """Remove a token after the notification service answered that it has no device for it."""
     try:
         entries.remove_token(home_of(settings, address), token, time.time())
     except (OSError, Refused) as error:
@@ -92,7 +91,7 @@ def forget(settings: dict, address: str, token: str) -> None:
 
 
 async def serve(lookup, change, reader, writer):
-    """Answer one connection until its end."""
+    """Answer one connection until it ends."""
     conversation = Conversation(lookup, change)
     try:
         async with asyncio.timeout(CONNECTION_TIMEOUT) as limit:

@@ -1,7 +1,7 @@
-"""What METADATA answers (RFC 5464): device tokens of an address, and entries of the server.
+"""The entries of METADATA (RFC 5464): device tokens of an address, and entries of the server.
 
-The tokens are `metadata.json` in the address's directory, in the form of existing relays:
-{"devicetoken": {token: time of the last set}}. Older ones wrote a list of tokens without times.
+The tokens are in `metadata.json` in the address's directory, in the form of existing relays:
+{"devicetoken": {token: time of the last set}}. Older relays wrote a list of tokens without times.
 """
 
 import base64
@@ -15,58 +15,63 @@ from pathlib import Path
 from chatmaild.common import atomic_files
 from chatmaild.metadata import app_versions
 
+# Seconds for which a token is kept.
 TOKEN_AGE = 90 * 24 * 3600
-# What Delta Chat itself limits a token to. It is one word, since tokens are answered in one line.
+# Delta Chat has the same limit. A token is one word, because one line answers all tokens.
 TOKEN = re.compile(r"[!-~]{1,4096}")
-# Devices of one address; a further one takes the place of the token set longest ago.
+# Devices of one address. A further device replaces the token that was set first.
 MAX_TOKENS = 32
 
-# Postfix's own limit, smtpd_recipient_limit, which this relay keeps.
+# The default of Postfix's smtpd_recipient_limit, which this relay does not change.
 MAX_SMTP_RECIPIENTS = "1000"
 TURN_SECRET = Path("/etc/chatmail/turn-secret")
 TURN_PORT = 3478
-# Delta Chat asks again 12 hours before the end; days spare a laptop that slept the question.
+# Seconds. Delta Chat asks again 12 hours before the end. With some days, a laptop that slept still
+# has valid credentials.
 TURN_LIFETIME = 5 * 24 * 3600
 
 log = logging.getLogger(__name__)
 
 
 def list_tokens(home: Path, now: float) -> list[str]:
-    """Return the device tokens of the address with this directory, oldest first."""
+    """Return the device tokens of an address, oldest first.
+
+    home: the directory of the address. now: Unix seconds.
+    """
     return list(_read(home, now))
 
 
 def add_token(home: Path, token: str, now: float) -> None:
-    """Remember a token for 90 days from now.
+    """Keep a token for 90 days from now.
 
-    Raises ValueError on what cannot be a token, OSError when it cannot be written.
+    Raises ValueError for a text that cannot be a token, and OSError.
     """
     if not TOKEN.fullmatch(token):
         raise ValueError("a device token is 1 to 4096 printable ASCII characters without blanks")
     known = _read(home, now)
-    # Last in the order of time.
+    # The token moves to the end, because the tokens are in the order of their times.
     known.pop(token, None)
     known[token] = int(now)
     _write(home, dict(list(known.items())[-MAX_TOKENS:]))
 
 
 def remove_token(home: Path, token: str, now: float) -> None:
-    """Forget a token. Raises OSError."""
+    """Remove a token. Raises OSError."""
     known = _read(home, now)
     if known.pop(token, None) is not None:
         _write(home, known)
 
 
 def remove_tokens(home: Path) -> None:
-    """Forget all tokens. Raises OSError."""
+    """Remove all tokens. Raises OSError."""
     _write(home, {})
 
 
 def _read(home, now):
-    """Return {token: time} of the tokens in force, in the order in which they were set.
+    """Return {token: time} of the valid tokens, in the order in which they were set.
 
-    What is not as we write it is written anew, so that it is told once: a list's tokens count from
-    now on, and an entry that is none costs no other one.
+    A file in another form is written again in our form, so that the log has the error only once.
+    Tokens from a list get the present time. A bad entry does not affect the others.
     """
     try:
         stored = json.loads((home / "metadata.json").read_text())["devicetoken"]
@@ -75,18 +80,18 @@ def _read(home, now):
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        # Neither the path, which is the address, nor the content.
+        # The log line leaves out the path, which contains the address, and the content.
         log.error("a metadata.json cannot be read, its tokens are lost: %s", type(error).__name__)
         return {}
     pairs = stored.items() if isinstance(stored, dict) else [(token, int(now)) for token in stored]
     good = [(token, time) for token, time in pairs if _is_token(token) and _is_time(time)]
-    # One minute: a clock that was set back must not keep a token for ever.
+    # A time in the future is wrong. After a clock was set back, such a token would stay for ever.
     current = [pair for pair in good if now - TOKEN_AGE < pair[1] < now + 60]
     known = dict(sorted(current, key=lambda pair: pair[1])[-MAX_TOKENS:])
     if len(good) < len(stored):
         log.error("%d entries of a metadata.json are no tokens", len(stored) - len(good))
     if len(good) < len(stored) or isinstance(stored, list):
-        _mend(home, known)
+        _rewrite(home, known)
     return known
 
 
@@ -98,7 +103,7 @@ def _is_time(time):
     return isinstance(time, int | float) and not isinstance(time, bool)
 
 
-def _mend(home, known):
+def _rewrite(home, known):
     try:
         _write(home, known)
     except OSError as error:
@@ -110,10 +115,9 @@ def _write(home, known):
 
 
 def find_server_entry(name: str, settings: dict, now: float) -> str | None:
-    """Return the value of `/shared/vendor/deltachat/<name>`, or None if there is none."""
+    """Return the value of `/shared/vendor/deltachat/<name>`, or None without one."""
     if name == "irohrelay":
-        url = settings["iroh_relay"]
-        return f"https://{settings['mail_domain']}" if url is None else url or None
+        return _find_iroh_relay(settings)
     if name == "maxsmtprecipients":
         return MAX_SMTP_RECIPIENTS
     if name == "turn":
@@ -123,8 +127,17 @@ def find_server_entry(name: str, settings: dict, now: float) -> str | None:
     return None
 
 
+def _find_iroh_relay(settings):
+    """Return the URL of the iroh relay for clients, None if there is none."""
+    if settings["iroh_relay"] is not None:
+        return settings["iroh_relay"] or None
+    # Delta Chat's iroh trusts the usual authorities alone, and gives up on any other certificate.
+    scheme = "http" if settings["tls_mode"] == "self_signed" else "https"
+    return f"{scheme}://{settings['mail_domain']}"
+
+
 def _make_turn_credentials(host, now):
-    """Return `host:port:user:password`; coturn's use-auth-secret checks the password.
+    """Return `host:port:user:password`, which coturn checks with `use-auth-secret`.
 
     https://datatracker.ietf.org/doc/html/draft-uberti-behave-turn-rest-00#section-2.2
     """

@@ -1,8 +1,8 @@
-"""Wakes devices: hands their tokens to the notification service until it takes them.
+"""Wakes devices: sends their tokens to the notification service until the service accepts them.
 
-A notification is a file in the queue directory until it is done, so that a restart loses none.
-There is at most one for each device: a message that comes while one waits for its next try makes
-that one new, since the service gets the token and nothing about the message.
+A notification is a file in the queue directory until it is done, so a restart loses none. A device
+has at most one notification, because the service gets the token and nothing about the message. A
+message that arrives while the notification waits for its next try starts the tries again.
 """
 
 import asyncio
@@ -19,34 +19,37 @@ import aiohttp
 from chatmaild.common import atomic_files
 from chatmaild.metrics import counters
 
-# Seconds from one failure to the next try.
+# Seconds from a failure to the next try.
 RETRY_AFTER = (8, 64, 512, 4096)
-# No try later than this after the first one, which is what restarts would allow.
+# Seconds from the first try to the last possible one. Without this limit, restarts would allow
+# later tries.
 MAX_AGE = 5 * 3600
-# Requests at once.
+# The number of requests at once.
 MAX_REQUESTS = 64
+# Seconds.
 REQUEST_TIMEOUT = 10
-# Devices waiting. Beyond it the one that failed most makes room, and if none has failed, a message
-# wakes nobody. 10000 tokens of 4 KB are 40 MB.
+# The number of devices that may wait. Above it, the notification with the most failures is given
+# up. When none has failed, a further message wakes no device. 10000 tokens of 4 KB are 40 MB.
 MAX_PENDING = 10000
-# Of one address, which may set other tokens all the time. It has 32 at once (entries.MAX_TOKENS).
+# The same for one address, which may set new tokens all the time. An address has 32 tokens at once
+# (entries.MAX_TOKENS).
 MAX_PENDING_OF_ADDRESS = 32
-# A failing service is told of once in this time, not once for every device.
+# Seconds. The log has one line in this time about a failing service, not one line for each device.
 REPORT_EVERY = 60
-# What the service's answers are counted as.
+# The names of the service's answers in the metrics.
 RESULTS = {200: "sent", 410: "gone"}
 
 log = logging.getLogger(__name__)
 
 
 class Notification:
-    """One device to wake, and the file that stands for it."""
+    """One device to wake, and the file of the notification."""
 
     def __init__(self, address: str, token: str, path: Path, first_try: float):
         self.address, self.token, self.path, self.first_try = address, token, path, first_try
         self.failures = 0
         self.task = None
-        # A message came since the last try began.
+        # Set when a message has come since the last try began.
         self.renewed = asyncio.Event()
 
     def save(self) -> None:
@@ -56,18 +59,20 @@ class Notification:
 
 
 class Notifier:
-    """The queue of notifications; lives inside a running event loop.
+    """The queue of notifications. Use it inside a running event loop.
 
-    directory: where the files lie; must exist.
+    directory: the existing directory of the files.
     url: the notification service.
-    forget: called with (address, token) when the service does not know the token any more.
-    family: socket.AF_INET to connect over IPv4 alone.
+    forget: a function of (address, token). It is called when the service does not know the token
+        any more.
+    family: socket.AF_INET to connect over IPv4 only.
     """
 
     def __init__(self, directory: Path, url: str, forget: Callable, family: int = 0):
         self._directory, self._url, self._forget, self._family = directory, url, forget, family
         self._pending = {}
-        # The same by address and by number of failures, each a dict for its order.
+        # The same notifications by address, and by the number of failures. The inner values are
+        # dicts, because dicts keep their order.
         self._of_address = {}
         self._failed = {}
         self._tasks = set()
@@ -76,11 +81,11 @@ class Notifier:
         self._session = None
 
     async def __aenter__(self):
-        """Go on with what the last run left."""
+        """Go on with the notifications that the last run left."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_REQUESTS, family=self._family),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
-            # One device's answer must not follow another's request.
+            # A cookie for one device must not be sent with the request for another device.
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         for path in self._directory.iterdir():
@@ -88,14 +93,14 @@ class Notifier:
         return self
 
     async def __aexit__(self, *exception):
-        """Stop; what is pending stays on disk."""
+        """Stop. Pending notifications stay on disk."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
 
     def notify(self, address: str, token: str) -> None:
-        """Wake a device now. Returns at once, the notification being on disk. Raises OSError."""
+        """Wake a device now. Returns when the notification is on disk. Raises OSError."""
         now = time.time()
         known = self._pending.get((address, token))
         if known:
@@ -109,9 +114,10 @@ class Notifier:
             self._start(fresh)
 
     def _make_room(self, address):
-        """Tell whether one more may wait; where too many do, give up the one that failed most.
+        """Return whether one more notification may wait.
 
-        Tokens that nobody has a device for fail again and again: they must not keep out others.
+        When too many wait, the one with the most failures is given up. Tokens without a device fail
+        again and again, and must not keep others out.
         """
         own = self._of_address.get(address, ())
         if len(own) >= MAX_PENDING_OF_ADDRESS:
@@ -123,9 +129,9 @@ class Notifier:
         else:
             return True
         if worst is None or not worst.failures:
-            self._report(f"{most} devices{whose} wait already, a further one is not told")
+            self._report(f"{most} devices{whose} wait already, a further one is not woken")
             return False
-        self._report(f"{most} devices{whose} wait already, what failed most is given up")
+        self._report(f"{most} devices{whose} wait already, the one that failed most is given up")
         worst.task.cancel()
         self._end(worst)
         return True
@@ -152,8 +158,8 @@ class Notifier:
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, notification):
-        """Try until the service has it or has no use for it, or it is too late."""
-        # Whoever deletes an address deletes the file, and nothing is sent for it any more.
+        """Try until the service accepts the token, does not know it, or until it is too late."""
+        # The deletion of an address removes the file. Then nothing more is sent for this address.
         while notification.path.exists() and time.time() < notification.first_try + MAX_AGE:
             notification.renewed.clear()
             status = await self._post(notification.token)
@@ -176,7 +182,7 @@ class Notifier:
         """Forget a notification, and remove its file."""
         self._count_failures(notification, 0)
         key = notification.address, notification.token
-        # Another may have its place, if this one was given up at the moment of its end.
+        # If this notification was given up while it ended, another one may have its place.
         if self._pending.get(key) is notification:
             del self._pending[key]
         _discard(self._of_address, notification.address, notification)
@@ -189,7 +195,7 @@ class Notifier:
             self._failed.setdefault(failures, {})[notification] = None
 
     async def _post(self, token):
-        """Return the service's status, or None if it gave none."""
+        """Return the HTTP status of the service, or None without an answer."""
         async with self._slots:
             try:
                 async with self._session.post(
@@ -206,12 +212,12 @@ class Notifier:
     def _report(self, problem):
         now = time.monotonic()
         if now >= self._next_report:
-            log.warning("%s (told once in %d s)", problem, REPORT_EVERY)
+            log.warning("%s (logged once in %d s)", problem, REPORT_EVERY)
             self._next_report = now + REPORT_EVERY
 
 
 def _discard(groups, key, member):
-    """Take a member out of its group, and the group away when it was the last one."""
+    """Remove a member from its group, and an empty group from the groups."""
     group = groups.get(key, {})
     group.pop(member, None)
     if not group:

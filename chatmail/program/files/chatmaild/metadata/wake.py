@@ -1,27 +1,28 @@
-"""Wakes idling IMAP clients that Dovecot, by itself, would leave asleep on a new message.
+"""Wakes IMAP clients in IDLE that Dovecot would not tell about a new message.
 
-A live `imap` process tells an idling client of a change 500 ms later (NOTIFY_DELAY_MSECS in
-Dovecot's mailbox-watch.c, 2.3 and 2.4 alike), and hands it to imap-hibernate after
-`imap_hibernate_timeout`, 1 s. A message that comes within the half second before the handover is
-told by neither: the pending notice is dropped, and imap-hibernate watches for the next change only.
-So there is a next change soon after: a file that comes and goes in the directory that is watched.
+A live `imap` process tells a client about a change after 500 ms (NOTIFY_DELAY_MSECS in Dovecot's
+mailbox-watch.c, in 2.3 and 2.4). After `imap_hibernate_timeout`, 1 s, it hands the client to
+imap-hibernate. When a message comes in the last 500 ms before that, neither of the two tells the
+client: the pending notice is dropped, and imap-hibernate waits for the next change. So this module
+makes a next change soon after: it creates and removes a file in the watched directory.
 """
 
 import asyncio
 import os
 from pathlib import Path
 
-# Past the 500 ms, and before a client that was told at once is hibernated again.
+# Seconds. This is after the 500 ms, and before Dovecot hibernates a client again that got the
+# message at once.
 DELAY = 0.8
-# On a starved machine the handover may come later than that. What nobody has seen is still in
-# `new`; these delays follow each other while that is so.
+# On an overloaded machine the handover may come later than that. A message that no client has seen
+# is still in `new`. While there is one, the module tries again after these times, in seconds.
 RETRIES = (3, 15)
 
 
 def wake_soon(home: Path) -> None:
-    """Wake the clients of an address shortly; call it when a message was delivered there.
+    """Wake the clients of an address soon. Call this when a message was delivered to the address.
 
-    home: the address's directory, a maildir.
+    home: the directory of the address, a maildir.
     """
     _schedule(Path(home) / "new", (DELAY, *RETRIES))
 
@@ -36,20 +37,23 @@ def _wake(new, delays):
 
 
 def touch(new: Path) -> bool:
-    """Make a file come and go, which watchers of the directory see; False without a directory."""
-    # Dovecot passes over names with a leading dot.
+    """Create and remove a file, which watchers of the directory notice.
+
+    Returns False when this is impossible, for example without the directory.
+    """
+    # Dovecot ignores names that begin with a dot.
     mark = new / ".wake"
     try:
         os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         mark.unlink(missing_ok=True)
     except OSError:
-        # The address is gone, or the disk is full: Dovecot has told whom it could.
+        # The address does not exist any more, or the disk is full. There is nothing else to do.
         return False
     return True
 
 
 def _has_unseen(new):
-    """Return whether messages lie there that no IMAP session has taken note of."""
+    """Return whether the directory has messages that no IMAP session has noticed."""
     try:
         with os.scandir(new) as entries:
             return any(entries)

@@ -1,1 +1,1 @@
-"""chatmail-metrics: what the services count, and the endpoint that tells Prometheus."""
+"""chatmail-metrics: the counters of the services, and the endpoint for Prometheus."""

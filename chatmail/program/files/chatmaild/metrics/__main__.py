@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    """Serve until SIGTERM or SIGINT; return the exit status."""
     start_logging()
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -1,8 +1,9 @@
-"""What the services count, for `chatmail-metrics` to tell Prometheus: all names, and the counting.
+"""The counters of the services, which `chatmail-metrics` shows to Prometheus.
 
-Each process adds to numbers in a file of its own, in the directory that its unit names where
-`metrics_address` is set, and goes on in it after a restart. Elsewhere nothing is loaded or counted.
-Every label's values are listed here, so that none can hold what a message or a client brings.
+Each process counts in its own file, and goes on with this file after a restart. The unit names the
+directory of the files when `metrics_address` is set. Without it, the library is not loaded and
+nothing is counted. This module lists all values of each label, so a label can never contain text
+from a message or a client.
 https://prometheus.github.io/client_python/multiprocess/
 """
 
@@ -14,7 +15,8 @@ from typing import NamedTuple
 
 DIRECTORY = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 if DIRECTORY:
-    # Here, not where it is used: the filter's three processes share what their parent loaded.
+    # This import is here and not in `start`, because the processes of the filter share the memory
+    # that their parent has loaded.
     try:
         import prometheus_client
         from prometheus_client import values
@@ -23,17 +25,18 @@ if DIRECTORY:
 
 log = logging.getLogger(__name__)
 
-# What the library makes a file's size, for a few hundred numbers; a process has 30 at most.
+# The size in bytes that the library gives a file: a few hundred numbers. A process has at most 30.
 FILE_SIZE = 1 << 16
 
 Labels = tuple[str, ...]
-Series = tuple[str, Labels]  # a name of COUNTERS and the values of its labels
+Series = tuple[str, Labels]  # the name of a counter in COUNTERS, and the values of its labels
 
 
 class Counter(NamedTuple):
     """A number that the services count.
 
-    labels: their names. series: what values these can have, by the process that counts them.
+    text: the description. labels: the names of the labels.
+    series: for each process that counts this number, the possible values of the labels.
     """
 
     name: str
@@ -43,9 +46,9 @@ class Counter(NamedTuple):
 
 
 class OldName(NamedTuple):
-    """What the dashboards of existing relays know by another name: sums of what we count.
+    """A metric that the dashboards of existing relays use: sums of our counters.
 
-    series: by values of its labels, what to sum up.
+    series: for each combination of label values, the counters to add up.
     """
 
     name: str
@@ -57,7 +60,7 @@ class OldName(NamedTuple):
 INCOMING, MXDELIV = "filter-incoming", "filter-mxdeliv"
 OUTGOING, BOUNCES = "filter-submission", "filter-sign"
 
-# Of rules.Refusal; a test looks for others.
+# The reasons of each Refusal in the filter. A test compares this list with the code.
 REASONS_OF_BOTH = [
     "Content-Type twice",
     "bad address literal",
@@ -94,11 +97,11 @@ def _each(first: str, others: list[str]) -> list[Labels]:
     return [(first, other) for other in others]
 
 
-# Names without the prefix `chatmail_` are those of existing relays, with the same meaning.
+# Names without the prefix `chatmail_` are names of existing relays and have the same meaning.
 COUNTERS = (
     Counter(
         "chatmail_passed_total",
-        "Messages that passed the filter, by direction and by what they are.",
+        "Messages that passed the filter, by direction and kind.",
         ("direction", "kind"),
         {
             OUTGOING: _each("outgoing", ["encrypted", "secure-join"]),
@@ -118,7 +121,7 @@ COUNTERS = (
     ),
     Counter(
         "chatmail_filter_failures_total",
-        "Messages that have to wait because the filter itself failed; its journal tells where.",
+        "Messages that have to wait because the filter itself failed; see its journal.",
         (),
         {OUTGOING: [()], INCOMING: [()], MXDELIV: [()], BOUNCES: [()]},
     ),
@@ -136,13 +139,13 @@ COUNTERS = (
     ),
     Counter(
         "chatmail_deliveries_total",
-        "Messages that another relay took, one for each destination domain, by the way.",
+        "Messages that another relay took, one for each destination domain, by way (HTTPS, SMTP).",
         ("way",),
         {"transport": [("https",), ("smtp",)]},
     ),
     Counter(
         "chatmail_delivery_failures_total",
-        "Tries that delivered nothing, by the way and by what went wrong; another may follow.",
+        "Tries that delivered nothing, by way and kind of failure; another try may follow.",
         ("way", "kind"),
         {
             "transport": [
@@ -153,13 +156,13 @@ COUNTERS = (
     ),
     Counter(
         "chatmail_delivery_no_host_total",
-        "Deliveries not tried, because DNS names no host that takes mail for the domain.",
+        "Deliveries without a try, because DNS names no host that takes mail for the domain.",
         (),
         {"transport": [()]},
     ),
     Counter(
         "chatmail_mxdeliv_total",
-        "Messages that other relays brought to /mxdeliv, by what became of them.",
+        "Messages that other relays sent to /mxdeliv, by result.",
         ("result",),
         {"transport": [("accepted",), ("deferred",), ("refused",)]},
     ),
@@ -190,7 +193,7 @@ COUNTERS = (
     ),
 )
 
-# Every process that counts, each with a file of its own.
+# All processes that count. Each has its own file.
 PROCESSES = sorted({process for counter in COUNTERS for process in counter.series})
 
 
@@ -202,8 +205,8 @@ def _refused(direction: str, reason: str) -> Series:
     return ("chatmail_refused_total", (direction, reason))
 
 
-# As their filter does, these count a Secure-Join request as encrypted, and only messages that came
-# as far as to be judged.
+# The filters of existing relays count a Secure-Join request as encrypted, and count only messages
+# whose encryption they checked. These sums do the same.
 _ENCRYPTED = {way: _passed(way, "encrypted", "secure-join") for way in REASONS}
 _UNENCRYPTED = {
     "outgoing": [_refused("outgoing", "unencrypted")],
@@ -283,12 +286,15 @@ _counting: dict[Series, "prometheus_client.Counter"] = {}
 
 
 def file_name(process: str) -> str:
-    """Return how the library calls a process's file."""
+    """Return the library's name for the file of a process."""
     return f"counter_{process}.db"
 
 
 def start(process: str) -> None:
-    """Count as this one of PROCESSES, from where its file ended, if the unit asks for it."""
+    """Begin to count, if the unit names a directory. Numbers in an existing file are kept.
+
+    process: the name of this process in PROCESSES.
+    """
     _counting.clear()
     if not DIRECTORY:
         return
@@ -297,11 +303,12 @@ def start(process: str) -> None:
         if prometheus_client is None:
             raise ImportError("python3-prometheus-client is not installed")
         _make_room(path)
-        # By name and not by process id: one file each, however often a service starts.
+        # The file has the name of the process, not its id, so a restart makes no further file.
         values.ValueClass = values.MultiProcessValue(lambda: process)
-        found = dict(_counters(process))
+        found = dict(_make_counters(process))
     except Exception as error:
-        # Full memory, or a file that is broken: mail goes on, uncounted. The next start tries anew.
+        # The memory is full, or the file is broken. The service runs without counting, and the next
+        # start tries again.
         log.error("nothing is counted, %s: %s", path, str(error) or type(error).__name__)
         with contextlib.suppress(OSError):
             path.unlink()
@@ -310,11 +317,11 @@ def start(process: str) -> None:
 
 
 def _make_room(path: Path) -> None:
-    """Have the whole file in memory and readable. Raises OSError.
+    """Reserve memory for the whole file, and make it readable. Raises OSError.
 
-    It is mapped: were there no memory for a page of it later, the process would die of SIGBUS.
+    The process maps the file. Without memory for one of its pages, SIGBUS would end the process.
     """
-    # Some units hide what they make; these are numbers, for the endpoint to read.
+    # Some units have a strict umask, but the endpoint must be able to read these numbers.
     path.parent.chmod(0o755)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -324,17 +331,17 @@ def _make_room(path: Path) -> None:
         os.close(descriptor)
 
 
-def _counters(process):
+def _make_counters(process):
     for name, text, labels, series in COUNTERS:
         if process in series:
             counter = prometheus_client.Counter(name, text, labels, registry=None)
             for each in series[process]:
-                # Those that count nothing yet are there too, as 0.
+                # This makes the counter exist with the value 0.
                 yield (name, each), counter.labels(*each) if labels else counter
 
 
 def count(name: str, *labels: str) -> None:
-    """Add one to a counter of COUNTERS. Nothing that fails here is passed on."""
+    """Add one to a counter of COUNTERS. A failure is logged and not raised."""
     if _counting:
         try:
             _counting[name, labels].inc()

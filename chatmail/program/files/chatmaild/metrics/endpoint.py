@@ -1,8 +1,8 @@
-"""The metrics service: all that is counted on this relay, for Prometheus, at `metrics_address`.
+"""The endpoint for Prometheus at `metrics_address`.
 
-What the services count (`metrics.py`), what retention left in its files, and what Dovecot knows
-itself. Each is asked anew for each answer; what fails is left out, and `chatmail_metrics_up` says
-so.
+It collects the counters of the services (`counters.py`), the numbers in the files of retention, and
+Dovecot's own metrics. Each request reads all of them again. A part that fails is left out, and
+`chatmail_metrics_up` is 0 for it.
 """
 
 import logging
@@ -19,15 +19,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chatmaild.metrics import counters
 
-COUNTED = Path("/run/chatmail-metrics")  # a directory for each service
+COUNTED = Path("/run/chatmail-metrics")  # It has a directory for each service.
 RETENTION = Path("/var/lib/chatmail-retention")
-# Its files, which appear with the first run of each.
+# The files of retention. The first run of each command makes its file.
 RETENTION_FILES = ("expire", "report")
 DOVECOT = Path("/run/dovecot/http")
 DOVECOT_SECONDS = 2
-# Of Dovecot's answer; a busy relay's has 20 KB.
+# Bytes of Dovecot's answer. On a busy relay the answer has 20 KB.
 MAX_ANSWER = 4 << 20
-# How long who connected may say nothing, or take nothing of the answer.
+# Seconds that a client may send nothing, or read nothing of the answer.
 CLIENT_SECONDS = 10
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ Numbers = dict[tuple[str, frozenset], float]
 
 
 class Parts:
-    """The collector of everything; the three paths are replaced by tests."""
+    """The collector of all metrics. Tests replace the three paths."""
 
     def __init__(self, counted: Path = COUNTED, retention: Path = RETENTION, dovecot=DOVECOT):
         self._counted, self._retention, self._dovecot = counted, retention, dovecot
         self._down: set[str] = set()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics; called for each request, in a thread of its own."""
+        """Yield all metrics. Each request calls this in its own thread."""
         up = Metric("chatmail_metrics_up", "Whether a part's metrics are here.", "gauge")
         numbers: Numbers = {}
         for process in counters.PROCESSES:
@@ -58,7 +58,7 @@ class Parts:
         yield up
 
     def _ask(self, up, part, read, *arguments):
-        """Return what a part yields, nothing when it fails; note which of the two."""
+        """Return the metrics of a part, none when it fails. Note in `up` whether it failed."""
         try:
             found = list(read(*arguments))
         except Exception as error:
@@ -73,11 +73,11 @@ class Parts:
         return found
 
 
-# What the services count
+# The counters of the services
 
 
 def read_counted(directory: Path, process: str) -> Iterator[Numbers]:
-    """Yield the numbers of one process. Raises anything, its file being broken or not there."""
+    """Yield the numbers of one process. Raises any exception for a broken or missing file."""
     path = directory / process.partition("-")[0] / counters.file_name(process)
     found = {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -90,7 +90,7 @@ def read_counted(directory: Path, process: str) -> Iterator[Numbers]:
 
 
 def counted_families(numbers: Numbers) -> Iterator[Metric]:
-    """Yield what metrics.py defines and somebody has counted, and nothing else."""
+    """Yield the metrics of counters.py for which there are numbers."""
     known: dict[counters.Series, float] = {}
     for name, _, labels, by_process in counters.COUNTERS:
         stored = f"{name.removesuffix('_total')}_total"
@@ -100,20 +100,20 @@ def counted_families(numbers: Numbers) -> Iterator[Metric]:
                 known[name, values] = numbers[key]
     for name, text, labels, _ in counters.COUNTERS:
         found = {values: number for (of, values), number in known.items() if of == name}
-        yield from _family(name, text, labels, found)
+        yield from _make_family(name, text, labels, found)
     for name, text, labels, sums in counters.OLD_NAMES:
         found = {
             values: sum(known.get(each, 0) for each in series)
             for values, series in sums.items()
             if any(each in known for each in series)
         }
-        yield from _family(name, text, labels, found)
+        yield from _make_family(name, text, labels, found)
 
 
-def _family(name, text, labels, found) -> Iterable[Metric]:
+def _make_family(name, text, labels, found) -> Iterable[Metric]:
     if not found:
         return
-    # The library gives every counter's name the ending _total, which the old names lack.
+    # The library adds the ending _total to the name of every counter, but the old names lack it.
     kind = "counter" if name.endswith("_total") else "unknown"
     family = Metric(name.removesuffix("_total"), text, kind)
     for values, number in sorted(found.items()):
@@ -125,7 +125,7 @@ def _family(name, text, labels, found) -> Iterable[Metric]:
 
 
 def read_retention(path: Path) -> Iterator[Metric]:
-    """Yield what a file of retention holds. Raises anything, the file being broken."""
+    """Yield the metrics in a file of retention. Raises any exception for a broken file."""
     yield from text_string_to_metric_families(path.read_text())
 
 
@@ -135,8 +135,8 @@ def read_retention(path: Path) -> Iterator[Metric]:
 def read_dovecot(path: Path) -> Iterator[Metric]:
     """Yield Dovecot's metrics. Raises OSError or ValueError.
 
-    What it sends is not quite OpenMetrics: what is grouped by a label has a `_count` and a `_sum`
-    besides, as a histogram would; those are the sums of the others and left out.
+    Dovecot's answer is not exactly OpenMetrics: a metric with labels also has a `_count` and a
+    `_sum`, as a histogram has. These are sums of the other numbers, so they are left out.
     """
     families: dict[str, Metric] = {}
     texts = {}
@@ -179,14 +179,14 @@ def _ask_dovecot(path: Path) -> str:
     return body.decode()
 
 
-# The library's own server waits for clients for ever, and logs the address of those that go away.
+# The library's own server waits for clients for ever, and logs the address of a client that leaves.
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        """Say nothing: a client went away, or was too slow."""
+        """Log nothing when a client left or was too slow."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -197,7 +197,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def server(address: str, registry: CollectorRegistry) -> WSGIServer:
-    """Return a server that listens at `host:port`, as the setting has it. Raises OSError."""
+    """Return a server that listens at `host:port`, the form of the setting. Raises OSError."""
     host, _, port = address.rpartition(":")
     found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     _Server.address_family = found[0][0]

@@ -1,1 +1,1 @@
-"""Retention: what is past its time goes, full mailboxes shrink, a report says what is left."""
+"""Retention: it removes old mail and unused addresses, cuts full mailboxes, and reports numbers."""

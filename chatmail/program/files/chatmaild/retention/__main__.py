@@ -1,6 +1,6 @@
-"""The command line: what the timers run, and Dovecot when a mailbox is nearly full.
+"""The command line of retention. Timers run it, and Dovecot runs it when a mailbox is nearly full.
 
-A quota warning starts this each time, so every command loads only what it needs, and nothing but
+Each quota warning starts this program. So a command imports only what it needs, and only modules of
 the standard library.
 """
 
@@ -16,14 +16,14 @@ from chatmaild.retention.tally import MESSAGE_REASONS
 
 
 def main(arguments=None):
-    """Run a command of the command line; return the exit status."""
+    """Run the command in the arguments; return the exit status."""
     options = _make_parser().parse_args(arguments)
     watch = _make_watch(options)
     try:
         settings = load_settings(options.config)
         result = COMMANDS[options.command](settings, options, watch)
         if sys.stderr.isatty():
-            print(file=sys.stderr)  # ends the progress line
+            print(file=sys.stderr)  # This ends the progress line.
         if options.prometheus and not options.dry_run:
             from chatmaild.retention.prometheus import write_metrics
 
@@ -77,7 +77,7 @@ def _make_parser():
     cut = commands.add_parser("quota", parents=[shared, dry], help="cut one mailbox")
     cut.add_argument("path", help="an address, or its directory in mailboxes_dir")
     cut.add_argument("target", nargs="?", help="bytes to keep (70 %% of max_mailbox_size)")
-    # Dovecot does not wait for what a quota warning prints, and logs a broken pipe.
+    # Dovecot does not read the output of a quota warning, and would log a broken pipe.
     cut.add_argument("--quiet", action="store_true", help="print nothing but errors")
     commands.add_parser("report", parents=[shared, metrics], help="count addresses and mail")
     parser.set_defaults(dry_run=False, prometheus=None, quiet=False)
@@ -85,14 +85,14 @@ def _make_parser():
 
 
 def _count_workers():
-    """Return how many processes share a sweep: it waits for the kernel, so one for each CPU."""
+    """Return the number of processes of a sweep: one for each CPU, and at most four."""
     return min(4, len(os.sched_getaffinity(0)))
 
 
 def _make_watch(options):
-    """Return a function that prints what a dry run would remove, and a terminal's progress line.
+    """Return a function that prints the entries of a dry run, and the progress on a terminal.
 
-    None if neither is wanted: a dry run then need not gather names.
+    Returns None when neither is printed. A dry run then need not collect names.
     """
     progress = sys.stderr.isatty()
     if options.json and not progress:
@@ -101,7 +101,7 @@ def _make_watch(options):
     def watch(total, newest):
         if not options.json:
             for reason, path in newest.announced:
-                # A name may hold line ends or control characters; one line is one entry.
+                # A name may contain line ends or control characters, so it is printed escaped.
                 print(f"would remove ({reason}): {path!a}")
         if progress:
             messages = sum(total.removed[reason] for reason in MESSAGE_REASONS)

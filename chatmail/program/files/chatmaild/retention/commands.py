@@ -1,4 +1,4 @@
-"""What the Salt module chatmail_expire asks for."""
+"""The commands of the Salt module chatmail_expire."""
 
 from chatmaild.common.commands import answer
 from chatmaild.retention.plan import make_expiry_plan, make_report_plan
@@ -8,7 +8,7 @@ from chatmaild.retention.sweep import sweep
 
 
 def run(settings: dict, test: bool) -> dict:
-    """Remove what is past its time, or with `test` only count it."""
+    """Remove old mail and unused addresses, and cut full mailboxes; with `test` only count."""
     return sweep(make_expiry_plan(settings, test))
 
 

@@ -1,10 +1,11 @@
-"""One mailbox, open while it is looked at: what is past its time goes, a full one shrinks.
+"""The removal of messages from one mailbox: old messages, and the oldest ones of a full mailbox.
 
-A mailbox is a directory that somebody else writes to meanwhile. So each directory is opened by its
-name in the directory above, never through a symbolic link (openat(2) with O_NOFOLLOW), and a file
-is looked at and removed by its name in that open directory. No path is joined and followed.
+Other programs write to the mailbox at the same time. So each directory is opened by its name in the
+directory above, never through a symbolic link (openat(2) with O_NOFOLLOW). A file is examined and
+removed by its name in its open directory. No function follows a longer path.
 
-Maildir++: a mailbox holds `cur`, `new` and `tmp`, and so does each folder (a directory) in it.
+In Maildir++, a mailbox contains `cur`, `new` and `tmp`. A folder is a directory in the mailbox that
+contains them too.
 """
 
 import contextlib
@@ -18,21 +19,24 @@ from chatmaild.retention.plan import DAY
 from chatmaild.retention.tally import LEAST_LARGE_CLASS, NOT_THERE
 
 LARGE_BYTES = 200_000
-YOUNG_SECONDS = DAY  # no cut takes what arrived within it
+YOUNG_SECONDS = DAY  # a cut does not remove messages that are younger
 MESSAGE_DIRECTORIES = frozenset(("cur", "new", "tmp"))
 # `<arrival>.<unique>,S=<size>,W=<size with CRLF>:2,<flags>`. Dovecot's quota counts the first `,S=`
 # when only digits stand before the next `:`, `,` or the end, and the file's own size otherwise.
 MESSAGE = re.compile(r"([0-9]+)\.[^,]*(?:,(?!S=)[^,]*)*(?:,S=(?:([0-9]*)(?![^:,]))?)?")
-TIMED = re.compile(r"[0-9]+\.")  # the same names, for who needs no sizes: a third of the time
+# The same names, for a scan that needs no sizes. It takes a third of the time.
+TIMED = re.compile(r"[0-9]+\.")
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-CUT_LIST = 10_000  # messages of one mailbox held in memory before the younger are dropped
+CUT_LIST = 10_000  # messages of one mailbox in memory, before the younger ones are dropped
 
 
 class Mailbox:
-    """One mailbox, open while it is looked at.
+    """One open mailbox.
 
-    Every method may find that others have removed, renamed or added something: that is counted in
-    the tally, and the rest goes on.
+    Other programs may remove, rename or add entries at any time. The methods count that in the
+    tally and go on.
+
+    plan: what to remove. tally: the counters. name: the address. fd: the open directory.
     """
 
     def __init__(self, plan, tally, name, fd):
@@ -40,26 +44,26 @@ class Mailbox:
         self.tally = tally
         self.name = name
         self.fd = fd
-        self.places = []  # the message directories, each as the names that lead to it
+        self.places = []  # the message directories, each as a tuple of names from the mailbox on
         self.is_empty = True
         self.is_cut = plan.target < math.inf
-        self.quota_bytes = 0  # of what stays, if it may be cut
+        self.quota_bytes = 0  # the bytes that stay, when the plan cuts mailboxes
         self.changed = False
-        self.password = None  # its status, once last_login() has looked
+        self.password = None  # the status of the password file, after last_login()
 
     def scan(self):
-        """Look at every entry once: messages past their time go, the others are counted."""
+        """Look at every entry once. Remove the messages that are due, and count the others."""
         try:
             self._scan_folder(self.fd, ())
         except OSError as error:
             self.tally.pass_over(error)
 
     def cut(self):
-        """Remove the oldest messages until the rest is within the target."""
+        """Remove the oldest messages until the others have at most `target` bytes."""
         excess = self.quota_bytes - self.plan.target
         if excess <= 0:
             return
-        for _, name, place, counted, size in choose_oldest(self._cuttable(), excess):
+        for _, name, place, counted, size in choose_oldest(self._list_cuttable(), excess):
             try:
                 with opened(self.fd, place) as directory:
                     gone = self._remove(directory, place, name, "over_quota", size)
@@ -71,7 +75,7 @@ class Mailbox:
                 self.tally.count_messages(-1, size)
 
     def finish(self):
-        """Drop Dovecot's quota sums if they are no longer true; it makes them anew."""
+        """Remove Dovecot's file of quota sums if it is wrong now. Dovecot makes a new one."""
         if not self.changed:
             return
         try:
@@ -82,10 +86,11 @@ class Mailbox:
             self.tally.pass_over(error)
 
     def last_login(self):
-        """Return when the address was used last, and whether it has a password.
+        """Return the time of the last login in Unix seconds, and whether there is a password.
 
-        Without one nobody can have logged in since the directory changed last: a login would have
-        made the password. Something else of that name proves nothing: that is "just now".
+        Without a password, the last change of the directory counts, because a later login would
+        have made a password. When `password` is not a file, nothing is known. Then the result is
+        infinity, so that the mailbox stays.
         """
         try:
             status = os.stat("password", dir_fd=self.fd, follow_symlinks=False)
@@ -97,7 +102,7 @@ class Mailbox:
         return status.st_mtime, True
 
     def announce(self, reason, *place):
-        """Say in a dry run what would go."""
+        """Note an entry that a dry run would remove."""
         if self.plan.announces:
             self.tally.announced.append((reason, "/".join((self.name, *place))))
 
@@ -109,11 +114,11 @@ class Mailbox:
                 name = entry.name
                 try:
                     if not entry.is_dir(follow_symlinks=False):
-                        tally.extra_bytes += self._extra_bytes(entry, place)
+                        tally.extra_bytes += self._count_extra_bytes(entry, place)
                     elif name in MESSAGE_DIRECTORIES:
                         self._descend(folder, (*place, name), self._scan_messages)
                     elif place:
-                        tally.passed_over["strange"] += 1  # Maildir++ folders do not nest
+                        tally.passed_over["strange"] += 1  # Maildir++ has no folders in folders.
                     else:
                         self._descend(folder, (name,), self._scan_folder)
                 except OSError as error:
@@ -126,10 +131,10 @@ class Mailbox:
         finally:
             os.close(fd)
 
-    def _extra_bytes(self, entry, place):
-        """Return the size of a file that is no message."""
+    def _count_extra_bytes(self, entry, place):
+        """Return the size in bytes of a file that is not a message."""
         if entry.name == "password" and not place and self.password:
-            status = self.password  # one look at it is enough
+            status = self.password  # This saves a second system call.
         else:
             status = entry.stat(follow_symlinks=False)
         if stat.S_ISREG(status.st_mode):
@@ -138,10 +143,11 @@ class Mailbox:
         return 0
 
     def _scan_messages(self, directory, place):
-        """Remove what is past its time, count the rest. This loop is nearly all of a run's work.
+        """Remove the messages that are due, and count the others.
 
-        A file of any name goes by its age: nothing of Dovecot's own lies here, and what another
-        program left would stay for ever. Only what is named like a message counts as one.
+        A run spends nearly all of its time in this loop. An old file with any name is removed:
+        Dovecot keeps no other files here, and files of other programs would stay for ever. Only a
+        file with the name of a message counts as a message.
         """
         self.places.append(place)
         tally, old, is_cut = self.tally, self.plan.old, self.is_cut
@@ -165,7 +171,7 @@ class Mailbox:
                 if match is None:
                     tally.passed_over["strange"] += 1
                     continue
-                if size < LEAST_LARGE_CLASS:  # nearly all are: they are added up below
+                if size < LEAST_LARGE_CLASS:  # Nearly all are; they are added up below.
                     small += 1
                     small_bytes += size
                 else:
@@ -178,14 +184,14 @@ class Mailbox:
         self.quota_bytes += quota_bytes
 
     def _expire(self, entry, status, directory, place):
-        """Remove a message that is past its time; return False if it is not."""
-        reason = self._due(status, place)
+        """Remove a message if it is due; return whether it is due."""
+        reason = self._find_reason(status, place)
         if reason:
             self._remove(directory, place, entry.name, reason, status.st_size)
         return reason is not None
 
-    def _due(self, status, place):
-        """Return why a message is past its time, or None."""
+    def _find_reason(self, status, place):
+        """Return the reason to remove a message, or None when it is not due."""
         if status.st_mtime < self.plan.old:
             return "old"
         if (
@@ -196,33 +202,34 @@ class Mailbox:
             return "large"
         return None
 
-    def _cuttable(self):
-        """Yield (arrival, name, place, bytes counted, bytes on disk) of what a cut may take.
+    def _list_cuttable(self):
+        """Yield the messages that a cut may remove.
 
-        This looks at the mailbox a second time, which costs less than holding every mailbox's
-        messages in memory for the few that are too full.
+        They are tuples: (arrival, name, place, bytes in the quota, bytes on disk). This reads the
+        mailbox a second time. Few mailboxes are too full, so that costs less than to keep the
+        messages of every mailbox in memory.
         """
         young = self.plan.now - YOUNG_SECONDS
         for place in self.places:
             with contextlib.suppress(OSError), opened(self.fd, place) as directory:
-                yield from self._cuttable_in(directory, place, young)
+                yield from self._list_cuttable_in(directory, place, young)
 
-    def _cuttable_in(self, directory, place, young):
+    def _list_cuttable_in(self, directory, place, young):
         with os.scandir(directory) as entries:
             for entry in entries:
                 match = MESSAGE.match(entry.name)
-                # The first look has counted what is passed over.
+                # The scan has counted the entries that are passed over.
                 with contextlib.suppress(OSError):
                     if match is None or not entry.is_file(follow_symlinks=False):
                         continue
                     status = entry.stat(follow_symlinks=False)
                     arrival = int(match[1])
-                    if arrival <= young and not self._due(status, place):
+                    if arrival <= young and not self._find_reason(status, place):
                         counted = _count_bytes(match, status)
                         yield arrival, entry.name, place, counted, status.st_size
 
     def _remove(self, directory, place, name, reason, size):
-        """Remove a message from its open directory; return whether it is gone."""
+        """Remove a message from its open directory; return whether it does not exist any more."""
         self.announce(reason, *place, name)
         if not self.plan.dry_run:
             try:
@@ -238,7 +245,7 @@ class Mailbox:
 
 @contextlib.contextmanager
 def open_mailboxes_dir(plan):
-    """Open the directory of all mailboxes; the operator may have made this one a link."""
+    """Open the directory of all mailboxes. Only this directory may be a symbolic link."""
     try:
         fd = os.open(plan.mailboxes_dir, OPEN_DIRECTORY & ~os.O_NOFOLLOW)
     except OSError as error:
@@ -254,7 +261,7 @@ def open_mailboxes_dir(plan):
 
 @contextlib.contextmanager
 def opened(directory, place):
-    """Open the directory that the names in `place` lead to, one step at a time."""
+    """Open a directory below `directory`. `place` has the names of each step."""
     fd = os.open(place[0], OPEN_DIRECTORY, dir_fd=directory)
     try:
         for name in place[1:]:
@@ -266,16 +273,16 @@ def opened(directory, place):
 
 
 def _count_bytes(match, status):
-    """Return a message's size as Dovecot's quota counts it."""
+    """Return the size of a message in bytes as Dovecot's quota counts it."""
     counted = match[2]
     return status.st_size if counted is None else int(counted or 0)
 
 
 def choose_oldest(messages, excess):
-    """Return the fewest oldest messages that make up `excess` bytes, the oldest first.
+    """Return the smallest number of oldest messages with at least `excess` bytes, oldest first.
 
-    messages: tuples that begin with arrival and name, and have the bytes counted at index 3.
-    However many there are, about twice as many as needed are held.
+    messages: tuples that begin with arrival and name, with the bytes in the quota at index 3.
+    Only about twice as many tuples as needed are in memory at a time.
     """
     chosen, limit = [], CUT_LIST
     for message in messages:

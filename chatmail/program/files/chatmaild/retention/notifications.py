@@ -1,4 +1,4 @@
-"""The notifications that wait for the devices of an address: they go with it."""
+"""The removal of the notifications that wait for the devices of a removed address."""
 
 import json
 import os
@@ -8,21 +8,24 @@ from chatmaild.common.atomic_files import DRAFT_PREFIX
 from chatmaild.retention.mailbox import opened
 from chatmaild.retention.plan import is_address
 
-# A notification holds an address and a token of 4096 characters, each escaped by a second at most.
+# A notification has an address and a token of 4096 characters. JSON may need two bytes for a
+# character.
 PENDING_BYTES = 16384
 
 
 def remove_pending(directory, is_gone, tally):
-    """Remove the notifications whose address `is_gone` tells to be gone; return their number.
+    """Remove the notifications of addresses that do not exist; return their number.
 
-    chatmail-metadata gives up what it finds no file for. A file of its making keeps its address for
-    good, so what is read here is true of what is removed. Other files are counted and stay.
+    is_gone: a function of an address.
+    chatmail-metadata gives up a notification without a file. It never changes the address in a
+    file, so the file that is removed has the address that was read. Other files are counted and
+    stay.
     """
     removed = 0
     try:
         with opened(None, (directory,)) as fd, os.scandir(fd) as entries:
             for entry in entries:
-                # Being written; the service drops what a crash has left of these.
+                # The service is writing this file. If a crash left it, the service removes it.
                 if entry.name.startswith(DRAFT_PREFIX):
                     continue
                 try:
@@ -34,15 +37,18 @@ def remove_pending(directory, is_gone, tally):
                 except (ValueError, KeyError, TypeError, RecursionError):
                     tally.passed_over["strange"] += 1
     except FileNotFoundError:
-        pass  # chatmail-metadata has never run here
+        pass  # chatmail-metadata has never run here.
     except OSError as error:
         tally.pass_over(error)
     return removed
 
 
 def _read_address(directory, name):
-    """Return the address in a notification's file. Raises ValueError or its like for another."""
-    # A pipe must not hold this up: without O_NONBLOCK, opening one waits for a writer.
+    """Return the address in the file of a notification.
+
+    Raises ValueError, KeyError, TypeError or RecursionError for another file.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -51,7 +57,7 @@ def _read_address(directory, name):
     finally:
         os.close(fd)
     if len(text) > PENDING_BYTES:
-        raise ValueError("longer than any notification")
+        raise ValueError("too long for a notification")
     address = json.loads(text)["address"]
     if not isinstance(address, str):
         raise ValueError("no address")
@@ -59,7 +65,10 @@ def _read_address(directory, name):
 
 
 def has_no_mailbox(plan, root, address):
-    """Tell whether nobody can log in to an address. Raises ValueError for one of another relay."""
+    """Return whether an address has no password file, so that it does not exist.
+
+    Raises ValueError for an address of another relay.
+    """
     if not is_address(address, plan.domain):
         raise ValueError("no address of this relay")
     try:

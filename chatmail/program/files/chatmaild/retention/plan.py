@@ -1,4 +1,4 @@
-"""What one pass over the mailboxes does, made from the relay's settings."""
+"""The plan of one pass over the mailboxes, made from the relay's settings."""
 
 import math
 import os
@@ -8,7 +8,7 @@ import typing
 
 from chatmaild.common.errors import OperatorError
 
-# Where chatmail-metadata keeps the notifications that wait for their next try (its PENDING).
+# The directory of chatmail-metadata for notifications that wait (metadata/__main__.py, PENDING).
 PENDING = "/var/lib/chatmail-metadata/pending"
 NEEDED_SETTINGS = (
     "address_domain",
@@ -19,19 +19,20 @@ NEEDED_SETTINGS = (
     "max_mailbox_size",
 )
 DAY = 86400  # seconds
-KEPT_PERCENT = 70  # of max_mailbox_size: what a cut leaves
-# A login that makes an address has an empty directory for a moment. It is not pulled from under it.
+KEPT_PERCENT = 70  # of max_mailbox_size; a cut leaves this much
+# A login that creates an address makes an empty directory first. That one must not be removed.
 EMPTY_SECONDS = 60
 LOCAL_PART = re.compile(r"[a-z0-9._-]+")
 
 
 class Plan(typing.NamedTuple):
-    """What one pass does. Times are Unix seconds; a default lets everything stay.
+    """What one pass does. Times are Unix seconds. The defaults remove nothing.
 
-    old, large: messages last written before it go; `large` is for big files in `cur`.
-    inactive: addresses not logged in since go.
-    empty: empty directories unchanged since go.
-    target: bytes a mailbox may keep.
+    old: messages that were written before this time are removed.
+    large: large messages in `cur` that were written before this time are removed.
+    inactive: addresses whose last login was before this time are removed.
+    empty: empty directories that changed before this time are removed.
+    target: the bytes that a mailbox may keep.
     """
 
     mailboxes_dir: str
@@ -44,18 +45,18 @@ class Plan(typing.NamedTuple):
     empty: float = -math.inf
     target: float = math.inf
     dry_run: bool = False
-    announces: bool = False  # a dry run tells each name, not only how many
+    announces: bool = False  # whether a dry run collects names, not only numbers
 
     @property
     def expires(self):
-        """Tell whether this pass removes what is past its time."""
+        """Whether this pass removes anything by age."""
         return self.inactive > -math.inf and not self.dry_run
 
 
 def make_report_plan(settings):
-    """Return a pass that only counts.
+    """Return the plan of a pass that only counts.
 
-    Raises OperatorError for settings of a release that had other ones.
+    Raises OperatorError when a setting is missing, as in the file of another release.
     """
     missing = [key for key in NEEDED_SETTINGS if key not in settings]
     if missing:
@@ -71,7 +72,7 @@ def make_report_plan(settings):
 
 
 def make_expiry_plan(settings, dry_run):
-    """Return a pass that removes what is past its time and cuts full mailboxes."""
+    """Return the plan of a pass that removes old mail and addresses, and cuts full mailboxes."""
     plan = make_report_plan(settings)
     return plan._replace(
         old=plan.now - settings["delete_mails_after"] * DAY,
@@ -84,22 +85,25 @@ def make_expiry_plan(settings, dry_run):
 
 
 def kept_bytes(settings):
-    """Return how many bytes a cut leaves."""
+    """Return the number of bytes that a cut leaves."""
     return settings["max_mailbox_size"] * KEPT_PERCENT // 100
 
 
 def is_address(name, domain):
-    """Tell whether a directory's name is an address of this relay.
+    """Return whether the name of a directory is an address of this relay.
 
-    Its length is no matter: addresses outlive a change of `username_max_length`.
+    The length does not count, because addresses stay when `username_max_length` changes.
     """
     local, at, rest = name.rpartition("@")
     return bool(at) and rest == domain and LOCAL_PART.fullmatch(local) is not None
 
 
 def find_mailbox_name(settings, path):
-    """Return the directory name of an address, given as such or as its path in mailboxes_dir."""
-    path = str(path)  # Salt's command line makes a number of what looks like one
+    """Return the name of a mailbox's directory.
+
+    path: an address, or the path of its directory in mailboxes_dir. Raises OperatorError.
+    """
+    path = str(path)  # Salt's command line turns some texts into numbers.
     parent, name = os.path.split(path.rstrip("/")) if path.startswith("/") else (None, path)
     wanted = settings["mailboxes_dir"].rstrip("/")
     if parent in (None, wanted) and is_address(name, settings["address_domain"]):
@@ -111,7 +115,10 @@ def find_mailbox_name(settings, path):
 
 
 def check_target(settings, target):
-    """Return the bytes that a cut may leave. Raises OperatorError for what is no number."""
+    """Return the number of bytes that a cut may leave.
+
+    target: a number, or None for the default. Raises OperatorError when it is not a number.
+    """
     if target is None:
         return kept_bytes(settings)
     try:

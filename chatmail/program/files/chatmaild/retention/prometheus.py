@@ -1,4 +1,4 @@
-"""Results in Prometheus's text format, in files that chatmail-metrics reads."""
+"""Numbers in Prometheus's text format, in files that chatmail-metrics reads."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def write_metrics(directory, command, result):
 
 
 def format_report(numbers):
-    """Return the report's numbers under the names that relays' dashboards use."""
+    """Return the numbers of the report, under the names that dashboards of existing relays use."""
     gauges = (
         ("storage_bytes", "kind", "Bytes on disk of messages and of the mailboxes' other files."),
         ("messages_bytes", "min_size", "Bytes of the messages of at least that many bytes."),
@@ -43,7 +43,10 @@ def format_report(numbers):
 
 
 def format_sums(before, removed):
-    """Return the sums over all runs: those before this one, and what this one removed."""
+    """Return the sums over all runs.
+
+    before: the sums of the earlier runs. removed: the numbers of this run.
+    """
     lines = ["# HELP chatmail_expire_runs_total Runs of the daily expiry."]
     lines.append("# TYPE chatmail_expire_runs_total counter")
     lines.append(f"chatmail_expire_runs_total {before.get('chatmail_expire_runs_total', 0) + 1}")
@@ -56,7 +59,7 @@ def format_sums(before, removed):
 
 
 def _read_metrics(path):
-    """Return the numbers of a file of ours by series; none if there is no file yet."""
+    """Return the numbers in a file by series, an empty dictionary without the file."""
     with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
         lines = [line.split() for line in file if not line.startswith("#")]
         return {line[0]: int(line[1]) for line in lines if len(line) == 2}

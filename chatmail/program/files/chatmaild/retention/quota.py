@@ -1,4 +1,4 @@
-"""One mailbox is cut, as Dovecot's quota warning and the operator ask."""
+"""The cut of one mailbox, for Dovecot's quota warning and for the operator."""
 
 import os
 
@@ -9,7 +9,7 @@ from chatmaild.retention.tally import Tally
 
 
 def cut_one(settings, path, target=None, dry_run=False, watch=None):
-    """Cut one mailbox; return what `quota` documents."""
+    """Cut one mailbox; return the numbers that `chatmail_expire.quota` describes."""
     plan, tally = make_report_plan(settings), Tally()
     plan = plan._replace(
         target=check_target(settings, target),

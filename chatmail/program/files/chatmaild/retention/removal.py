@@ -1,4 +1,4 @@
-"""Whole mailboxes that go: those that nobody uses, empty ones, and one that the operator names."""
+"""The removal of complete mailboxes: unused ones, empty ones, and one that the operator names."""
 
 import contextlib
 import os
@@ -9,13 +9,13 @@ from chatmaild.retention.notifications import remove_pending
 from chatmaild.retention.plan import DAY, find_mailbox_name, make_report_plan
 from chatmaild.retention.tally import Tally
 
-# A mailbox to be removed is renamed to this first. It has no `@`, so no login and no delivery
-# finds it, and no address in it, so nothing tells whose it was.
+# A mailbox is renamed before it is removed. The new name has no `@`, so no login and no delivery
+# finds it. It does not contain the address.
 ASIDE = ".expired-"
 
 
 def visit(plan, tally, root, name):
-    """Open a mailbox and do what the plan says; whatever happens to it meanwhile is no error."""
+    """Open a mailbox and do what the plan says. Changes by other programs are no error."""
     try:
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=root)
         try:
@@ -27,7 +27,7 @@ def visit(plan, tally, root, name):
 
 
 def _expire_mailbox(root, mailbox):
-    """Remove a mailbox if nobody uses it, else what is past its time in it."""
+    """Remove a mailbox if it is unused, or else the messages in it that are due."""
     plan, tally = mailbox.plan, mailbox.tally
     last_login, has_password = mailbox.last_login()
     if last_login < plan.inactive and _remove_mailbox(root, mailbox):
@@ -44,17 +44,18 @@ def _expire_mailbox(root, mailbox):
 
 
 def _remove_mailbox(root, mailbox):
-    """Remove a whole mailbox; return False if somebody used it just now.
+    """Remove a complete mailbox; return False if the address was used just now.
 
-    Renaming is one step: a login before it touches `password`, which is seen afterwards and undoes
-    it; a login after it finds no such address and makes a new one. A delivery either lands in the
-    mailbox before, and goes with it, or fails for want of the directory.
+    Renaming is one step. A login before it touches `password`: this function notices that after the
+    renaming, and undoes it. A login after it finds no address and creates a new one. A delivery
+    before it is removed with the mailbox. A delivery after it fails, because the directory does not
+    exist.
     """
     mailbox.announce("inactive")
     if not mailbox.plan.dry_run:
         aside = _set_aside(root, mailbox.name)
         moved = os.stat(aside, dir_fd=root, follow_symlinks=False)
-        # It may also be another one by now: deleted and made anew since it was opened.
+        # It may be another mailbox now, if the address was deleted and created again meanwhile.
         is_same = os.path.samestat(moved, os.fstat(mailbox.fd))
         if not is_same or mailbox.last_login()[0] >= mailbox.plan.inactive:
             os.rename(aside, mailbox.name, src_dir_fd=root, dst_dir_fd=root)
@@ -65,12 +66,16 @@ def _remove_mailbox(root, mailbox):
 
 
 def remove_one(settings, address):
-    """Remove the mailbox of an address and every trace of it; return what `remove` documents."""
+    """Remove the mailbox and the notifications of an address.
+
+    Returns {"removed": whether the mailbox existed, "pending": the number of notifications}.
+    """
     plan, tally = make_report_plan(settings), Tally()
     name = find_mailbox_name(settings, address)
     with open_mailboxes_dir(plan) as root:
         try:
-            os.close(os.open(name, OPEN_DIRECTORY, dir_fd=root))  # no link, no file
+            # This refuses a link and a file.
+            os.close(os.open(name, OPEN_DIRECTORY, dir_fd=root))
             aside = _set_aside(root, name)
         except FileNotFoundError:
             aside = None
@@ -83,17 +88,18 @@ def remove_one(settings, address):
 
 
 def _set_aside(root, name):
-    """Rename a mailbox in one step to what no login and no delivery finds; return the new name."""
+    """Rename a mailbox, so that no login and no delivery finds it; return the new name."""
     aside = ASIDE + os.urandom(8).hex()
     os.rename(name, aside, src_dir_fd=root, dst_dir_fd=root)
     return aside
 
 
 def remove_tree(root, name, tally):
-    """Remove a directory that was set aside. What resists is counted and left to the next run."""
-    import shutil  # what few runs need, and much to load
+    """Remove a directory that was set aside. A rest is counted, and the next run removes it."""
+    import shutil  # Few runs need this module, and loading it takes time.
 
-    # Of the standard library's making, by directory descriptors too; too deep a tree makes it stop.
+    # rmtree() uses directory descriptors, as this package does. It stops in a tree that is too
+    # deep.
     with contextlib.suppress(RecursionError):
         shutil.rmtree(name, ignore_errors=True, dir_fd=root)
     with contextlib.suppress(FileNotFoundError):
@@ -104,5 +110,5 @@ def remove_tree(root, name, tally):
 def _remove_empty(root, mailbox):
     mailbox.announce("empty")
     if not mailbox.plan.dry_run:
-        os.rmdir(mailbox.name, dir_fd=root)  # fails if anything has come into it
+        os.rmdir(mailbox.name, dir_fd=root)  # This fails if the directory is not empty any more.
     mailbox.tally.removed["empty"] += 1

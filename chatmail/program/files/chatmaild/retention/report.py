@@ -1,10 +1,10 @@
-"""Results as sentences, for a terminal and the journal."""
+"""The results of the commands as text for a terminal and the journal."""
 
 from chatmaild.retention.tally import KIB, MESSAGE_REASONS, PASSED_OVER
 
 
 def describe(command, result):
-    """Return a command's result as sentences; a service's journal keeps them."""
+    """Return the result of a command as text."""
     if command == "report":
         return _describe_report(result)
     would = "would remove" if result["dry_run"] else "removed"
@@ -45,7 +45,7 @@ def _describe_report(numbers):
 
 
 def _format_size(number):
-    """Return a number of bytes for people, in powers of 1024 as the settings have them."""
+    """Return a number of bytes for people, with units of 1024 as in the settings."""
     for unit in ("B", "K", "M", "G"):
         if number < KIB or unit == "G":
             break

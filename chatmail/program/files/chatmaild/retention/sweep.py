@@ -17,10 +17,10 @@ BATCH = 256  # mailboxes that a worker takes at once
 
 
 def sweep(plan, workers=1, watch=None):
-    """Go once over all mailboxes; return what `run` documents.
+    """Go once over all mailboxes; return the numbers that `chatmail_expire.run` describes.
 
-    workers: processes that share the work.
-    watch: called with the sums so far and the newest batch's Tally.
+    workers: the number of processes.
+    watch: a function of two Tallies: the sums so far, and those of the newest batch.
     """
     plan, total = plan._replace(announces=plan.dry_run and watch is not None), Tally()
     with open_mailboxes_dir(plan) as root:
@@ -40,7 +40,7 @@ def sweep(plan, workers=1, watch=None):
 
 
 def _lock(root, plan):
-    """Keep a second run from taking what this one has set aside."""
+    """Keep a second run from removing the mailboxes that this run has set aside."""
     try:
         fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -50,7 +50,7 @@ def _lock(root, plan):
 
 
 def _list_names(plan, root, tally):
-    """Yield the mailboxes' names; count what is none."""
+    """Yield the names of the mailboxes, and count other entries."""
     with os.scandir(root) as entries:
         for entry in entries:
             if is_address(entry.name, plan.domain) and entry.is_dir(follow_symlinks=False):
@@ -65,11 +65,12 @@ def _make_batches(names):
 
 
 def _work_in_batches(plan, batches, workers):
-    """Yield the Tally of each batch, as they come."""
+    """Yield the Tally of each batch as soon as it is ready."""
     if workers == 1:
         yield from (_sweep_batch(plan, batch) for batch in batches)
         return
-    # Here, not above: a quota warning needs none of it. Forked workers share this one's memory.
+    # These imports are here because a quota warning does not need them. Forked workers share the
+    # memory of this process.
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
@@ -84,7 +85,7 @@ def _work_in_batches(plan, batches, workers):
 
 
 def _sweep_batch(plan, names):
-    """Do what the plan says in some mailboxes; return their Tally."""
+    """Do what the plan says in a batch of mailboxes; return its Tally."""
     tally = Tally()
     with open_mailboxes_dir(plan) as root:
         for name in names:
@@ -93,7 +94,7 @@ def _sweep_batch(plan, names):
 
 
 def _remove_leftovers(root, tally):
-    """Remove what an interrupted run has set aside."""
+    """Remove the mailboxes that an interrupted run has set aside."""
     with os.scandir(root) as entries:
         for entry in entries:
             if LEFT_ASIDE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):

@@ -1,4 +1,4 @@
-"""What a pass has seen and done, in numbers."""
+"""The numbers of a pass over the mailboxes."""
 
 import errno
 from bisect import bisect_left, bisect_right
@@ -11,23 +11,24 @@ LEAST_LARGE_CLASS = SIZE_CLASSES[1]
 MESSAGE_REASONS = ("old", "large", "over_quota")
 REASONS = (*MESSAGE_REASONS, "inactive", "empty")
 PASSED_OVER = ("vanished", "strange", "unreadable")
-# No longer as it was seen: gone, or no longer empty.
+# The errors for an entry that has changed meanwhile: it is gone, or not empty any more.
 NOT_THERE = frozenset((errno.ENOENT, errno.ESTALE, errno.ENOTEMPTY, errno.EEXIST))
-# What O_NOFOLLOW and O_DIRECTORY answer for a link or a file, and unlink(2) for a directory.
+# The errors for an entry of another kind: a link or a file that was opened as a directory, or a
+# directory for unlink(2).
 NOT_OF_ITS_KIND = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR))
 
 
 class Tally:
-    """What a pass has seen and done, in numbers. Batches are added up."""
+    """The numbers of a pass, or of a batch of mailboxes."""
 
     def __init__(self):
-        self.removed = Counter()  # by REASONS
+        self.removed = Counter()  # by reason (REASONS)
         self.removed_bytes = 0
         self.removed_notifications = 0
-        self.passed_over = Counter()  # by PASSED_OVER
+        self.passed_over = Counter()  # by cause (PASSED_OVER)
         self.mailboxes = 0
         self.machines = 0  # addresses whose name begins with `ci-`
-        self.users = [0] * (len(ACTIVE_DAYS) + 1)  # the others, by index in ACTIVE_DAYS
+        self.users = [0] * (len(ACTIVE_DAYS) + 1)  # other addresses, by index in ACTIVE_DAYS
         self.extra_bytes = 0
         # Messages and their bytes, by index + 1 in SIZE_CLASSES.
         self.messages = [0] * (len(SIZE_CLASSES) + 1)
@@ -35,7 +36,7 @@ class Tally:
         self.announced = []  # (reason, path in mailboxes_dir), in a dry run only
 
     def add(self, other):
-        """Add another batch's numbers to these; its announcements are the caller's to print."""
+        """Add the numbers of another batch. The announcements are not added."""
         for counter in ("removed", "passed_over"):
             getattr(self, counter).update(getattr(other, counter))
         for number in ("removed_bytes", "mailboxes", "machines", "extra_bytes"):
@@ -54,20 +55,20 @@ class Tally:
             self.passed_over["unreadable"] += 1
 
     def count_messages(self, number, size):
-        """Count 1 message of `size` bytes on disk; -1 takes it out of the numbers again."""
+        """Count a message. number: 1, or -1 to take it back. size: its bytes on disk."""
         index = bisect_right(SIZE_CLASSES, size)
         self.messages[index] += number
         self.bytes[index] += number * size
 
     def login(self, name, days):
-        """Count an address that logged in `days` ago last."""
+        """Count an address. days: the number of days since its last login."""
         if name.startswith("ci-"):
             self.machines += 1
         else:
             self.users[bisect_left(ACTIVE_DAYS, days)] += 1
 
     def as_dict(self):
-        """Return the numbers as `run` documents them."""
+        """Return the numbers in the form that `chatmail_expire.run` describes."""
         return {
             "removed": {reason: self.removed[reason] for reason in REASONS},
             "removed_bytes": self.removed_bytes,
@@ -79,7 +80,7 @@ class Tally:
     def _report(self):
         total = sum(self.bytes)
         users = sum(self.users)
-        # Keys are text: JSON, which the mine and the command line speak, has no others.
+        # The keys are texts, because JSON has no other keys. The mine and the command line use it.
         return {
             "accounts": {"all": users + self.machines, "ci": self.machines, "user": users},
             "accounts_active": {
@@ -96,5 +97,5 @@ class Tally:
 
 
 def _add_up_classes(by_class):
-    """Turn numbers for each size class into numbers for each class and all above it."""
+    """Return for each size class the sum of its number and those of the larger classes."""
     return {str(size): sum(by_class[i:]) for i, size in enumerate(SIZE_CLASSES, 1)}

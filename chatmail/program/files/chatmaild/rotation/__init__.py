@@ -1,1 +1,1 @@
-"""DKIM keys and DNS together: keys are rotated, withdrawn, and compared with their records."""
+"""The rotation of DKIM keys, the removal of old keys, and the comparison of keys with DNS."""

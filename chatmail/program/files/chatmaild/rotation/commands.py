@@ -1,9 +1,10 @@
-"""What the Salt module chatmail_dkim asks for about the keys and their records in DNS."""
+"""The commands of the Salt module chatmail_dkim about the keys and their records in DNS."""
 
 from chatmaild.common.commands import answer
 from chatmaild.rotation import rotating
 
 COMMANDS = {
+    "plan": rotating.plan,
     "rotate": rotating.rotate,
     "withdraw": rotating.withdraw,
     "verify": rotating.verify,

@@ -1,4 +1,4 @@
-"""Keys are replaced without a moment in which nobody can verify a signature."""
+"""The replacement of keys. At every moment other servers can verify the signatures."""
 
 import time
 
@@ -8,22 +8,46 @@ from chatmaild.dkim.key_records import list_records, list_withdrawn, make_record
 from chatmaild.dns.checking import check
 from chatmaild.dns.publishing import publish
 
-# How long a rotation pauses before it asks the name servers again, in seconds.
+# The seconds between two questions to the name servers.
 PAUSE = 5
 
 
+def plan(settings, days=None):
+    """Return what `rotate` and `withdraw` would do now, with DNS that takes and gives the records.
+
+    days: age at which a key is replaced; without it, only a rotation that has begun goes on.
+    Returns lists of selectors: {"signing": now, "next": that would sign, [] where no rotation would
+    begin or go on, "withdraw": whose records and keys would go}.
+    """
+    state = signing_state.read_state()
+    gone = {name.partition(".")[0] for name in list_withdrawn(settings)}
+    kept = [key for key in state["retired"] if key["selector"] not in gone]
+    fresh = [key["selector"] for key in state["next"]]
+    due = days and any(signing_state.days_since(k["since"]) >= days for k in state["selectors"])
+    # No second rotation begins while the last one's keys are in DNS.
+    if due and not fresh and not kept:
+        fresh = [key_files.choose_selector(algorithm) for algorithm in key_files.ALGORITHMS]
+    return {
+        "signing": [key["selector"] for key in state["selectors"]],
+        "next": fresh,
+        "withdraw": sorted(gone),
+    }
+
+
 def rotate(settings, wait=300, force=False):
-    """Replace the keys that sign, without a moment in which nobody can verify a signature.
+    """Replace the keys that sign. At every moment other servers can verify the signatures.
 
-    Goes on where an earlier call stopped: makes the next keys; publishes their records, or returns
-    them for publishing by hand; waits until each authoritative server answers them; signs with
-    them from then on. The old records stay `dkim:retire_after` days for mail on its way, then
-    `withdraw` removes them. No second rotation begins before that.
+    A call goes on where the last one stopped. It makes the next keys. It publishes their records,
+    or returns the records for publishing by hand. It waits until each authoritative server answers
+    these records, and lets the new keys sign. The old records stay in DNS for `dkim:retire_after`
+    days, for mail that is on its way. Then `withdraw` removes them. No second rotation begins
+    before that.
 
-    wait: seconds to wait for the name servers; 0 asks them once.
-    force: begin a rotation although the last one's keys are still in DNS.
-    Returns {"step", "comment", "signing", "publish"}: the step is waiting, switched or retiring;
-    publish has the records that are still to be published.
+    wait: seconds to wait for the name servers. With 0 they are asked once.
+    force: begin a rotation although the keys of the last one are still in DNS.
+    Returns {"step", "comment", "signing", "publish"}. step: waiting, switched or retiring.
+    signing: the selectors that sign. publish: the records that are not in DNS yet.
+    Raises OperatorError on a relay without a domain, or when DNS cannot be read or changed.
     """
     if not settings["dkim_required"]:
         raise OperatorError("a relay that is a bare IP address signs nothing")
@@ -67,12 +91,12 @@ def _make_step(step, comment, publish=()):
 
 
 def _publishes(settings):
-    """Tell whether the program publishes itself; a hook is called by its asker in between."""
+    """Return whether this program publishes. With `dns:hook` the Salt module publishes."""
     return bool(settings["dns"]["server"])
 
 
 def wait_for_servers(settings, names, seconds):
-    """Wait until each authoritative server answers the records; return what is missing, or None."""
+    """Wait until each authoritative server answers the records; return a problem or None."""
     end = time.monotonic() + seconds
     while True:
         found = check(settings, names)
@@ -82,7 +106,7 @@ def wait_for_servers(settings, names, seconds):
             if each["status"] != "ok"
         ]
         servers = found["servers"].items()
-        bad += [f"{server} {told}" for server, told in servers if told != "answers"]
+        bad += [f"{server} {state}" for server, state in servers if state != "answers"]
         if not bad:
             return None
         if time.monotonic() >= end:
@@ -93,8 +117,9 @@ def wait_for_servers(settings, names, seconds):
 def withdraw(settings):
     """Remove the records of keys that were retired `dkim:retire_after` days ago, then the keys.
 
-    Returns {"withdrawn", "remove"}: the selectors forgotten now, and the names whose TXT records
-    an operator without `dns:server` and `dns:hook` has to remove first.
+    Returns {"withdrawn", "remove"}. withdrawn: the selectors whose keys were removed now. remove:
+    the names of TXT records that the operator has to remove first, without `dns:server` and
+    `dns:hook`.
     """
     names = list_withdrawn(settings)
     if not names:
@@ -114,10 +139,11 @@ def withdraw(settings):
 
 
 def verify(settings):
-    """Tell whether private keys, signing.json and the TXT records in DNS agree.
+    """Check that private keys, signing.json and the TXT records in DNS agree.
 
-    Returns {"result", "problems", "keys"}; keys is what `list` says, each key with "dns" added: ok,
-    missing, wrong or not needed, as all authoritative servers answer. A problem is one sentence.
+    Returns {"result", "problems", "keys"}. result: whether there is no problem. problems: a list of
+    sentences. keys: the result of `list`, where each key has "dns" too: ok, missing, wrong or not
+    needed, as all authoritative servers answer.
     """
     keys, problems, domain = signing_state.list_keys(), [], settings["mail_domain"]
     answers = _find_in_dns(settings, [record["name"] for record in list_records(settings)])
@@ -134,8 +160,9 @@ def verify(settings):
     for entry in signing_state.read_state()["selectors"]:
         if keys[entry["selector"]]["algorithm"] != entry["algorithm"]:
             problems.append(
-                f"signing.json takes {entry['selector']} for {entry['algorithm']}, and it is "
-                f"{keys[entry['selector']]['algorithm']}; `chatmail_dkim.sign_with` corrects it"
+                f"signing.json says that {entry['selector']} is for {entry['algorithm']}, but the "
+                f"key is for {keys[entry['selector']]['algorithm']}; `chatmail_dkim.sign_with` "
+                "corrects it"
             )
     if not any(key["status"] == "signing" for key in keys.values()):
         problems.append("no key signs: run `state.apply chatmail.dkim`")
@@ -143,7 +170,7 @@ def verify(settings):
 
 
 def _find_in_dns(settings, names):
-    """Return {name: status} of TXT records, as all authoritative servers answer them."""
+    """Return {name: status} of TXT records, from the answers of all authoritative servers."""
     if not names:
         return {}
     found = check(settings, names)

@@ -1,1 +1,1 @@
-"""chatmail-transport: mail to other relays by HTTPS and SMTP, and mail from them at /mxdeliv."""
+"""chatmail-transport: sends mail to other relays, and receives mail at /mxdeliv."""

@@ -1,6 +1,6 @@
-"""chatmail-transport: mail to other relays, and `/mxdeliv` for mail from them.
+"""chatmail-transport: sends mail to other relays, and receives mail at `/mxdeliv`.
 
-Postfix hands in by LMTP what leaves for other domains; nginx passes on what comes by HTTPS.
+Postfix hands over mail for other domains by LMTP. nginx passes on HTTPS requests of other relays.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from chatmaild.transport.lmtp import LmtpServer
 
 LMTP_SOCKET = "/var/spool/postfix/chatmail-transport/lmtp"
 MXDELIV = ("127.0.0.1", 3462)
-# On disk on both releases, while Debian 13's /tmp is memory. The unit gives it a private one.
+# This directory is on disk. /tmp would be memory on Debian 13. The unit has a private directory.
 SPOOL = "/var/tmp"
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,15 @@ async def run(settings: dict) -> None:
     verified, unverified = tls_context(True), tls_context(False)
     https = HttpsClient(verified, unverified)
     delivery = Delivery(destinations, https, name, verified, unverified, Federation(settings))
-    # Postfix counts a line end as one octet; as CR LF a message is twice its size at most.
+    # Postfix counts a line end as one byte. With CR LF, a message has at most twice that size.
     max_size = 2 * settings["max_message_size"]
     lmtp = LmtpServer(Transactions(delivery.to_domain).start, name, max_size, SPOOL)
     gateway = Gateway(name, settings["max_message_size"], SPOOL)
-    # Stopping, it waits for its handlers for 60 s, as LMTP does.
+    # When it stops, it waits 60 s for its handlers, as the LMTP server does.
     runner = web.AppRunner(gateway.application(), access_log=None)
 
     await lmtp.listen(LMTP_SOCKET)
-    # Connecting needs write permission; the directory lets in only us and Postfix.
+    # A client needs write permission to connect. The directory admits only Postfix and this user.
     os.chmod(LMTP_SOCKET, 0o666)
     await runner.setup()
     await web.TCPSite(runner, *MXDELIV, backlog=1024).start()

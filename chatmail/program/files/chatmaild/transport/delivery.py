@@ -1,7 +1,7 @@
-"""Delivery to other relays: one message, one destination domain, by HTTPS or SMTP.
+"""The delivery of one message to one destination domain, by HTTPS or SMTP (contract, section 7).
 
-The relay contract, section 7. What is not delivered here within the transaction stays in
-Postfix's queue; nothing is remembered but which way a host took lately.
+A message that is not delivered within its LMTP transaction stays in Postfix's queue. Between
+deliveries the service remembers only which way worked for a host, and which addresses are down.
 """
 
 import asyncio
@@ -23,28 +23,32 @@ from chatmaild.transport.https_client import HttpsClient, HttpsFailed
 from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
 from chatmaild.transport.smtp_protocol import Answer
 
-# No host is asked any more after this time, and asking one by SMTP takes at most SMTP_SECONDS:
-# the answer comes within START + DNS + HTTPS + SMTP = 60 + 15 + 180 + 180 = 435 s at the very
-# worst, below Postfix's lmtp_data_done_timeout of 600 s. A black hole of one address takes 20 s.
+# After START_SECONDS no further host is tried. One try by SMTP takes at most SMTP_SECONDS. So the
+# answer comes within START + DNS + HTTPS + SMTP = 60 + 15 + 180 + 180 = 435 s in the worst case,
+# below Postfix's lmtp_data_done_timeout of 600 s. A host with one address that never answers takes
+# 20 s.
 START_SECONDS = 60
 SMTP_SECONDS = 180
-# Of these, until the server is ready for the message: some delay their greeting by 30 s.
+# The part of SMTP_SECONDS until the server is ready for the message. Some servers delay their
+# greeting by 30 s.
 SETUP_SECONDS = 60
-# After HTTPS failed and SMTP did not, a host is asked by SMTP for so long.
+# After HTTPS failed and SMTP worked, SMTP comes first for this host for this time.
 SMTP_FIRST_SECONDS = 30 * 60
-# Deliveries to one address at once, so that a burst of ours does not take all its processes, nor a
-# host of many names all of ours.
+# Deliveries to one address at once. A burst of ours must not take all processes of that host, and a
+# host with many names must not take all of our deliveries.
 PER_HOST = 40
-# Deliveries to an address that took nothing lately: it is down, or it wants to waste our time.
+# Deliveries at once to an address that accepted nothing lately. The host is down, or it wants to
+# waste our time.
 PER_DEAD_HOST = 2
-# A sender's messages at once; Postfix has 500 processes for those of all. One takes a second, and
-# a sender has one a second (max_user_send_per_minute), so only slow hosts make so many. Each may
-# go to as many domains as it has recipients (1000), and each of them is a socket of 16384.
+# Messages of one sender at once. Postfix has 500 processes for the messages of all senders. A
+# message takes about a second, and a sender sends one in a second (max_user_send_per_minute), so
+# only slow hosts make this number grow. A message may go to as many domains as it has recipients
+# (1000). Each delivery needs a socket, and the service may have 16384.
 MESSAGES_PER_SENDER = 50
 DELIVERIES_PER_SENDER = 1500
-# Whoever took longer, and then not the message, is treated as one that is down.
+# A host that took longer than this, and then did not accept the message, counts as down.
 SLOW_SECONDS = 45
-# Hosts that something is remembered of.
+# The number of hosts, and of addresses, that are remembered.
 MAX_HOSTS_KNOWN = 10000
 
 Answers = dict[str, Answer]
@@ -53,7 +57,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Known:
-    """What is known of one host, by its name."""
+    """What the service remembers about a host, by its name."""
 
     smtp_first_until: float = 0
     users: int = 0
@@ -61,16 +65,19 @@ class _Known:
 
 @dataclass
 class _Place:
-    """What is known of one address, whatever names lead to it."""
+    """What the service remembers about an address, which several names may have."""
 
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PER_HOST))
     users: int = 0
-    # Neither way brought anything there, the last time somebody tried.
+    # At the last delivery, neither HTTPS nor SMTP worked.
     dead: bool = False
 
 
 def find_place(host: Host) -> str:
-    """Return what stands for a host's address: of IPv6 the network, which one machine can fill."""
+    """Return the network of a host's first address: one IPv4 address, or an IPv6 /64.
+
+    One machine may have all addresses of a /64.
+    """
     address = ipaddress.ip_address(host.addresses[0])
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 
@@ -80,8 +87,8 @@ class Delivery:
 
     ehlo_name: this relay's name in SMTP.
     verified, unverified: TLS contexts for SMTP.
-    federation: which domains get nothing.
-    smtp_port, clock: replaced by tests.
+    federation: the lists of domains.
+    smtp_port, clock: tests replace them.
     """
 
     def __init__(
@@ -113,13 +120,14 @@ class Delivery:
     async def to_domain(
         self, domain: str, sender: str, recipients: list[str], message: Message
     ) -> Answers:
-        """Deliver one copy for all recipients of a domain; return what became of each.
+        """Deliver one copy for all recipients of a domain; return the answer for each recipient.
 
-        domain: in lower case. sender: empty for a bounce.
+        domain: the domain in lower case. sender: the envelope sender, empty for a bounce.
         """
         if self._federation.refuses(domain):
-            # Not at RCPT TO, where one refused recipient makes Delta Chat give up the message for
-            # a whole group. Here the others get theirs, and what was queued before obeys too.
+            # Postfix could refuse this at RCPT TO, but then Delta Chat gives up the message for a
+            # whole group. Here the other recipients get the message. The lists also apply to
+            # messages that were queued before the lists changed.
             refusal = Answer(550, f"5.7.1 This relay sends no mail to {domain}")
             return dict.fromkeys(recipients, refusal)
         answers: Answers = {}
@@ -138,29 +146,30 @@ class Delivery:
             counters.count("chatmail_delivery_no_host_total")
             otherwise = error.answer
         except Uncertain as error:
-            # To ask the next host now would make two of it more likely than to ask later.
+            # The message may have arrived. Trying the next host now would more likely deliver it
+            # twice than trying again later.
             otherwise = Answer(451, f"4.4.2 {domain}: {error}")
         except Exception as error:
-            # A message may be in the error's text, so only its kind and place are logged.
+            # The text of the error may quote the message, so only its kind and place are logged.
             place = traceback.extract_tb(error.__traceback__)[-1]
             log.error("delivery broke: %s at %s", type(error).__name__, place)
             otherwise = Answer(451, "4.3.0 internal error, see the log")
-        # Whom a host has answered for stays answered: who was told 250 must not get it again.
+        # The answers so far stay: a recipient with the answer 250 must not get the message again.
         return {r: answers.get(r, otherwise) for r in recipients}
 
     async def _to_host(self, host, sender, recipients, message, deadline) -> Answers:
-        """Ask one host, as one of the PER_HOST that may ask its address at once."""
+        """Try one host. At most PER_HOST deliveries use its address at the same time."""
         with self._use(self._places, find_place(host), _Place) as place:
             if place.dead and place.users > PER_DEAD_HOST:
-                return _unreached(host, recipients, "is down, and enough deliveries try it")
+                return _defer(host, recipients, "is down, and enough deliveries try it")
             try:
                 async with asyncio.timeout(max(0, deadline - self._clock())):
                     await place.slots.acquire()
             except TimeoutError:
-                return _unreached(host, recipients, "is busy with other deliveries of ours")
+                return _defer(host, recipients, "is busy with other deliveries of ours")
             try:
                 if place.dead and place.users > PER_DEAD_HOST:
-                    return _unreached(host, recipients, "is down, and enough deliveries try it")
+                    return _defer(host, recipients, "is down, and enough deliveries try it")
                 with self._use(self._known, host.name, _Known) as known:
                     return await self._both_ways(known, place, host, sender, recipients, message)
             finally:
@@ -168,7 +177,7 @@ class Delivery:
 
     @contextlib.contextmanager
     def _use(self, known_ones: dict, name: str, kind: type):
-        """Give what is known of a host or an address, and keep it at least while it is in use."""
+        """Yield what is remembered about a host or an address. It is not forgotten while in use."""
         if len(known_ones) >= MAX_HOSTS_KNOWN:
             now = self._clock()
             for idle in [n for n, k in known_ones.items() if not k.users]:
@@ -182,7 +191,7 @@ class Delivery:
             known.users -= 1
 
     async def _both_ways(self, known, place, host, sender, recipients, message) -> Answers:
-        """Ask by HTTPS and then SMTP, or the other way round where SMTP is what works."""
+        """Try HTTPS and then SMTP, or SMTP first for a host where only SMTP worked lately."""
         failures: list[str] = []
         reached = False
         slow_at = self._clock() + SLOW_SECONDS
@@ -194,7 +203,7 @@ class Delivery:
                     answer = Answer(250, f"2.0.0 {host.name} took it by HTTPS")
                     answers = dict.fromkeys(recipients, answer)
                 else:
-                    answers = await self._by_smtp(host, sender, recipients, message)
+                    answers = await self._deliver_by_smtp(host, sender, recipients, message)
             except HttpsFailed as error:
                 reached = reached or error.kind == "answer"
                 failures.append(f"HTTPS: {error}")
@@ -205,7 +214,8 @@ class Delivery:
                 counters.count("chatmail_delivery_failures_total", "smtp", error.kind)
             except Uncertain:
                 counters.count("chatmail_delivery_failures_total", "smtp", "uncertain")
-                # Whoever lets us wait until the end may do so again, a few at a time.
+                # This host made us wait until the end. It may do so again, so it gets few
+                # deliveries at once.
                 place.dead = True
                 raise
             else:
@@ -215,15 +225,15 @@ class Delivery:
                     counters.count("chatmail_deliveries_total", way.lower())
                 else:
                     counters.count("chatmail_delivery_failures_total", "smtp", "answer")
-                # Not when SMTP came first: HTTPS is to get its chance when the time is over.
+                # When SMTP came first, the time is not extended, so that HTTPS is tried again.
                 if failures and way == "SMTP" and delivered:
                     known.smtp_first_until = self._clock() + SMTP_FIRST_SECONDS
                 return answers
         place.dead = not reached or self._clock() > slow_at
-        return _unreached(host, recipients, "; ".join(failures))
+        return _defer(host, recipients, "; ".join(failures))
 
-    async def _by_smtp(self, host, sender, recipients, message) -> Answers:
-        """Deliver by SMTP with the TLS that the destination needs."""
+    async def _deliver_by_smtp(self, host, sender, recipients, message) -> Answers:
+        """Deliver by SMTP, with the TLS that the destination domain requires."""
         sent = False
 
         async def deliver(with_tls: bool) -> Answers:
@@ -258,23 +268,23 @@ class Delivery:
             raise Uncertain(f"SMTP took more than {SMTP_SECONDS} s") from None
 
 
-def _unreached(host: Host, recipients: list[str], why: str) -> Answers:
-    """Answer that Postfix is to try again later."""
+def _defer(host: Host, recipients: list[str], why: str) -> Answers:
+    """Return answers that make Postfix try again later."""
     return dict.fromkeys(recipients, Answer(451, f"4.4.1 {host.name}: {why}"))
 
 
 class Transactions:
-    """Splits a message's recipients by destination domain and delivers to all at once."""
+    """Groups a message's recipients by destination domain, and delivers to all domains at once."""
 
     def __init__(self, to_domain: Callable[..., Awaitable[Answers]]):
         self._to_domain = to_domain
-        # By sender, each message's number of deliveries that are under way.
+        # For each sender a list: the number of deliveries of each message that is under way.
         self._under_way: dict[str, list[int]] = {}
 
     def start(
         self, sender: str, recipients: list[str], message: Message
     ) -> dict[str, asyncio.Task[Answers]]:
-        """Begin; return for each recipient the task that will know what became of it."""
+        """Begin the deliveries. Return {recipient: task}; the task's result has its answer."""
         domains: dict[str, list[str]] = {}
         for recipient in dict.fromkeys(recipients):
             domain = recipient.rpartition("@")[2].rstrip(".").lower()
@@ -299,7 +309,7 @@ class Transactions:
         under_way = self._under_way[sender]
         under_way.append(len(tasks))
 
-        def ended(task: asyncio.Task) -> None:
+        def note_end(task: asyncio.Task) -> None:
             left.discard(task)
             if not left:
                 under_way.remove(len(tasks))
@@ -307,10 +317,10 @@ class Transactions:
                     del self._under_way[sender]
 
         for task in tasks:
-            task.add_done_callback(ended)
+            task.add_done_callback(note_end)
 
 
 async def _refuse_too_many(_domain, _sender, recipients: list[str], _message) -> Answers:
-    """Answer a sender who has enough messages on their way."""
+    """Return the answers for a sender who has too many deliveries under way."""
     text = "4.3.2 too many messages of this sender wait for slow hosts"
     return dict.fromkeys(recipients, Answer(451, text))

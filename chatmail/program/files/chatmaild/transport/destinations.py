@@ -1,4 +1,4 @@
-"""Which hosts take mail for a domain (RFC 5321, 5.1): MX, implicit MX, address literals."""
+"""The hosts that take mail for a domain (RFC 5321, 5.1): MX, implicit MX, address literals."""
 
 import asyncio
 import enum
@@ -16,50 +16,51 @@ import dns.resolver
 
 from chatmaild.transport.smtp_protocol import Answer
 
-# One look-up, tries and all. unbound itself gives up on a dead zone at about this time.
+# Seconds for one lookup with all its tries. unbound gives up on a dead zone after about this time.
 DNS_SECONDS = 15
-# As Postfix's smtp_mx_address_limit: who lists more wants to waste our time.
+# The default of Postfix's smtp_mx_address_limit. A domain with more hosts wants to waste our time.
 MAX_HOSTS = 5
 MAX_ADDRESSES = 4
-# A national provider without TLS of its own. Existing relays make this one exception too.
+# A national provider that offers no TLS. Existing relays make this one exception too.
 MAY_BE_PLAIN = frozenset({"nauta.cu"})
 
-# What a name must look like before it goes into a URL, a TLS session or a look-up: host-name
-# characters (RFC 952) and `_`, which test relays have; a number at its end would make it an
-# address (WHATWG URL 4.8), and those are checked elsewhere.
+# The form of a name that may go into a URL, a TLS session or a lookup: the characters of host names
+# (RFC 952) and `_`, which test relays have. A name whose last label is a number would be an address
+# (WHATWG URL 4.8). Addresses are checked elsewhere.
 MAX_NAME = 253
 HOST_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*(?![0-9]+\Z)[a-z0-9_-]{1,63}")
 
-# Whoever writes an MX record chooses where we connect to, so nothing that is not on the public
-# Internet is ever a destination unless the operator named it. IANA's special-purpose registries
-# (RFC 6890), the same on every Python; of IPv6 only global unicast, 2000::/3, is public at all.
+# The owner of an MX record chooses where we connect to. So an address outside the public Internet
+# is never a destination, unless the operator listed it. The networks are those of IANA's registries
+# (RFC 6890). In IPv6 only global unicast, 2000::/3, is public. A table of our own gives the same
+# result with every version of Python.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",  # this network
-        "10.0.0.0/8",  # private (RFC 1918), as the next but two and 192.168
+        "10.0.0.0/8",  # private (RFC 1918)
         "100.64.0.0/10",  # between providers and their customers (RFC 6598)
         "127.0.0.0/8",  # loopback
-        "169.254.0.0/16",  # link-local; clouds keep their machines' secrets there
-        "172.16.0.0/12",
+        "169.254.0.0/16",  # link-local; clouds keep the secrets of machines there
+        "172.16.0.0/12",  # private (RFC 1918)
         "192.0.0.0/24",  # protocols
-        "192.0.2.0/24",  # documentation, as 198.51.100 and 203.0.113
-        "192.168.0.0/16",
+        "192.0.2.0/24",  # documentation
+        "192.168.0.0/16",  # private (RFC 1918)
         "198.18.0.0/15",  # benchmarks
-        "198.51.100.0/24",
-        "203.0.113.0/24",
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
         "224.0.0.0/3",  # multicast, reserved, broadcast
-        "2001::/23",  # protocols, Teredo among them
-        "2001:db8::/32",  # documentation, as 3fff
-        "2002::/16",  # 6to4, which has an IPv4 address within
-        "3fff::/20",
+        "2001::/23",  # protocols such as Teredo
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4, which contains an IPv4 address
+        "3fff::/20",  # documentation
     )
 )
 PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 
 
 class Tls(enum.Enum):
-    """What is asked of the other side's TLS."""
+    """The TLS that a destination must offer."""
 
     VERIFIED = "a certificate that the system's CAs vouch for"
     UNVERIFIED = "TLS with any certificate"
@@ -67,7 +68,7 @@ class Tls(enum.Enum):
 
 
 class Host(NamedTuple):
-    """A host that takes mail: the name its certificate must have, where it is, its TLS."""
+    """A host that takes mail: the name in its certificate, its addresses, and its TLS."""
 
     name: str
     addresses: tuple[str, ...]
@@ -75,7 +76,7 @@ class Host(NamedTuple):
 
 
 class NoHost(Exception):
-    """No host can be asked; `answer` says what becomes of the recipients."""
+    """No host takes mail for the domain. `answer` is the answer for the recipients."""
 
     def __init__(self, code: int, text: str):
         super().__init__(text)
@@ -83,15 +84,16 @@ class NoHost(Exception):
 
 
 def system_resolver() -> dns.asyncresolver.Resolver:
-    """Return a resolver that asks what /etc/resolv.conf names: the relay's own unbound."""
+    """Return a resolver that asks the server in /etc/resolv.conf: the relay's own unbound."""
     resolver = dns.asyncresolver.Resolver()
-    # RFC 9715: answers that fit a packet everywhere; dnspython asks by TCP for longer ones.
+    # Answers of this size fit into one packet everywhere (RFC 9715). For longer answers dnspython
+    # asks again by TCP.
     resolver.use_edns(0, 0, 1232)
     return resolver
 
 
 def is_local_address(address: str) -> bool:
-    """Tell whether an IP is this machine's own: only such a one can be bound."""
+    """Return whether an IP address belongs to this machine: only such an address can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
@@ -102,7 +104,7 @@ def is_local_address(address: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP is one of the public Internet."""
+    """Return whether an IP address is in the public Internet."""
     ip = ipaddress.ip_address(address)
     if ip.version == 6 and ip not in PUBLIC_IPV6:
         return False
@@ -110,19 +112,22 @@ def is_public(address: str) -> bool:
 
 
 def is_host_name(name: str) -> bool:
-    """Tell whether a name, in lower case, is made of what host names are made of."""
+    """Return whether a name in lower case has the form of a host name."""
     return len(name) <= MAX_NAME and HOST_NAME.fullmatch(name) is not None
 
 
 def tls_for(domain: str) -> Tls:
-    """Return what a destination domain's hosts must show (the relay contract, section 7)."""
+    """Return the TLS that the hosts of a destination domain need (contract, section 7)."""
     if domain.startswith(("_", "[")):
         return Tls.UNVERIFIED
     return Tls.OPTIONAL if domain in MAY_BE_PLAIN else Tls.VERIFIED
 
 
 def literal_address(domain: str) -> str:
-    """Return the IP of `[1.2.3.4]` or `[IPv6:2001:db8::1]` (RFC 5321, 4.1.3)."""
+    """Return the IP address in `[1.2.3.4]` or `[IPv6:2001:db8::1]` (RFC 5321, 4.1.3).
+
+    Raises NoHost for another text.
+    """
     literal = domain[1:-1]
     try:
         if literal.lower().startswith("ipv6:"):
@@ -133,12 +138,12 @@ def literal_address(domain: str) -> str:
 
 
 class Destinations:
-    """Finds the hosts of a domain, best first.
+    """Finds the hosts of a domain, the preferred one first.
 
-    own_names: names of this relay; mail whose best MX is one of them would go round for ever.
-    use_ipv6: False where the operator disabled IPv6.
-    private_networks: those that are not public and may be destinations all the same.
-    resolver, is_ours: replaced by tests.
+    own_names: names of this relay. Mail for a domain whose best MX is one of them would loop.
+    use_ipv6: False when the operator disabled IPv6.
+    private_networks: networks that may be destinations although they are not public.
+    resolver, is_ours: tests replace them.
     """
 
     def __init__(
@@ -156,11 +161,11 @@ class Destinations:
         self._private = [ipaddress.ip_network(network) for network in private_networks]
 
     async def hosts(self, domain: str) -> AsyncIterator[Host]:
-        """Give the domain's hosts in the order in which they are to be asked.
+        """Yield the hosts of a domain in the order in which they must be tried.
 
-        domain: what stands after the recipient's @, in lower case. A host is looked up when its
-        turn comes, so that a dead backup MX costs the first one no time.
-        Raises NoHost, when not a single one was found.
+        domain: the part of the recipient's address after the @, in lower case.
+        The addresses of a host are looked up when its turn comes, so a backup MX whose DNS is dead
+        does not delay the first host. Raises NoHost when the domain has no usable host.
         """
         reason = None
         found = False
@@ -168,12 +173,12 @@ class Destinations:
             try:
                 addresses = await self.addresses(name)
             except NoHost as error:
-                # What may be there later outweighs what is not there.
+                # A temporary error is kept, because that host may exist later.
                 if reason is None or error.answer.temporary:
                     reason = error
                 continue
             if name in self._own_names or any(self._is_ours(a) for a in addresses):
-                # RFC 5321, 5.1: neither ourselves nor anything less preferred than ourselves.
+                # RFC 5321, 5.1: a relay must not deliver to itself, nor to a less preferred host.
                 reason = NoHost(550, f"5.4.6 mail for {domain} loops back to this relay")
                 break
             allowed = tuple(a for a in addresses if self._may_be_asked(a))
@@ -190,7 +195,7 @@ class Destinations:
         return is_public(address) or any(ip in network for network in self._private)
 
     async def _names(self, domain: str) -> list[str]:
-        """Return the domain's MX names by preference, or what stands for them."""
+        """Return the host names of a domain's MX by preference, or the host that replaces an MX."""
         if domain.startswith("["):
             return [literal_address(domain)]
         if not is_host_name(domain):
@@ -203,7 +208,7 @@ class Destinations:
             raise NoHost(556, f"5.1.10 {domain} accepts no mail (null MX)")
         random.shuffle(records)
         found = [(r.preference, r.exchange.to_text(omit_final_dot=True).lower()) for r in records]
-        # Among equals we ourselves come first, so that what is no better than us is cut off.
+        # Among hosts of equal preference this relay comes first, so that the others are left out.
         found.sort(key=lambda host: (host[0], host[1] not in self._own_names))
         names = [name for _, name in found if is_host_name(name)]
         if not names:
@@ -211,9 +216,9 @@ class Destinations:
         return names[:MAX_HOSTS]
 
     async def addresses(self, name: str) -> tuple[str, ...]:
-        """Return the addresses of a host, IPv4 first: it is what works wherever one works.
+        """Return the addresses of a host. IPv4 comes first, because it works in more places.
 
-        Raises NoHost, permanent when it has none, temporary when DNS did not say.
+        Raises NoHost: permanent when the host has no address, temporary when DNS did not answer.
         """
         if is_ip(name):
             if ":" in name and "AAAA" not in self._types:
@@ -230,7 +235,7 @@ class Destinations:
         raise errors[0] if errors else NoHost(550, f"5.4.4 {name} has no address")
 
     async def _look_up(self, name: str, rdtype: str) -> list:
-        """Return the records of one name and type; an empty list if it has none of the type."""
+        """Return the records of a name and a type, an empty list without any. Raises NoHost."""
         try:
             absolute = dns.name.from_text(name)
             answer = await self._resolver.resolve(absolute, rdtype, lifetime=DNS_SECONDS)
@@ -247,7 +252,7 @@ class Destinations:
 
 
 def is_ip(name: str) -> bool:
-    """Tell whether a host's name is an IP address."""
+    """Return whether the name of a host is an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -1,7 +1,8 @@
-"""`POST /mxdeliv`: the gateway by which other relays bring mail over HTTPS.
+"""The gateway for `POST /mxdeliv`, where other relays deliver mail over HTTPS.
 
-nginx passes the request on; it goes by SMTP to a smtpd of Postfix's on loopback, which has port
-25's checks on it, and the answer comes back as an HTTP status. Nothing is kept here.
+nginx passes the request on. The gateway hands the message by SMTP to an smtpd of Postfix on the
+loopback interface, which makes the same checks as port 25. Postfix's answer becomes the HTTP
+status. The gateway keeps no message.
 """
 
 import asyncio
@@ -18,24 +19,27 @@ from chatmaild.metrics import counters
 from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
 from chatmaild.transport.smtp_protocol import Answer, has_bare_line_end, is_address
 
-# Counted from the start of a request, which nginx passes on unbuffered. What is accepted after the
-# sender gave up arrives twice, so a message that is not all with Postfix by END_SECONDS is not
-# taken, and Postfix's answer comes within REPLY_SECONDS: the filter's DNS has 20 of them. Relays
-# like this one wait for 160 s (https_client.HTTPS_SECONDS - CONNECTED_SECONDS). 30 MB within
-# BODY_SECONDS need 2.3 Mbit/s.
+# Seconds from the start of a request, which nginx passes on unbuffered. A message that is accepted
+# after the sender gave up would arrive twice. So a message that Postfix does not have completely
+# within END_SECONDS is refused. Postfix's answer comes within REPLY_SECONDS more, of which DNS
+# lookups of the filter may take 20. Relays like this one wait for 160 s
+# (https_client.HTTPS_SECONDS - CONNECTED_SECONDS). 30 MB within BODY_SECONDS need 2.3 Mbit/s.
 BODY_SECONDS = 110
 END_SECONDS = 120
 REPLY_SECONDS = 30
 MAX_RECIPIENTS = 1000
-# Requests at once: of one client, above what a relay like this one makes of us (delivery.PER_HOST);
-# and of all, each of which may wait for DNS in an smtpd of Postfix's (master.cf, 127.0.0.1:10025).
+# Requests at once. PER_CLIENT is more than a relay like this one makes (delivery.PER_HOST). AT_ONCE
+# is for all clients: each request may wait for DNS in an smtpd (master.cf, 127.0.0.1:10025).
 PER_CLIENT = 50
 AT_ONCE = 500
 log = logging.getLogger(__name__)
 
 
 class Refused(Exception):
-    """The request is answered without asking Postfix."""
+    """The gateway refuses a request without asking Postfix.
+
+    status: the HTTP status. code, text: the SMTP reply in the body of the response.
+    """
 
     def __init__(self, status: int, code: int, text: str):
         super().__init__(text)
@@ -46,8 +50,9 @@ class Refused(Exception):
 class Gateway:
     """The HTTP handler.
 
-    name: what it calls itself in SMTP. max_size: octets of a message. spool: see Message.
-    smtpd_port: of Postfix's smtpd on 127.0.0.1.
+    name: its own name in SMTP. max_size: the largest size of a message in bytes.
+    spool: the directory for large messages (see Message).
+    smtpd_port: the port of Postfix's smtpd on 127.0.0.1.
     """
 
     def __init__(self, name: str, max_size: int, spool: str, smtpd_port: int = 10025):
@@ -58,15 +63,15 @@ class Gateway:
         self._of_client: collections.Counter[str] = collections.Counter()
 
     def application(self) -> web.Application:
-        """Return the web application; methods other than POST get a 405 of their own accord."""
-        # aiohttp takes 128 header fields by default, while each recipient is one. nginx and
-        # MAX_RECIPIENTS set the limit here.
+        """Return the web application. aiohttp answers 405 to other methods than POST."""
+        # By default aiohttp accepts 128 header fields, but each recipient is a field. nginx and
+        # MAX_RECIPIENTS limit their number here.
         application = web.Application(handler_args={"max_headers": 32768})
         application.router.add_post("/mxdeliv", self.post)
         return application
 
     async def post(self, request: web.Request) -> web.Response:
-        """Answer 200 once Postfix took the message for every recipient, else say why not."""
+        """Answer 200 when Postfix took the message for every recipient, and an error otherwise."""
         end = asyncio.get_running_loop().time() + END_SECONDS
         try:
             with self._count_client(client_address(request)), Message(self._spool) as message:
@@ -83,9 +88,9 @@ class Gateway:
 
     @contextlib.contextmanager
     def _count_client(self, client: str):
-        """Count a request among those of its client. Raises Refused when there are enough."""
+        """Count a request of a client while it runs. Raises Refused when there are too many."""
         address = ipaddress.ip_address(client)
-        # One machine may have all of a /64.
+        # One machine may have all addresses of a /64.
         network = (address, 64 if address.version == 6 else 32)
         client = str(ipaddress.ip_network(network, strict=False))
         if self._of_client[client] >= PER_CLIENT or self._of_client.total() >= AT_ONCE:
@@ -99,7 +104,7 @@ class Gateway:
                 del self._of_client[client]
 
     async def _receive(self, request: web.Request, message: Message) -> None:
-        """Read the body. Raises Refused."""
+        """Read the body of a request into a message. Raises Refused."""
         too_large = Refused(413, 552, f"5.3.4 more than {self._max_size} octets")
         if (request.content_length or 0) > self._max_size:
             raise too_large
@@ -112,7 +117,7 @@ class Gateway:
         except TimeoutError:
             raise Refused(408, 451, f"4.4.2 no whole message within {BODY_SECONDS} s") from None
         except (OSError, aiohttp.ClientError):
-            # Nobody is there any more to read this.
+            # The client has gone, so nobody reads this answer.
             raise Refused(400, 451, "4.4.2 connection lost amid the message") from None
         if has_bare_line_end(message.chunks()):
             raise Refused(400, 550, "5.5.2 a line must end in CR LF and nothing else")
@@ -125,9 +130,9 @@ class Gateway:
         message: Message,
         end: float,
     ) -> Answer:
-        """Let Postfix judge and take the message, for all recipients or for none.
+        """Hand the message to Postfix for all recipients or for none; return the answer.
 
-        end: when, by the loop's clock, the sender may have given up.
+        end: the time by the loop's clock at which the sender may have given up.
         """
 
         def may_end() -> bool:
@@ -148,12 +153,12 @@ class Gateway:
         except (Unreachable, Uncertain, TimeoutError) as error:
             log.error("Postfix's smtpd for /mxdeliv: %s", str(error) or "timed out")
             return Answer(451, "4.3.0 mail cannot be taken now")
-        # The worst answer stands for all, since the sender repeats the whole by SMTP.
+        # The worst answer counts for all recipients: the sender then repeats all of them by SMTP.
         return max(answers.values(), key=lambda answer: answer.code)
 
 
 def _keep(message: Message, chunk: bytes) -> None:
-    """Append to the message. Raises Refused."""
+    """Append bytes to the message. Raises Refused."""
     try:
         message.write(chunk)
     except OSError as error:
@@ -167,7 +172,7 @@ def _count(answer: Answer) -> None:
 
 
 def envelope(request: web.Request) -> tuple[str, list[str]]:
-    """Return sender (empty for `<>`) and recipients of a request. Raises Refused."""
+    """Return the sender (empty for `<>`) and the recipients of a request. Raises Refused."""
     senders = request.headers.getall("X-Mail-From", [])
     recipients = list(dict.fromkeys(request.headers.getall("X-Mail-To", [])))
     if len(senders) > 1:
@@ -186,7 +191,7 @@ def envelope(request: web.Request) -> tuple[str, list[str]]:
 
 
 def client_address(request: web.Request) -> str:
-    """Return the IP that nginx saw. Raises Refused when it told none."""
+    """Return the client's IP address, which nginx sent. Raises Refused without one."""
     try:
         return str(ipaddress.ip_address(request.headers.get("X-Real-IP", "")))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Delivery by HTTPS: `POST https://<host>/mxdeliv`, over connections that are kept."""
+"""Delivery by HTTPS: `POST https://<host>/mxdeliv`. Connections are kept and used again."""
 
 import asyncio
 import contextvars
@@ -13,34 +13,40 @@ from chatmaild.message.spool import Message
 from chatmaild.transport.destinations import Host, Tls
 from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
 
-# One attempt from start to answer. What a relay took and we gave up would arrive twice, so ours
-# answers in time (gateway.END_SECONDS + REPLY_SECONDS = 150 s after CONNECTED_SECONDS at most).
+# Seconds for one try from its start to the answer. A message that the other relay accepts after we
+# gave up would arrive twice. So our own gateway answers within this time: CONNECTED_SECONDS +
+# gateway.END_SECONDS + gateway.REPLY_SECONDS = 20 + 120 + 30 s.
 HTTPS_SECONDS = 180
-# A silent host costs less: so long until TLS is there, for a piece of the message to go out, and
-# for the answer once all has (the gateway's 40 s, and 20 s for what the kernel still holds).
+# A silent host takes less time. CONNECTED_SECONDS are for the connection with TLS, PIECE_SECONDS
+# for sending a piece of the message, ANSWER_SECONDS for the answer after the last piece: 40 s for
+# the gateway, and 20 s for bytes that the kernel still holds.
 CONNECTED_SECONDS = 20
 PIECE_SECONDS = 30
 ANSWER_SECONDS = 60
-# nginx keeps an idle connection for 75 s; ours end before, so that the two ends rarely race.
+# nginx closes an idle connection after 75 s. We close ours earlier, so that a request rarely meets
+# a connection that nginx closes at that moment.
 KEEP_SECONDS = 60
 MAX_ANSWER = 1000
-# Of what an HTTP server says only an SMTP reply goes further, into the log and into bounces: a
-# host that was never meant to be asked must not talk to our users through us.
+# Bytes of an answer that are read at most, with its header and interim answers. Ours has 200.
+MAX_RECEIVED = 64 * 1024
+# From the answer of an HTTP server, only an SMTP reply gets into the log and into bounces. Another
+# server than a relay must not be able to send texts to our users.
 REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
 
-# What relays answer once they took a message: filtermail "250 OK" without a type, madmail "OK" as
-# text or, its older versions, nothing at all; ours "250 2.0.0 …" as text. Any other 200 is that of
-# a web server which answers every path: taken for a relay's it would swallow mail.
+# The answers of relays that took a message. filtermail answers "250 OK" without a content type.
+# madmail answers "OK" as text; its older versions answer nothing. This relay answers "250 2.0.0 …"
+# as text. Another answer with status 200 comes from a web server that answers every path. If it
+# counted as accepted, the mail would be lost.
 TAKEN = re.compile(r"2[0-9]{2}[ -]|ok\s*\Z", re.I)
 
-# The addresses that the host of the running task was checked to have.
+# The checked addresses of the host to which the running task delivers.
 _addresses: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("addresses")
 
 
 class HttpsFailed(Exception):
-    """Not accepted by HTTPS.
+    """The host did not accept the message by HTTPS.
 
-    kind: "answer", and if there was none, why: "timeout", "tls" or "connection".
+    kind: "answer" when the host answered, else "timeout", "tls" or "connection".
     """
 
     def __init__(self, text: str, kind: str):
@@ -49,7 +55,7 @@ class HttpsFailed(Exception):
 
 
 class _Resolver(AbstractResolver):
-    """Gives aiohttp the addresses that were checked: a second look-up could give others."""
+    """Gives aiohttp the checked addresses, because a second lookup could give other ones."""
 
     async def resolve(self, host, port=0, family=0):
         return [
@@ -61,8 +67,32 @@ class _Resolver(AbstractResolver):
         pass
 
 
+class _Response(aiohttp.ClientResponse):
+    """An answer that ends the connection where it has more than MAX_RECEIVED octets.
+
+    Debian 13's aiohttp (3.11) takes header fields without end: 1.8 GB came in six seconds. Other
+    releases read interim answers without end, too.
+    """
+
+    async def start(self, connection):
+        """Count from here on; aiohttp calls this for each request."""
+        protocol, left = connection.protocol, MAX_RECEIVED
+        transport, receive = connection.transport, type(protocol).data_received
+
+        def receive_some(data):
+            nonlocal left
+            if left:
+                receive(protocol, data[:left])
+            left = max(0, left - len(data))
+            if not left:
+                transport.abort()
+
+        protocol.data_received = receive_some
+        return await super().start(connection)
+
+
 class _Progress:
-    """Until when the next thing has to happen, and until when all of it."""
+    """Two deadlines: one for the next step of a try, and one for the whole try."""
 
     def __init__(self):
         self._clock = asyncio.get_running_loop().time
@@ -71,7 +101,7 @@ class _Progress:
         self.expect(CONNECTED_SECONDS)
 
     def expect(self, seconds: float) -> None:
-        """Something went on; the next thing has so long."""
+        """Note that a step was done, and give the next step this time."""
         self._next = self._clock() + seconds
 
     def seconds_left(self) -> float:
@@ -79,9 +109,9 @@ class _Progress:
 
 
 class HttpsClient:
-    """Posts messages. Made within a running event loop.
+    """Posts messages. Make the object inside a running event loop.
 
-    port, verified: replaced by tests; a port of 443 and the system's CAs otherwise.
+    verified, unverified: TLS contexts. port: the port of HTTPS. Tests replace them.
     """
 
     def __init__(
@@ -99,27 +129,29 @@ class HttpsClient:
                 resolver=_Resolver(),
                 use_dns_cache=False,
                 keepalive_timeout=KEEP_SECONDS,
-                # How many at once is decided in one place, for HTTPS and SMTP together.
+                # delivery.py limits the number of connections, for HTTPS and SMTP together.
                 limit=0,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Nobody asked for compression, and a kilobyte of it may be a gigabyte.
+            # We do not ask for compression. One compressed kilobyte could become a gigabyte.
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            response_class=_Response,
             trace_configs=[reused],
         )
 
     async def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close the idle connections."""
         await self._session.close()
 
     async def post(
         self, host: Host, sender: str, recipients: Iterable[str], message: Message
     ) -> None:
         """Hand a message over for all recipients. Raises HttpsFailed."""
-        # A task of its own, since aiohttp 3.8 (Debian 12) leaves a task marked as cancelled after
-        # a time-out; Python 3.11.2 would then take the next time-out for a cancellation.
+        # The request runs in its own task. aiohttp 3.8 (Debian 12) leaves a task marked as
+        # cancelled after a time-out, and Python 3.11.2 would treat the next time-out as a
+        # cancellation.
         progress = _Progress()
         task = asyncio.create_task(self._post(host, sender, recipients, message, progress))
         try:
@@ -129,20 +161,20 @@ class HttpsClient:
                 await asyncio.wait({task}, timeout=progress.seconds_left())
             task.result()
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise HttpsFailed(*_reason(error)) from None
+            raise HttpsFailed(*_describe_failure(error)) from None
         finally:
             task.cancel()
             await asyncio.wait({task})
 
     async def _post(self, host, sender, recipients, message, progress) -> None:
-        # A kept connection that the other side closes as we write on it says nothing about the
-        # host. Only on a fresh one is that a failure.
+        # The other side may close a kept connection while we write. That is no failure of the host,
+        # so the request is tried again, until it uses a new connection.
         _addresses.set(host.addresses)
         while not await self._post_once(host, sender, recipients, message, progress):
             progress.expect(CONNECTED_SECONDS)
 
     async def _post_once(self, host, sender, recipients, message, progress) -> bool:
-        """Post; return False if a connection that had been kept was closed without an answer."""
+        """Post the message; return False if a kept connection was closed without an answer."""
         trace = {"reused": False}
         progress.all_sent = False
         name = f"[{host.name}]" if ":" in host.name else host.name
@@ -156,7 +188,7 @@ class HttpsClient:
             f"https://{name}:{self._port}/mxdeliv",
             data=_body(message, progress),
             headers=headers,
-            # nauta.cu's exception is for SMTP: HTTPS without a trusted certificate is not asked.
+            # The exception for nauta.cu is for SMTP only. HTTPS needs a trusted certificate there.
             ssl=self._contexts.get(host.tls, self._contexts[Tls.VERIFIED]),
             allow_redirects=False,
             trace_request_ctx=trace,
@@ -193,7 +225,7 @@ async def _body(message: Message, progress: _Progress) -> AsyncIterator[bytes]:
 
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:
-    """Return what an answer begins with, and of one that breaks off nothing."""
+    """Return the beginning of an answer, or "" when the answer breaks off."""
     try:
         return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
     except (aiohttp.ClientError, OSError):
@@ -201,7 +233,7 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
 
 
 def _is_taken(content_type: str, text: str) -> bool:
-    """Tell whether a 200 is that of a relay which has the message now."""
+    """Return whether an answer with status 200 means that a relay accepted the message."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("", "text/plain"):
         return False
@@ -209,32 +241,33 @@ def _is_taken(content_type: str, text: str) -> bool:
 
 
 def _find_reply(text: str) -> str:
-    """Return the SMTP reply that an answer begins with, an empty string if it is none."""
+    """Return the SMTP reply at the beginning of an answer, or "" without one."""
     found = REPLY.match(text)
     return found[0] if found else ""
 
 
-def _reason(error: Exception) -> tuple[str, str]:
-    """Say in a few words what failed, and its kind."""
+def _describe_failure(error: Exception) -> tuple[str, str]:
+    """Return the text and the kind of HttpsFailed for an error."""
     if isinstance(error, asyncio.TimeoutError):
         return "timed out", "timeout"
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
     if isinstance(cause or error, ssl.SSLError):
         return f"TLS failed: {tls_reason(cause or error)}", "tls"
-    # aiohttp's texts may quote what the other side sent.
+    # The texts of aiohttp may quote bytes from the other side, so they are not used.
     return getattr(cause or error, "strerror", None) or type(error).__name__, "connection"
 
 
 def tls_context(verified: bool) -> ssl.SSLContext:
-    """Return a client's TLS 1.2 or newer, trusting the system's CAs or anybody.
+    """Return a TLS context for a client: TLS 1.2 or newer.
 
-    The CAs come from the directory /etc/ssl/certs, which OpenSSL reads as it needs them: a CA
-    that is added later counts without a restart.
+    verified: trust only the system's CAs. Otherwise any certificate is accepted.
+    OpenSSL reads the directory /etc/ssl/certs when it needs a CA, so a CA that is added later
+    counts without a restart.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python 3.13 also wants RFC 5280's extensions of every CA; whom mail reaches is not to
-    # depend on our release.
+    # By default Python 3.13 also requires the extensions of RFC 5280 in every CA certificate. Both
+    # Debian releases must reach the same hosts.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not verified:
         context.check_hostname = False

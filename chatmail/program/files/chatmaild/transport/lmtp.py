@@ -1,8 +1,8 @@
-"""The LMTP server that Postfix hands messages to (RFC 2033), on a Unix socket.
+"""The LMTP server (RFC 2033) on a Unix socket. Postfix hands it messages.
 
-It takes responsibility for nothing: the replies after DATA are those of the delivery itself.
-Not python3-aiosmtpd: it knows one reply for all recipients, refuses lines of more than 998 octets
-and holds a message as a list of its lines.
+The server never takes responsibility for a message: its replies after DATA are the results of the
+deliveries. python3-aiosmtpd cannot do this: it has one reply for all recipients, refuses lines of
+more than 998 bytes, and holds a message as a list of its lines.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from collections.abc import Callable
 from chatmaild.message.spool import Message
 from chatmaild.transport.smtp_protocol import Answer, DataReader, ProtocolError, parse_path
 
-# RFC 5321, 4.5.3.1.4 allows 512 octets and lets extensions add to it.
+# RFC 5321, 4.5.3.1.4 allows 512 bytes, and extensions may need more.
 MAX_LINE = 4096
 READ_SIZE = 64 * 1024
 MAX_RECIPIENTS = 1000
 # Postfix keeps a connection for its next message for a few seconds at most.
 IDLE_SECONDS = 60
-# Postfix writes at once what it has; lmtp_data_xfer_timeout is 180 s.
+# Postfix writes without pauses; its lmtp_data_xfer_timeout is 180 s.
 DATA_SECONDS = 180
-# How long a stop waits for deliveries. Whoever stops us must wait longer: TimeoutStopSec=75.
+# Seconds that a stop waits for deliveries. systemd waits longer: TimeoutStopSec=75 in the unit.
 STOP_SECONDS = 60
 
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SIZE", "ENHANCEDSTATUSCODES")
@@ -34,14 +34,14 @@ class Gone(Exception):
 
 
 class _Input:
-    """What the client sends, by the line or by the piece."""
+    """The bytes from the client, as lines or as pieces."""
 
     def __init__(self, reader: asyncio.StreamReader):
         self._reader = reader
         self._buffer = b""
 
     async def read(self, seconds: float) -> bytes:
-        """Return what came, at least one octet. Raises Gone."""
+        """Return the bytes that have come, at least one. Raises Gone."""
         if not self._buffer:
             return await self._receive(seconds)
         data, self._buffer = self._buffer, b""
@@ -58,7 +58,7 @@ class _Input:
         return data
 
     def put_back(self, data: bytes) -> None:
-        """Let the next read begin with this."""
+        """Put bytes back, so that the next read begins with them."""
         self._buffer = data + self._buffer
 
     async def line(self, seconds: float) -> str:
@@ -73,9 +73,9 @@ class _Input:
         return line.rstrip(b"\r").decode("ascii", "replace")
 
     async def until_gone(self) -> None:
-        """Return when the client has closed. What it sends ahead meanwhile is kept.
+        """Wait until the client has closed the connection. Bytes that come meanwhile are kept.
 
-        Postfix sends QUIT together with the end of data (RFC 2920), and waits for its replies.
+        Postfix sends QUIT together with the end of data (RFC 2920), and waits for the replies.
         """
         with contextlib.suppress(Gone):
             while len(self._buffer) < READ_SIZE:
@@ -85,8 +85,10 @@ class _Input:
 class LmtpServer:
     """Serves LMTP sessions.
 
-    start: begins a delivery; gives for each recipient a task whose result holds its Answer.
-    name: what the greeting says. max_size: octets of a message. spool: see Message.
+    start: a function that begins a delivery and returns {recipient: task}. The result of a task
+        has the Answer of the recipient.
+    name: the name in the greeting. max_size: the largest size of a message in bytes.
+    spool: the directory for large messages (see Message).
     """
 
     def __init__(self, start: Start, name: str, max_size: int, spool: str):
@@ -98,7 +100,7 @@ class LmtpServer:
         self._sessions: dict[asyncio.Task, _Session] = {}
 
     async def listen(self, path: str) -> None:
-        """Open the socket. Its directory decides who may connect."""
+        """Open the socket. The permissions of its directory decide who may connect."""
         self._server = await asyncio.start_unix_server(self._serve, path, backlog=1024)
 
     async def _serve(self, reader, writer) -> None:
@@ -108,7 +110,7 @@ class LmtpServer:
         try:
             await session.run()
         except (Gone, ConnectionError, asyncio.CancelledError):
-            pass  # Postfix keeps what it got no reply for.
+            pass  # Postfix keeps a message that got no reply.
         except Exception as error:
             log.error("LMTP session broke: %s", type(error).__name__)
         finally:
@@ -116,9 +118,10 @@ class LmtpServer:
             writer.close()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Take nothing new, let deliveries end within the time, then break them off.
+        """Accept no new message, wait for the deliveries, and cancel those that take longer.
 
-        A delivery that is broken off has had no reply, so Postfix keeps the message.
+        seconds: the time that deliveries have.
+        A cancelled delivery gets no reply, so Postfix keeps the message.
         """
         self._server.close()
         for task, session in self._sessions.items():
@@ -130,7 +133,7 @@ class LmtpServer:
             for task in left:
                 task.cancel()
             if left:
-                log.warning("stopped amid %d deliveries; Postfix will try them again", len(left))
+                log.warning("stopped during %d deliveries; Postfix will try again", len(left))
                 await asyncio.wait(left)
 
 
@@ -159,7 +162,7 @@ class _Session:
             "VRFY": lambda _: "252 2.0.0 not verified",
         }
         while True:
-            # Stopping, the client may still take its leave.
+            # While the server stops, a client may still send QUIT.
             seconds = 1 if self.stopping else IDLE_SECONDS
             try:
                 verb, _, argument = (await self._input.line(seconds)).partition(" ")
@@ -241,7 +244,8 @@ class _Session:
                 task = tasks[recipient]
                 await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not task.done():
-                    # Postfix will hand the message in again: it must not arrive after that.
+                    # The client has gone. Postfix will hand over the message again, so this
+                    # delivery must not go on.
                     raise Gone
                 await self.reply(task.result()[recipient].line())
         finally:
@@ -251,7 +255,7 @@ class _Session:
             self.delivering = False
 
     async def _receive(self, message: Message) -> Answer | None:
-        """Read the message to its end. Returns what is wrong with it, if something is."""
+        """Read the message to its end. Returns the refusal, or None when the message is good."""
         data = DataReader()
         failure = rest = None
         while rest is None:

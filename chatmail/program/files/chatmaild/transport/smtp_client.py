@@ -1,8 +1,8 @@
 """An SMTP client for one message at a time (RFC 5321).
 
-Not python3-aiosmtplib: both releases' versions (2.0 and 4.0) rewrite line ends in the message,
-which breaks DKIM; hold it four times in memory; and keep what came in clear text before TLS as an
-answer to what is asked within it (RFC 3207, 6).
+python3-aiosmtplib cannot do this. Its versions in both releases (2.0 and 4.0) rewrite line ends in
+the message, which breaks DKIM signatures. They hold the message four times in memory. They treat
+text that came before TLS as an answer to a command inside TLS (RFC 3207, 6).
 """
 
 import asyncio
@@ -22,26 +22,27 @@ from chatmaild.transport.smtp_protocol import (
     stuff,
 )
 
-# One address: TCP handshake; TLS handshake.
+# Seconds for the TCP handshake and for the TLS handshake with one address.
 CONNECT_SECONDS = 10
 TLS_SECONDS = 15
-# One reply to a command. Servers that delay their greeting wait 5 to 30 s.
+# Seconds for the reply to a command. Some servers delay their greeting by 5 to 30 s.
 REPLY_SECONDS = 45
-# How long a message may make no progress at all.
+# Seconds that the sending of a message may stand still.
 STALL_SECONDS = 45
-# The reply to a whole message: the other side may be asking DNS about our DKIM signature.
+# Seconds for the reply to a complete message. The other side may ask DNS about our DKIM signature.
 DATA_REPLY_SECONDS = 100
-# Replies that may come before they are asked for: the 421 of a server that is about to close
-# (RFC 5321, 3.8). Whoever sends more fills our memory.
+# The number of replies that may come without a command: the 421 of a server that is about to close
+# (RFC 5321, 3.8). A server that sends more could fill our memory.
 UNASKED_REPLIES = 1
-# Commands sent at once (RFC 2920); their replies are at most so often MAX_REPLY octets, 1.6 MB.
+# The number of commands that are sent at once (RFC 2920). Each reply has at most MAX_REPLY bytes,
+# so the replies need at most 1.6 MB of memory.
 PIPELINED = 100
 
 
 class Unreachable(Exception):
-    """No session, or one that ended before the message was handed over: nothing was delivered.
+    """The session failed before the message was handed over, so nothing was delivered.
 
-    kind: "answer" where the server did not want to, else "timeout", "tls" or "connection".
+    kind: "answer" when the server refused the session, else "timeout", "tls" or "connection".
     """
 
     def __init__(self, text: str, kind: str = "connection"):
@@ -50,16 +51,16 @@ class Unreachable(Exception):
 
 
 class Uncertain(Exception):
-    """The whole message went out and no reply came: it may have been delivered."""
+    """The complete message was sent and no reply came. The message may have been delivered."""
 
 
 class SmtpConnection(asyncio.Protocol):
-    """The octets of one session: replies one by one, writes with back-pressure, STARTTLS."""
+    """The connection of one session: it sends commands, reads replies, and starts TLS."""
 
     def __init__(self):
         self._reader = ReplyReader()
         self._replies: collections.deque[Reply] = collections.deque()
-        # Replies that are still to come; the greeting is the first.
+        # The number of replies that are still expected. The first one is the greeting.
         self._due = 1
         self._error: Exception | None = None
         self._event = asyncio.Event()
@@ -69,13 +70,13 @@ class SmtpConnection(asyncio.Protocol):
         self._finished = False
 
     def connection_made(self, transport):
-        """Keep the transport; asyncio calls this and the next four."""
+        """Keep the transport. asyncio calls this method and the next four."""
         self._transport = transport
 
     def data_received(self, data):
-        """Take octets in."""
+        """Read replies from the received bytes."""
         if self._error:
-            return  # What is closed may still have a buffer of it.
+            return  # asyncio may still hold bytes of a connection that was closed.
         try:
             replies = self._reader.feed(data, self._due + UNASKED_REPLIES)
         except ProtocolError as error:
@@ -87,7 +88,7 @@ class SmtpConnection(asyncio.Protocol):
         self._event.set()
 
     def connection_lost(self, exc):
-        """Wake whoever waits for a reply or for room."""
+        """Wake the tasks that wait for a reply or for room to write."""
         self._fail(Unreachable(f"connection lost{f' ({type(exc).__name__})' if exc else ''}"))
 
     def _fail(self, error: Exception) -> None:
@@ -96,7 +97,7 @@ class SmtpConnection(asyncio.Protocol):
         self._writable.set()
 
     def pause_writing(self):
-        """Let writers wait."""
+        """Make writers wait."""
         self._writable.clear()
 
     def resume_writing(self):
@@ -104,7 +105,7 @@ class SmtpConnection(asyncio.Protocol):
         self._writable.set()
 
     async def reply(self, seconds: float) -> Reply:
-        """Return the next reply. Raises Unreachable."""
+        """Return the next reply, within a time in seconds. Raises Unreachable."""
         try:
             async with asyncio.timeout(seconds):
                 while not self._replies:
@@ -117,9 +118,9 @@ class SmtpConnection(asyncio.Protocol):
         return self._replies.popleft()
 
     async def send(self, data: bytes, replies: int = 0) -> None:
-        """Write octets, and wait while the other side takes none. Raises Unreachable.
+        """Write bytes, after waiting while the other side reads nothing. Raises Unreachable.
 
-        replies: how many they ask for.
+        replies: the number of replies that these bytes ask for.
         """
         try:
             async with asyncio.timeout(STALL_SECONDS):
@@ -137,9 +138,9 @@ class SmtpConnection(asyncio.Protocol):
         return await self.reply(REPLY_SECONDS)
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """Go on in TLS once the server agreed. Raises Unreachable, with the reason of OpenSSL."""
+        """Start TLS after the server agreed. Raises Unreachable with OpenSSL's reason."""
         if self._replies or not self._reader.empty:
-            # Whoever sits in between could answer our next commands (RFC 3207, 6).
+            # An attacker in between could answer our next commands (RFC 3207, 6).
             raise Unreachable("more than one reply to STARTTLS", "tls")
         loop = asyncio.get_running_loop()
         try:
@@ -156,25 +157,25 @@ class SmtpConnection(asyncio.Protocol):
             raise Unreachable("TLS failed: connection lost", "tls")
 
     def finish(self) -> None:
-        """Close once what was written has gone out."""
+        """Close the connection when all written bytes have been sent."""
         self._transport.close()
         self._finished = True
 
     def close(self) -> None:
-        """Drop the connection with what was not written yet, unless it is finishing."""
+        """Close the connection at once, unless `finish` was called."""
         if self._transport is not None and not self._finished:
             self._transport.abort()
 
 
 def tls_reason(error: Exception) -> str:
-    """Say in a few words why a TLS session did not come about."""
+    """Return in a few words why TLS could not be started."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not trusted ({error.verify_message})"
     return getattr(error, "reason", None) or type(error).__name__
 
 
 class SmtpSession:
-    """A session from greeting to QUIT. Every method raises Unreachable when it cannot go on."""
+    """A session from the greeting to QUIT. A method that cannot go on raises Unreachable."""
 
     def __init__(self, connection: SmtpConnection, ehlo_name: str, host: str):
         self._connection = connection
@@ -183,23 +184,26 @@ class SmtpSession:
         self.extensions: frozenset[str] = frozenset()
 
     async def greet(self) -> None:
-        """Wait for the greeting and say EHLO."""
+        """Wait for the greeting and send EHLO."""
         self._require(await self._connection.reply(REPLY_SECONDS), 220)
         await self.hello()
 
     async def hello(self) -> None:
-        """Say EHLO and note what the server offers."""
+        """Send EHLO and note the server's extensions."""
         reply = self._require(await self._connection.command(f"EHLO {self._ehlo_name}"), 250)
         self.extensions = frozenset(line.split(" ")[0].upper() for line in reply.lines[1:])
 
     def _require(self, reply: Reply, code: int) -> Reply:
-        """Return the reply if it has the code; a session that is refused delivers nothing."""
+        """Return the reply if it has this code. Raises Unreachable otherwise."""
         if reply.code != code:
             raise Unreachable(f"{reply.code} {reply.text}", "answer")
         return reply
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """Continue in TLS; `name` is what the certificate must have, if the context verifies."""
+        """Start TLS.
+
+        name: the name that the certificate must have, if the context verifies certificates.
+        """
         if "STARTTLS" not in self.extensions:
             raise Unreachable("no STARTTLS offered", "tls")
         self._require(await self._connection.command("STARTTLS"), 220)
@@ -207,7 +211,7 @@ class SmtpSession:
         await self.hello()
 
     async def xclient(self, address: str) -> None:
-        """Speak for the client with this IP from now on (Postfix's XCLIENT)."""
+        """Speak for the client with this IP address from now on (Postfix's XCLIENT)."""
         if "XCLIENT" not in self.extensions:
             raise Unreachable("no XCLIENT offered: smtpd_authorized_xclient_hosts must name us")
         prefix = "IPV6:" if ipaddress.ip_address(address).version == 6 else ""
@@ -223,35 +227,36 @@ class SmtpSession:
         all_or_none: bool = False,
         may_end: Callable[[], bool] = lambda: True,
     ) -> dict[str, Answer]:
-        """Hand over one message.
+        """Hand over one message; return the Answer for each recipient.
 
-        all_or_none: deliver to nobody once one recipient is refused.
-        may_end: asked when all is sent but the end of data; if not, nothing is delivered.
-        Returns what became of each recipient. Raises Unreachable, or Uncertain when the reply to
-        the whole message did not come.
+        all_or_none: deliver to no recipient when one is refused.
+        may_end: a function that is called before the end of data is sent. If it returns False,
+            nothing is delivered.
+        Raises Unreachable, or Uncertain when no reply came to the complete message.
         """
         recipients = list(recipients)
         size = f" SIZE={message.size}" if "SIZE" in self.extensions else ""
         body = " BODY=8BITMIME" if "8BITMIME" in self.extensions else ""
         commands = [f"MAIL FROM:<{sender}>{size}{body}", *(f"RCPT TO:<{r}>" for r in recipients)]
-        mail, *replies = await self._commands(commands)
+        mail, *replies = await self._send_commands(commands)
         if mail.code != 250:
-            return dict.fromkeys(recipients, self._answer(mail))
-        # 251 is "will forward" (RFC 5321, 3.4).
+            return dict.fromkeys(recipients, self._make_answer(mail))
+        # 251 means "will forward" (RFC 5321, 3.4).
         accepted = {
             r for r, reply in zip(recipients, replies, strict=True) if reply.code // 10 == 25
         }
         refused = {
-            r: self._answer(reply)
+            r: self._make_answer(reply)
             for r, reply in zip(recipients, replies, strict=True)
             if r not in accepted
         }
         if not accepted or (refused and all_or_none):
             return refused
-        return refused | dict.fromkeys(accepted, self._answer(await self._data(message, may_end)))
+        reply = await self._send_data(message, may_end)
+        return refused | dict.fromkeys(accepted, self._make_answer(reply))
 
-    async def _commands(self, commands: list[str]) -> list[Reply]:
-        """Send commands, all at once where the server lets us (RFC 2920)."""
+    async def _send_commands(self, commands: list[str]) -> list[Reply]:
+        """Send commands, many at once if the server allows it (RFC 2920); return the replies."""
         if "PIPELINING" not in self.extensions:
             mail = await self._connection.command(commands[0])
             if mail.code != 250:
@@ -265,11 +270,11 @@ class SmtpSession:
             replies += [(await self._connection.reply(REPLY_SECONDS)).cut() for _ in batch]
         return replies
 
-    async def _data(self, message: Message, may_end: Callable[[], bool]) -> Reply:
+    async def _send_data(self, message: Message, may_end: Callable[[], bool]) -> Reply:
         reply = await self._connection.command("DATA")
         if reply.code != 354:
             if reply.code // 100 not in (4, 5):
-                # Taken for the answer to the message it would lose the message.
+                # If this counted as the answer to the message, the message would be lost.
                 raise Unreachable(f"answered {reply.code} to DATA", "answer")
             return reply
         for chunk in stuff(message.chunks()):
@@ -282,14 +287,14 @@ class SmtpSession:
         except Unreachable as error:
             raise Uncertain(f"{error} after the whole message") from None
 
-    def _answer(self, reply: Reply) -> Answer:
-        """Pass a reply on; one that fits no command here is a temporary failure."""
+    def _make_answer(self, reply: Reply) -> Answer:
+        """Return the Answer for a reply. A reply that fits no command is a temporary failure."""
         if reply.code // 100 in (4, 5) or reply.code // 10 == 25:
             return answer_from(reply, self._host)
         return Answer(451, f"4.5.0 {self._host} answered {reply.code} where it may not")
 
     async def quit(self) -> None:
-        """Take leave. The message has its answer already, so nothing here can fail."""
+        """End the session. Errors are ignored, because the message has its answer already."""
         with contextlib.suppress(Unreachable):
             await self._connection.send(b"QUIT\r\n")
             self._connection.finish()

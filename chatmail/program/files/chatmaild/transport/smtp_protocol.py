@@ -1,21 +1,21 @@
-"""What SMTP and LMTP share on the wire: bytes to values and back, no I/O."""
+"""The SMTP and LMTP protocols: from bytes to values and back. No I/O."""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 END_OF_DATA = b"\r\n.\r\n"
-# RFC 5321, 4.5.3.1.5 allows 512 octets; servers that put URLs into a refusal use more.
+# RFC 5321, 4.5.3.1.5 allows 512 bytes. Servers that put URLs into a refusal use more.
 MAX_REPLY_LINE = 4096
 MAX_REPLY_LINES = 200
-# All lines of one reply; the longest ones, to EHLO, have about 500 octets.
+# Bytes of all lines of one reply. The longest usual replies, to EHLO, have about 500 bytes.
 MAX_REPLY = 16 * 1024
-# A reply line of our own: 512 octets with its CR LF (RFC 5321, 4.5.3.1.5).
+# The text of our own reply lines. A line has at most 512 bytes with CR LF (RFC 5321, 4.5.3.1.5).
 MAX_TEXT = 480
 
 ENHANCED_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?= |$)")
-# A mailbox of RFC 5321, 4.1.2, but with `_` in the domain. Nothing that could end the command,
-# or begin a parameter, gets through: no bare space, no angle bracket, no control character.
+# A mailbox of RFC 5321, 4.1.2, where the domain may have `_`. It cannot contain a space outside
+# quotes, an angle bracket or a control character. These could end the command or begin a parameter.
 QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
 ATOMS = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+"
 DOMAIN = r"[A-Za-z0-9._-]+|\[[A-Za-z0-9.:]+\]"
@@ -24,27 +24,27 @@ PATH = re.compile(rf"(?:FROM|TO): ?<(?P<address>(?:{ADDRESS.pattern})?)>(?P<para
 
 
 class ProtocolError(Exception):
-    """The other side sent what its protocol does not allow."""
+    """The other side sent something that the protocol does not allow."""
 
 
 class Reply(NamedTuple):
-    """One SMTP reply: its three digits and the text of its lines."""
+    """One SMTP reply: the number and the text of its lines."""
 
     code: int
     lines: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The lines in one."""
+        """The lines as one text."""
         return " ".join(self.lines)
 
     def cut(self) -> "Reply":
-        """Return it with as much text as an answer of ours has room for."""
+        """Return the reply with a text that is short enough for an Answer."""
         return Reply(self.code, (self.text[:MAX_TEXT],))
 
 
 class Answer(NamedTuple):
-    """What becomes of one recipient: 2xx delivered, 4xx try again later, 5xx never."""
+    """The answer for one recipient: 2xx delivered, 4xx try again later, 5xx failed for good."""
 
     code: int
     text: str
@@ -56,30 +56,30 @@ class Answer(NamedTuple):
 
     @property
     def delivered(self) -> bool:
-        """Whether the other side has it now."""
+        """Whether the other side accepted the message."""
         return self.code // 100 == 2
 
     def line(self) -> str:
-        """Return the reply line, printable ASCII and within RFC 5321's length."""
+        """Return the reply line in printable ASCII, within the length that RFC 5321 allows."""
         text = "".join(c if " " <= c <= "~" else "?" for c in self.text)
         return f"{self.code} {text[:MAX_TEXT]}"
 
 
 def answer_from(reply: Reply, host: str) -> Answer:
-    """Pass a host's reply on, with its enhanced status first and its name (RFC 3463)."""
+    """Return an Answer with a host's reply, its enhanced status (RFC 3463) and its name."""
     kind = reply.code // 100
     text = reply.text
     found = ENHANCED_STATUS.match(text)
     if found and int(found[1]) == kind:
         status, said = found[0], text[found.end() :].strip()
     else:
-        # A status of another class would contradict the code in Postfix's log.
+        # A status of another class would contradict the reply code in Postfix's log.
         status, said = f"{kind}.0.0", text
     return Answer(reply.code, f"{status} {host} said: {reply.code} {said}")
 
 
 class ReplyReader:
-    """Collects bytes and gives whole replies (RFC 5321, 4.2)."""
+    """Collects bytes and returns complete replies (RFC 5321, 4.2)."""
 
     def __init__(self):
         self._buffer = b""
@@ -88,18 +88,20 @@ class ReplyReader:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing but whole replies has come so far."""
+        """Whether the bytes so far were complete replies."""
         return not self._buffer and not self._lines
 
     def feed(self, data: bytes, most: int) -> list[Reply]:
-        """Take what was read; return the replies that it completes, at most so many.
+        """Add bytes; return the replies that are complete now.
 
-        Raises ProtocolError for a line that is no reply, for an endless one, and for more replies.
+        most: the largest allowed number of these replies.
+        Raises ProtocolError for a line that is not a reply, for a line or a reply that is too long,
+        and for too many replies.
         """
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         replies = []
         for line in lines:
-            if (reply := self._line(line)) is not None:
+            if (reply := self._read_line(line)) is not None:
                 replies.append(reply)
             if len(replies) > most:
                 raise ProtocolError("sent replies that nothing asked for")
@@ -107,7 +109,7 @@ class ReplyReader:
             raise ProtocolError(f"reply line of more than {MAX_REPLY_LINE} octets")
         return replies
 
-    def _line(self, line: bytes) -> Reply | None:
+    def _read_line(self, line: bytes) -> Reply | None:
         line = line.rstrip(b"\r")
         match = re.fullmatch(rb"([2-5][0-9]{2})(?:([ -])(.*))?", line, re.S)
         self._size += len(line)
@@ -125,21 +127,20 @@ class ReplyReader:
 
 
 class DataReader:
-    """Takes the octets that follow DATA and gives the message (RFC 5321, 4.5.2).
+    """Reads the message from the bytes after DATA (RFC 5321, 4.5.2).
 
-    Only CR LF is a line end, only CR LF . CR LF ends the message: what else is passed on as it is.
+    Only CR LF is a line end, and only CR LF . CR LF ends the message. Other bytes are not changed.
     """
 
     def __init__(self):
-        # The CR LF of the DATA command itself stands before the first line.
+        # The CR LF of the DATA command comes before the first line.
         self._held = b"\r\n"
         self._skip = 2
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """Take what was read.
+        """Add bytes. Return (bytes of the message, None) before the end of the message.
 
-        Returns the octets of the message that are certain by now, and None; or, once the end of
-        data was seen, the last of them and what followed it.
+        At the end of the message, return the last bytes of the message and the bytes after its end.
         """
         data = self._held + data
         end = data.find(END_OF_DATA)
@@ -156,9 +157,9 @@ class DataReader:
 
 
 def stuff(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Give a message as it goes after DATA, without the last line's dot (RFC 5321, 4.5.2).
+    """Yield a message in the form for DATA, without the final dot (RFC 5321, 4.5.2).
 
-    A message that does not end in CR LF gains one, since the dot must stand on its own line.
+    A message that does not end in CR LF gets one, because the dot must be on its own line.
     """
     tail = b"\r\n"
     for chunk in chunks:
@@ -170,7 +171,7 @@ def stuff(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def has_bare_line_end(chunks: Iterable[bytes]) -> bool:
-    """Tell whether a CR or LF stands alone anywhere (SMTP smuggling, CVE-2023-51764)."""
+    """Return whether there is a CR without LF or an LF without CR (CVE-2023-51764)."""
     returns = feeds = pairs = 0
     last = b""
     for chunk in chunks:
@@ -182,9 +183,9 @@ def has_bare_line_end(chunks: Iterable[bytes]) -> bool:
 
 
 def parse_path(argument: str) -> tuple[str, str]:
-    """Split the argument of MAIL or RCPT into the address and its parameters.
+    """Split the argument of MAIL or RCPT into the address and the parameters.
 
-    Raises ProtocolError when it is no path of RFC 5321, 4.1.2.
+    Raises ProtocolError when the argument is not a path of RFC 5321, 4.1.2.
     """
     match = PATH.fullmatch(argument)
     if not match:
@@ -193,5 +194,5 @@ def parse_path(argument: str) -> tuple[str, str]:
 
 
 def is_address(address: str) -> bool:
-    """Tell whether this can stand between angle brackets in MAIL and RCPT."""
+    """Return whether a text may be between angle brackets in MAIL and RCPT."""
     return ADDRESS.fullmatch(address) is not None

@@ -1,0 +1,64 @@
+"""The state of this relay: its settings, units, certificate and keys, and its addresses."""
+
+import subprocess
+
+from chatmaild.accounts.mailboxes import list_addresses
+from chatmaild.certificate.failures import read_failure
+from chatmaild.certificate.summary import read_certificate
+from chatmaild.dkim.signing_state import read_state
+from chatmaild.status.limits import list_limits
+
+# The units of a relay, besides its own services, which the settings list.
+UNITS = (
+    "chatmail-iroh",
+    "chatmail-metrics",
+    "coturn",
+    "dovecot",
+    "nginx",
+    "postfix",
+    "unbound",
+)
+
+
+def describe(settings: dict) -> dict:
+    """Return the state of this relay in the form that `chatmail_relay.status` describes.
+
+    The versions of Salt and of packages are missing here, because Salt knows them.
+    """
+    return {
+        "domain": settings["mail_domain"],
+        "form": settings["form"],
+        "tls_mode": settings["tls_mode"],
+        "addresses": _count_addresses(settings),
+        "units": _find_units(settings),
+        "certificate": read_certificate(settings["tls_certificate"]),
+        "certificate_failure": read_failure(),
+        "dkim_selectors": [key["selector"] for key in read_state()["selectors"]],
+        "registration": settings["registration"],
+        "limits": list_limits(settings),
+        "versions": {"debian": settings["debian_release"]},
+    }
+
+
+def _count_addresses(settings: dict) -> int:
+    try:
+        return sum(1 for _ in list_addresses(settings))
+    except FileNotFoundError:
+        return 0
+
+
+def _find_units(settings: dict) -> dict[str, str]:
+    """Return the state of each installed unit of the relay: {unit: "active", "failed", …}."""
+    own = [f"chatmail-{name}" for name in settings.get("services", ())]
+    names = [f"{name}.service" for name in (*own, *UNITS)]
+    units = {}
+    for block in _show_units(names).split("\n\n"):
+        unit = dict(line.partition("=")[::2] for line in block.splitlines())
+        if unit.get("LoadState") == "loaded":
+            units[unit["Id"].removesuffix(".service")] = unit["ActiveState"]
+    return units
+
+
+def _show_units(names: list[str]) -> str:
+    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState", *names]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout

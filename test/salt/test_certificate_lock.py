@@ -1,0 +1,124 @@
+"""Two processes that put a certificate in use at the same time: the second one waits."""
+
+import os
+import ssl
+import threading
+import time
+
+import pytest
+from chatmaild.certificate import installing, self_signed
+
+
+@pytest.fixture
+def tls(tmp_path, monkeypatch):
+    monkeypatch.setattr(installing, "TLS", tmp_path / "tls")
+    monkeypatch.setattr(installing, "DAEMONS", ())
+    return tmp_path / "tls"
+
+
+def make(directory, placeholder=False):
+    """Make a pair in a directory, as the state `chatmail_certificate.self_signed` does."""
+    directory.mkdir(exist_ok=True)
+    paths = [str(directory / name) for name in ("fullchain.pem", "privkey.pem")]
+    self_signed.ensure(
+        *paths,
+        subject_names=["chat.example.org"],
+        group="root",
+        days=90,
+        days_remaining=30,
+        placeholder=placeholder,
+        test=False,
+    )
+    return paths
+
+
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, condition
+        time.sleep(0.01)
+
+
+def somebody_waits(directory):
+    """Tell whether the kernel knows a process that waits for the lock of a directory."""
+    with open("/proc/locks") as lines:
+        return any(f":{os.stat(directory).st_ino} " in line for line in lines if "->" in line)
+
+
+@pytest.fixture
+def amid_a_swap(tls, tmp_path, monkeypatch):
+    """Stop a process amid its swap; return (the pair that it puts in use, go on)."""
+    first = make(tmp_path / "first")
+    make(tls)
+    reached, go_on = threading.Event(), threading.Event()
+    replace_link = installing._replace_link
+
+    def replace_and_stop(link, target):
+        replace_link(link, target)
+        if threading.current_thread().name == "first" and not reached.is_set():
+            reached.set()
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(installing, "_replace_link", replace_and_stop)
+    swap = threading.Thread(target=installing.install, args=first, name="first")
+    swap.start()
+    assert reached.wait(30)
+
+    def finish():
+        go_on.set()
+        swap.join(30)
+        assert not swap.is_alive()
+
+    yield first, finish
+    finish()
+
+
+def in_use(tls):
+    """Return the pair in use, which OpenSSL would serve with."""
+    paths = [str(tls / name) for name in ("fullchain.pem", "privkey.pem")]
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths)
+    return [open(path, "rb").read() for path in paths]
+
+
+def contents(paths):
+    return [open(path, "rb").read() for path in paths]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
+def test_second_installation_waits_for_the_first(amid_a_swap, tls, tmp_path):
+    """Each removed the directory that the other had just made, and no pair was left."""
+    second = make(tmp_path / "second")
+    told = []
+    other = threading.Thread(target=lambda: told.append(installing.install(*second)))
+    other.start()
+    wait_until(lambda: somebody_waits(tls))
+    amid_a_swap[1]()
+    other.join(30)
+    assert told == [True]
+    assert in_use(tls) == contents(second)
+    assert len(list(tls.glob("pair-*"))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
+def test_second_installation_of_the_same_pair_changes_nothing(amid_a_swap, tls):
+    first, finish = amid_a_swap
+    told = []
+    other = threading.Thread(target=lambda: told.append(installing.install(*first)))
+    other.start()
+    wait_until(lambda: somebody_waits(tls))
+    finish()
+    other.join(30)
+    assert told == [False]
+    assert in_use(tls) == contents(first)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
+def test_converge_amid_a_swap_does_not_repair_the_pair_that_comes(amid_a_swap, tls):
+    """It read the certificate of one pair and the key of the other, and took them for broken."""
+    first, finish = amid_a_swap
+    other = threading.Thread(target=make, args=[tls], kwargs={"placeholder": True})
+    other.start()
+    wait_until(lambda: somebody_waits(tls))
+    finish()
+    other.join(30)
+    assert in_use(tls) == contents(first)

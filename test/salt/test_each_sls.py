@@ -1,0 +1,101 @@
+"""Every .sls of the formula, compiled alone for every kind of relay, as Salt compiles it."""
+
+import logging
+
+import pytest
+from support import compiling
+
+DNS = {"server": "ns1.example.org", "tsig_key_file": "/etc/chatmail/tsig.key"}
+EXTERNAL = {"tls_external_cert_and_key": ["/etc/ssl/relay.pem", "/etc/ssl/private/relay.key"]}
+# Each form of mail domain with each of its TLS modes, and among them the settings that choose
+# between states. All of them are tried on one of the two releases at least.
+RELAYS = {
+    "domain, ACME": (13, {"mail_domain": "chat.example.org"}),
+    "domain, ACME by DNS, all there is": (
+        12,
+        {
+            "mail_domain": "chat.example.org",
+            "acme_challenge": "dns-01",
+            "dns": DNS,
+            "dkim": {"rotate_after": 90},
+            "metrics_address": "127.0.0.1:9999",
+            "registration": "closed",
+            "clean": {"purge": True},
+        },
+    ),
+    "domain, operator's certificate": (13, {"mail_domain": "chat.example.org", **EXTERNAL}),
+    "test domain": (12, {"mail_domain": "_chat.example.org"}),
+    "test domain, operator's certificate, as little as can be": (
+        12,
+        {"mail_domain": "_chat.example.org", "mail": False, "iroh_relay": "", **EXTERNAL},
+    ),
+    "address": (13, {"mail_domain": "13.12.23.42"}),
+    "address, operator's certificate": (
+        12,
+        {"mail_domain": "13.12.23.42", "dns": {"hook": "my_dns.apply"}, **EXTERNAL},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RELAYS.values(), ids=RELAYS)
+def compiled(request):
+    """Return compile(sls) of a kind of relay; an .sls is compiled once."""
+    release, chatmail = request.param
+    done = {}
+    # Salt's thousands of debug lines would hide what a failure says.
+    logging.disable(logging.CRITICAL)
+    with compiling.compiler(chatmail, release) as compile_sls:
+
+        def once(sls):
+            if sls not in done:
+                done[sls] = compile_sls(sls)
+            return done[sls]
+
+        yield once
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("sls", compiling.sls_names())
+def test_sls_compiles_alone(compiled, sls):
+    """It renders, and each requisite in it names a state: `state.apply` of it alone begins.
+
+    Without a state in it, salt-call ends with exit code 1.
+    """
+    assert compiled(sls)
+
+
+@pytest.mark.parametrize("sls", compiling.sls_names())
+def test_id_begins_with_a_word_of_our_own(compiled, sls):
+    """An id that another formula has, too, ends a highstate before it begins."""
+    ids = {state["__id__"] for state in compiled(sls)}
+    assert {each for each in ids if not each.startswith(("chatmail ", "chatmail-"))} == set()
+
+
+def test_states_of_the_relay_and_no_others_wait_for_free_ports(compiled):
+    """The check once stopped a whole highstate, the states of other formulas in it included."""
+    states = {state["__id__"]: state for state in compiled("chatmail")}
+    del states["chatmail modules and states are of this release"]
+    check = states.pop("chatmail ports of the relay are free")
+    assert not check.get("failhard")
+    requisite = {"chatmail_relay": check["__id__"]}
+    assert {name for name, each in states.items() if requisite not in each["require"]} == set()
+
+
+def test_clean_removes_no_package(compiled):
+    """The package of certbot went, although the machine may have other certificates."""
+    assert [each["name"] for each in compiled("chatmail.clean") if each["state"] == "pkg"] == []
+
+
+def test_renewals_that_clean_puts_aside_come_back_with_the_relay():
+    """As long as it is aside, certbot's timer does not ask for what nothing would answer."""
+    with compiling.compiler({"mail_domain": "chat.example.org"}) as compile_sls:
+        aside, back = (
+            {
+                (each["source"], each["name"])
+                for each in compile_sls(sls)
+                if each["state"] == "file" and "letsencrypt/renewal" in each.get("source", "")
+            }
+            for sls in ("chatmail.certificate.clean", "chatmail.certificate.acme")
+        )
+    assert len(aside) == 1
+    assert back == {(name, source) for source, name in aside}

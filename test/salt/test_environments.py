@@ -1,0 +1,78 @@
+"""The formula in another environment of Salt's than base."""
+
+import json
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+PILLAR = {"chatmail": {"mail_domain": "_chat.example.org"}}
+# The first state is one of ours, which asks a module of ours, which renders the settings.
+SLS = """
+include:
+  - chatmail.modules
+limit:
+  chatmail_relay.kernel_limit:
+    - name: kernel.pid_max
+    - value: 1
+settings:
+  module.run:
+    - chatmail_relay.settings: []
+"""
+
+
+@pytest.fixture
+def call(salt_call, tmp_path):
+    """Return salt_call(*arguments) on a minion that has the formula in the environment prod.
+
+    Base has somebody else's module and states.
+    """
+    base = tmp_path / "base"
+    (base / "_modules").mkdir(parents=True)
+    (base / "_modules/somebody.py").write_text('def word():\n    return "else"\n')
+    (base / "top.sls").write_text("base: {'*': [other]}")
+    (base / "other.sls").write_text("other: {test.nop: []}")
+    roots = {"base": [str(base)], "prod": [str(salt_call.roots)]}
+
+    def call(*arguments):
+        return salt_call(*arguments, sls={"own": SLS}, pillar=PILLAR, file_roots=roots)
+
+    return call
+
+
+def states(done):
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {each["__id__"]: each for each in done.returned.values()}
+
+
+def test_states_of_another_environment_find_their_modules_and_leave_those_of_others(call):
+    """One environment's modules alone were synced: ours in base's turn went, and a traceback came.
+
+    The same holds for the modules of others when it is our turn.
+    """
+    assert call("saltutil.sync_modules").returned == ["modules.somebody"]
+    for test in ("test=True", "test=False", "test=False"):
+        applied = states(call("state.apply", "own", "saltenv=prod", test))
+        assert applied["limit"]["result"] is True
+    assert applied["chatmail modules and states are of this release"]["name"] == "they were current"
+    shown = applied["settings"]["changes"]["chatmail_relay.settings"]
+    assert shown["mail_domain"] == "_chat.example.org"
+    assert call("somebody.word").returned == "else"
+    assert states(call("state.apply"))["other"]["result"] is True
+
+
+def test_settings_say_where_the_formula_is_missing(call):
+    """An empty dictionary counted as success."""
+    states(call("state.apply", "own", "saltenv=prod"))
+    done = call("chatmail_relay.settings")
+    assert done.returncode != 0
+    said = json.dumps(done.returned) + done.stderr
+    assert "salt://chatmail/settings.py" in said
+    assert "environment base" in said
+    assert "prod" in said
+    assert "Traceback" not in said
+
+
+def test_settings_that_render_to_nothing_are_an_error(salt_modules, salt_opts):
+    salt_opts["saltenv"] = "elsewhere"
+    with pytest.raises(CommandExecutionError, match="environment elsewhere"):
+        salt_modules["chatmail_relay.settings"]()

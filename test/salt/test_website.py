@@ -1,0 +1,76 @@
+"""The state of the pages."""
+
+import subprocess
+import sys
+
+import pytest
+from support.website import PROGRAM, ROOT, load, settings
+
+
+def run_all(command, stdin, stdin_raw_newlines, python_shell):
+    """Answer as Salt's cmd.run_all does."""
+    assert stdin_raw_newlines is True
+    assert python_shell is False
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    return {"retcode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+
+
+@pytest.fixture
+def state():
+    """The state module, as Salt's loader prepares it."""
+    module = load(ROOT / "_states/chatmail_website.py")
+    module.__opts__ = {"test": False}
+    module.__salt__ = {"cmd.run_all": run_all}
+    module.PYTHON = sys.executable
+    return module
+
+
+def test_state_dry_run_tells_what_the_run_then_does_and_a_second_run_nothing(state, tmp_path):
+    arguments = {"name": str(tmp_path / "www"), "program": str(PROGRAM), "settings": settings()}
+    state.__opts__["test"] = True
+    foretold = state.built(**arguments)
+    assert foretold["result"] is None
+    assert not (tmp_path / "www").exists()
+    state.__opts__["test"] = False
+    done = state.built(**arguments)
+    assert done["result"] is True
+    assert done["changes"] == foretold["changes"]
+    assert "index.html" in done["changes"]["added"]
+    for test in (False, True):
+        state.__opts__["test"] = test
+        again = state.built(**arguments)
+        assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_state_dry_run_before_the_program_exists_would_build(state, tmp_path):
+    state.__opts__["test"] = True
+    answer = state.built(str(tmp_path / "www"), str(tmp_path / "build.py"), settings())
+    assert answer["result"] is None
+    assert answer["changes"]
+    assert "not installed yet" in answer["comment"]
+
+
+def test_state_dry_run_before_the_packages_exist_would_build(state, tmp_path):
+    program = tmp_path / "build.py"
+    program.write_text("import chatmail_package_that_is_missing")
+    state.__opts__["test"] = True
+    assert state.built(str(tmp_path / "www"), str(program), settings())["result"] is None
+    state.__opts__["test"] = False
+    assert state.built(str(tmp_path / "www"), str(program), settings())["result"] is False
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_state_fails_with_the_programs_own_words(state, tmp_path, test):
+    state.__opts__["test"] = test
+    answer = state.built(str(tmp_path / "www"), str(PROGRAM), settings(www_folder="/nonexistent"))
+    assert answer["result"] is False
+    assert answer["changes"] == {}
+    assert "www_folder is /nonexistent" in answer["comment"]
+
+
+def test_state_dry_run_with_a_changed_source_would_build(state, tmp_path):
+    """A dry run still has last release's sources, by which the pages are up to date."""
+    state.__opts__["test"] = True
+    answer = state.mod_watch(str(tmp_path), str(PROGRAM), settings(), sfun="built")
+    assert answer["result"] is None
+    assert answer["changes"]

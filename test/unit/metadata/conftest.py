@@ -1,0 +1,15 @@
+"""What the tests of the notifier share."""
+
+import pytest
+from chatmaild.metadata import notifier
+
+
+@pytest.fixture
+def hurry(monkeypatch):
+    """The retries, a thousand times faster."""
+    monkeypatch.setattr(notifier, "RETRY_AFTER", (0.008, 0.064, 0.128, 0.256))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path

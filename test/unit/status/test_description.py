@@ -1,0 +1,77 @@
+"""The state of a relay: what the machine runs with, not what a changed pillar would make of it."""
+
+import json
+
+import pytest
+from chatmaild.certificate import failures
+from chatmaild.dkim import key_files
+from chatmaild.status import commands, description
+
+
+@pytest.fixture
+def relay(tmp_path, monkeypatch):
+    """Settings of a relay on which nothing was set up yet."""
+    monkeypatch.setattr(failures, "FAILURE", tmp_path / "certificate.json")
+    monkeypatch.setattr(key_files, "DIRECTORY", tmp_path / "dkim")
+    monkeypatch.setattr(description, "list_limits", lambda _: {"nocreate": {}})
+    monkeypatch.setattr(description, "_show_units", lambda _: "")
+    return {
+        "mail_domain": "_chat.example.org",
+        "address_domain": "_chat.example.org",
+        "form": "test-domain",
+        "tls_mode": "self_signed",
+        "registration": "open",
+        "debian_release": 13,
+        "services": ["filter", "accounts"],
+        "mailboxes_dir": str(tmp_path / "mail"),
+        "tls_certificate": str(tmp_path / "fullchain.pem"),
+    }
+
+
+def test_machine_before_its_first_address_has_a_state(relay):
+    state = commands.describe(relay)
+    assert state["domain"] == "_chat.example.org"
+    assert state["addresses"] == 0
+    assert state["units"] == {}
+    assert state["certificate"] is None
+    assert state["certificate_failure"] is None
+    assert state["dkim_selectors"] == []
+    assert state["registration"] == "open"
+    assert state["versions"] == {"debian": 13}
+
+
+def test_addresses_are_the_directories_with_a_password(relay, tmp_path):
+    for name, password in (("a@_chat.example.org", True), ("b@x", False), ("lost+found", False)):
+        (tmp_path / "mail" / name).mkdir(parents=True)
+        if password:
+            (tmp_path / "mail" / name / "password").touch()
+    assert commands.describe(relay)["addresses"] == 1
+
+
+def test_units_that_are_installed_have_their_state(relay, monkeypatch):
+    asked = []
+
+    def show(names):
+        asked.extend(names)
+        return (
+            "Id=dovecot.service\nLoadState=loaded\nActiveState=active\n\n"
+            "Id=coturn.service\nLoadState=not-found\nActiveState=inactive\n\n"
+            "Id=chatmail-filter.service\nLoadState=loaded\nActiveState=failed\n"
+        )
+
+    monkeypatch.setattr(description, "_show_units", show)
+    units = commands.describe(relay)["units"]
+    assert units == {"dovecot": "active", "chatmail-filter": "failed"}
+    assert {"chatmail-filter.service", "chatmail-accounts.service", "nginx.service"} <= set(asked)
+
+
+def test_selectors_that_sign_are_in_the_state(relay, tmp_path):
+    (tmp_path / "dkim").mkdir()
+    (tmp_path / "dkim/signing.json").write_text('{"selectors": [{"selector": "r1"}]}')
+    assert commands.describe(relay)["dkim_selectors"] == ["r1"]
+
+
+def test_failure_of_the_authority_is_in_the_state(relay, tmp_path):
+    failure = {"time": "2026-11-22T14:00:00+00:00", "error": "no answer", "missing": {}}
+    (tmp_path / "certificate.json").write_text(json.dumps(failure))
+    assert commands.describe(relay)["certificate_failure"] == failure
