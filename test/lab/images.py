@@ -25,7 +25,7 @@ BASE_PACKAGES = (
 )
 
 GROUPS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["dependency-groups"]
-REQUIREMENTS = [requirement for group in GROUPS.values() for requirement in group]
+REQUIREMENTS = GROUPS["lint"] + GROUPS["test"]
 (SALT,) = [requirement for requirement in REQUIREMENTS if requirement.startswith("salt==")]
 
 # One of Salt's dependencies exists as source only. It is compiled in a layer that is thrown away,

@@ -21,5 +21,5 @@ def test_rsa_key_has_1024_to_8192_bits_and_not_one_less_or_more(bits, good):
     if good:
         assert verifying.parse_key(record, signature).key_size == bits
     else:
-        with pytest.raises(verifying.Invalid, match="proper size"):
+        with pytest.raises(verifying.Invalid, match="too short or too long"):
             verifying.parse_key(record, signature)

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from support import transport_peers as peers
+from support.running_transport import transport
+from support.transport_peers import lmtp_send
 
 MX = {("b.example", "MX"): ["10 mx.b.example."], ("mx.b.example", "A"): ["127.0.0.2"]}
 FIELD = b"X: %b\r\n" % (b"x" * 8000)
@@ -33,12 +34,12 @@ def test_server_that_answers_without_end_is_left(tmp_path, authority, first, aga
         writer.close()
 
     async def run():
-        async with peers.relay(MX, authority, tmp_path) as ours:
+        async with transport(MX, authority, tmp_path) as ours:
             path = await ours.listen(tmp_path / "lmtp")
             context = authority.server("mx.b.example")
             port = ours.https_port
             async with await asyncio.start_server(endless, "127.0.0.2", port, ssl=context):
-                answers = await peers.lmtp_send(path, ["x@b.example"])
+                answers = await lmtp_send(path, ["x@b.example"])
                 await left.wait()
                 return answers
 
@@ -46,8 +47,3 @@ def test_server_that_answers_without_end_is_left(tmp_path, authority, first, aga
     [reply] = asyncio.run(run())
     assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: "), reply
     assert sum(sent) < 16 * 2**20
-
-
-@pytest.fixture
-def authority(tmp_path):
-    return peers.Authority(tmp_path)

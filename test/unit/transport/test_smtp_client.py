@@ -333,7 +333,7 @@ def test_tls_needs_an_offer_and_one_reply():
 
 def test_reply_of_no_command_is_a_temporary_failure():
     client = SmtpSession(SmtpConnection(), "ours.example", "mx")
-    answers = {code: client._answer(Reply(code, ("x",))).code for code in range(200, 600)}
+    answers = {code: client._make_answer(Reply(code, ("x",))).code for code in range(200, 600)}
     passed = {*range(250, 260), *range(400, 600)}
     assert answers == {code: code if code in passed else 451 for code in range(200, 600)}
 
