@@ -101,6 +101,10 @@ chatmail postfix service:
   service.running:
     - name: postfix
     - reload: True
+    # Where Postfix does not run yet, a dry run would announce a second start.
+    - onlyif:
+      - fun: service.status
+        name: postfix
     - watch:
       - chatmail_certificate: chatmail self-signed certificate
       - file: chatmail postfix main configuration
