@@ -34,7 +34,7 @@ unit-and-salt: .venv/ready
 	$(PYTEST) $(CONTRIBUTOR)
 
 relay-debian-%: .venv/ready
-	$(PYTEST) test/relay --ignore $(CONTRIBUTOR) --os debian-$* $(RELAY_OPTIONS) 2>&1 \
+	$(PYTEST) test/relay --durations=15 --ignore $(CONTRIBUTOR) --os debian-$* $(RELAY_OPTIONS) 2>&1 \
 		| sed -u 's/^/debian-$*  /'
 
 lint: .venv/ready ## ruff, salt-lint, yamllint, shellcheck

@@ -29,14 +29,12 @@ chatmail certbot renews our certificate again:
 
 # certbot writes this line for new certificates. Releases up to 2026.11 did not ask for it.
 chatmail certbot keeps the key:
-  file.replace:
+  file.line:
     - name: /etc/letsencrypt/renewal/chatmail.conf
-    - pattern: '^\[renewalparams\]\n(?!(?:.*\n)*reuse_key\b)'
-    - repl: "[renewalparams]\nreuse_key = True\n"
-    - backup: False
-    - onlyif:
-      - fun: file.file_exists
-        path: /etc/letsencrypt/renewal/chatmail.conf
+    - mode: ensure
+    - after: '^\[renewalparams\]'
+    - content: reuse_key = True
+    - onlyif: cd /etc/letsencrypt/renewal && test -e chatmail.conf && ! grep -q '^reuse_key' chatmail.conf
     - require:
       - file: chatmail certbot renews our certificate again
 

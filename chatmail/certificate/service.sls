@@ -16,9 +16,7 @@ chatmail certbot hook is the program:
     - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
     - repl: renew_hook = {{ deploy_hook }}
     - backup: False
-    - onlyif:
-      - fun: file.file_exists
-        path: /etc/letsencrypt/renewal/chatmail.conf
+    - onlyif: grep -qs 'chatmail_certificate\.py deploy$' /etc/letsencrypt/renewal/chatmail.conf
     - require:
       - file: chatmail program
 

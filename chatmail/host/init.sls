@@ -42,9 +42,8 @@ chatmail file that stops new addresses:
 
 # Releases up to 2026.11 put TZ there, where no service reads it. Now the units have it.
 chatmail time zone is not in the environment of logins:
-  file.replace:
+  file.line:
     - name: /etc/environment
-    - pattern: '^TZ=:/etc/localtime\n'
-    - repl: ""
-    - backup: False
-    - ignore_if_missing: True
+    - mode: delete
+    - content: TZ=:/etc/localtime
+    - onlyif: grep -qsx TZ=:/etc/localtime /etc/environment

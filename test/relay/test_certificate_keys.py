@@ -67,8 +67,8 @@ def test_new_key_is_in_use_and_kept_from_then_on(domain_box):
 
 def test_certificate_of_an_older_release_keeps_its_key_from_now_on(domain_box):
     domain_box.run(f"sed -i '/^reuse_key/d' {RENEWAL}")
-    assert ids(apply(domain_box, PART, test=True), changes) == {"certbot keeps the key"}
-    assert ids(apply(domain_box, PART), changes) == {"certbot keeps the key"}
+    assert ids(apply(domain_box, PART, test=True), changes) == {"chatmail certbot keeps the key"}
+    assert ids(apply(domain_box, PART), changes) == {"chatmail certbot keeps the key"}
     assert not_as_expected(apply(domain_box, PART)) == {}
     before, keys = served_by_all(domain_box)
     domain_box.run(RENEW)

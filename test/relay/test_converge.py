@@ -45,19 +45,21 @@ def test_originals_of_replaced_files_are_kept_once(relay):
         assert "Managed by the chatmail formula" in relay.run(f"cat {path}").stdout
 
 
-def test_foreign_program_on_a_needed_port_stops_the_run_before_it_begins(relay):
+def test_foreign_program_on_a_needed_port_fails_the_run_and_nothing_changes(relay):
     """A program that listens on 587 would take the mail of our clients."""
     relay.run("systemctl stop postfix")
     relay.run("systemd-run --unit=squatter python3 -m http.server 587")
     try:
         relay.run("timeout 10 sh -c 'until ss -Hltn sport = 587 | grep -q 587; do sleep 0.1; done'")
-        refused = relay.run(APPLY, check=False)
-        assert refused.returncode != 0
-        assert "587" in refused.stdout
-        assert "python3" in refused.stdout
-        assert "Succeeded: 0" in refused.stdout or "changed" not in refused.stdout
+        refused = relay.run(f"{APPLY} --out=json", check=False)
+        applied = {state["__id__"]: state for state in states(refused).values()}
     finally:
         relay.run("systemctl stop squatter; systemctl start postfix")
+    assert refused.returncode != 0
+    found = applied["chatmail ports of the relay are free"]["comment"]
+    assert "587/tcp" in found
+    assert "python3" in found
+    assert {name for name, state in applied.items() if state["changes"]} == set()
 
 
 def test_settings_are_shown_to_the_operator(relay):
