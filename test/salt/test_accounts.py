@@ -1,7 +1,5 @@
 """chatmail_accounts: what it asks of others, and the file that stops new addresses."""
 
-from pathlib import Path
-
 import pytest
 from chatmaild.accounts import nocreate as program
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -13,8 +11,7 @@ ADDRESS = "abcdefghi@_chat.example.org"
 @pytest.fixture
 def salt_opts(salt_opts):
     """Let the door ask the program in this process."""
-    door = Path(salt_opts["extension_modules"]) / "modules" / "chatmail_program.py"
-    door.write_text(door.read_text() + in_process.CODE)
+    in_process.answer_in_process(salt_opts)
     return salt_opts
 
 

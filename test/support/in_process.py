@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import unittest.mock
+from pathlib import Path
 from types import SimpleNamespace
 
 from chatmaild.common.commands import answer
@@ -27,3 +28,9 @@ def run(command, request):
     ):
         answer(commands.COMMANDS)
     return SimpleNamespace(stdout=told.getvalue(), stderr="", returncode=0)
+
+
+def answer_in_process(salt_opts):
+    """Let the door in Salt's options ask the program in the tests' own process."""
+    door = Path(salt_opts["extension_modules"]) / "modules" / "chatmail_program.py"
+    door.write_text(door.read_text() + CODE)

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import types
-from pathlib import Path
 
 import pytest
 from chatmaild.certificate import certbot as certbot_part
@@ -15,8 +14,7 @@ from support.certificates import NAMES, PROBLEM, SETTINGS
 @pytest.fixture
 def salt_opts(salt_opts):
     """Let the door ask the program in this process."""
-    door = Path(salt_opts["extension_modules"]) / "modules" / "chatmail_program.py"
-    door.write_text(door.read_text() + in_process.CODE)
+    in_process.answer_in_process(salt_opts)
     return salt_opts
 
 

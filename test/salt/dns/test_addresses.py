@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from salt.exceptions import CommandExecutionError
+from support.generated import PUBLIC_ADDRESSES
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="keys of root need root")
 
@@ -16,20 +17,13 @@ GENERATED = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-PUBLIC = st.lists(
-    st.one_of(
-        st.integers(1, 254).map(lambda n: f"198.51.100.{n}"),
-        st.integers(1, 0xFFFF).map(lambda n: f"2001:db8::{n:x}"),
-    ),
-    min_size=1,
-    max_size=6,
-    unique=True,
-)
 PRIVATE = ["127.0.0.1", "10.1.2.3", "192.168.0.9", "172.20.0.1", "100.64.0.1", "::1", "fe80::1"]
 
 
 @GENERATED
-@given(public=PUBLIC, private=st.lists(st.sampled_from(PRIVATE)), disable_ipv6=st.booleans())
+@given(
+    public=PUBLIC_ADDRESSES, private=st.lists(st.sampled_from(PRIVATE)), disable_ipv6=st.booleans()
+)
 def test_addresses_are_the_public_ones_of_the_machine(own, public, private, disable_ipv6):
     """Several addresses, IPv6 alone, and private ones among them."""
     found = public + private

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support import dnsservers
+from support.generated import PUBLIC_ADDRESSES
 from support.own_modules import ACCOUNT, ADDRESSES, DOMAIN
 
 # Generated cases change one set of settings again and again, which is what is meant.
@@ -17,15 +18,6 @@ GENERATED = hypothesis_settings(
     max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-PUBLIC = st.lists(
-    st.one_of(
-        st.integers(1, 254).map(lambda n: f"198.51.100.{n}"),
-        st.integers(1, 0xFFFF).map(lambda n: f"2001:db8::{n:x}"),
-    ),
-    min_size=1,
-    max_size=6,
-    unique=True,
 )
 
 
@@ -105,7 +97,7 @@ LABELS = st.sampled_from(["chat", "xn--bcher-kva", "xn--80ak6aa92e", "a-b", "x" 
 @given(
     labels=st.lists(LABELS, min_size=1, max_size=3),
     test_domain=st.booleans(),
-    addresses=PUBLIC,
+    addresses=PUBLIC_ADDRESSES,
     caa=st.booleans(),
 )
 def test_zone_text_is_accepted_by_bind_and_knot(

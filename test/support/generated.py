@@ -1,0 +1,14 @@
+"""Values that hypothesis makes for several files of tests."""
+
+from hypothesis import strategies as st
+
+# Public addresses of a machine, of both families, none twice.
+PUBLIC_ADDRESSES = st.lists(
+    st.one_of(
+        st.integers(1, 254).map(lambda n: f"198.51.100.{n}"),
+        st.integers(1, 0xFFFF).map(lambda n: f"2001:db8::{n:x}"),
+    ),
+    min_size=1,
+    max_size=6,
+    unique=True,
+)
