@@ -8,6 +8,7 @@ include:
   - chatmail.services
   - chatmail.metrics
   - chatmail.dovecot
+  - chatmail.imap_notify
   - chatmail.postfix
   - chatmail.website
   - chatmail.nginx

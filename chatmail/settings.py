@@ -214,6 +214,14 @@ KEYS = (
         "it takes more memory and hears of new messages half a second later.",
     ),
     Key(
+        "imap_notify",
+        True,
+        lambda value: boolean(value),
+        "A connected client hears of a new message at once: the converge compiles a small object "
+        "on this machine, and Dovecot's `imap` runs with it. false: `imap` runs as Debian ships "
+        "it, and an active client hears of a message after half a second.",
+    ),
+    Key(
         "imap_rawlog",
         False,
         lambda value: boolean(value),

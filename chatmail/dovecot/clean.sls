@@ -14,6 +14,7 @@ chatmail dovecot scripts are gone:
     - names:
       - /etc/dovecot/auth.lua
       - /etc/dovecot/push.lua
+      - /usr/local/lib/chatmail/imap
     - require:
       - service: chatmail dovecot is stopped
 

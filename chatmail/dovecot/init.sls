@@ -5,29 +5,10 @@
 {% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
-  - chatmail.host
+  - .package
   - chatmail.certificate
   - chatmail.postfix.package
   - chatmail.services.units
-
-# The stock unit does not restart a crashed master process. This file comes before the package, which would start the
-# daemon at once, with Debian's configuration.
-chatmail dovecot is started again after a crash:
-  file.managed:
-    - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
-    - source: salt://chatmail/dovecot/files/restart.conf
-    - mode: "0644"
-    - makedirs: True
-    - require:
-      - sls: chatmail.host
-    - onchanges_in:
-      - cmd: chatmail systemd reads its units
-
-chatmail dovecot packages:
-  pkg.installed:
-    - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
-    - require:
-      - file: chatmail dovecot is started again after a crash
 
 {{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "chatmail dovecot packages"}) }}
 
@@ -50,6 +31,13 @@ chatmail dovecot push script:
     - require:
       - pkg: chatmail dovecot packages
 
+chatmail dovecot start of imap:
+  file.managed:
+    - name: /usr/local/lib/chatmail/imap
+    - source: salt://chatmail/dovecot/files/imap
+    - mode: "0755"
+    - makedirs: True
+
 # 2.4 cannot read a configuration of 2.3, so there are two templates. Neither includes Debian's conf.d.
 chatmail dovecot configuration:
   file.managed:
@@ -65,6 +53,7 @@ chatmail dovecot configuration:
       - file: chatmail original of /etc/dovecot/dovecot.conf is kept
       - file: chatmail dovecot authentication script
       - file: chatmail dovecot push script
+      - file: chatmail dovecot start of imap
       - sls: chatmail.certificate
 
 {% if relay.mail %}

@@ -17,10 +17,13 @@ chatmail ports of the relay are free:
       - sls: chatmail.dns
       - sls: chatmail.dns.verified
       - sls: chatmail.dovecot
+      - sls: chatmail.dovecot.package
       - sls: chatmail.host
       - sls: chatmail.host.journal
       - sls: chatmail.host.kernel
       - sls: chatmail.host.users
+      - sls: chatmail.imap_notify
+      - sls: chatmail.imap_notify.clean
       - sls: chatmail.metrics.clean
       - sls: chatmail.metrics.endpoint
       - sls: chatmail.nginx

@@ -14,13 +14,14 @@ ALLOWED = {
     "dkim": {"common", "message"},
     "filter": {"common", "dkim", "message", "metrics"},
     "transport": {"common", "message", "metrics"},
-    "metadata": {"common", "metrics"},
+    "imap_notify": {"common"},
+    "metadata": {"common", "imap_notify", "metrics"},
     "accounts": {"common", "metadata", "metrics"},
     "retention": {"common"},
     "dns": {"common", "dkim"},
     "certificate": {"common"},
     "rotation": {"common", "dkim", "dns"},
-    "status": {"accounts", "certificate", "common", "dkim"},
+    "status": {"accounts", "certificate", "common", "dkim", "imap_notify"},
 }
 
 

@@ -36,6 +36,7 @@ def test_defaults_are_those_of_existing_relays():
         "metrics_address": None,
         "imap_rawlog": False,
         "imap_compress": False,
+        "imap_notify": True,
         "www_folder": None,
         "mailboxes_dir": "/home/vmail/mail/chat.example.org",
         "privacy_postal": None,

@@ -3,13 +3,15 @@
 import asyncio
 
 import pytest
+from chatmaild.imap_notify import object as imap_notify
 from chatmaild.metadata import wake
 
 
 @pytest.fixture
-def touched(monkeypatch):
-    """The directories touched, in order; delays are short."""
+def touched(monkeypatch, tmp_path):
+    """The directories touched, in order, without the object of imap_notify. Delays are short."""
     seen = []
+    monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
     monkeypatch.setattr(wake, "DELAY", 0.001)
     monkeypatch.setattr(wake, "RETRIES", (0.001, 0.001))
     touch = wake.touch
@@ -43,3 +45,10 @@ def test_address_that_is_gone_is_passed_over(tmp_path, touched):
     after_delivery(tmp_path / "gone")
     assert len(touched) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dovecot_that_tells_at_once_needs_no_touch(tmp_path, touched):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "imap_notify.so").touch()
+    after_delivery(tmp_path)
+    assert touched == []

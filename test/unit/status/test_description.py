@@ -5,6 +5,7 @@ import json
 import pytest
 from chatmaild.certificate import failures
 from chatmaild.dkim import key_files
+from chatmaild.imap_notify import object as imap_notify
 from chatmaild.status import commands, description
 
 
@@ -15,12 +16,14 @@ def relay(tmp_path, monkeypatch):
     monkeypatch.setattr(key_files, "DIRECTORY", tmp_path / "dkim")
     monkeypatch.setattr(description, "list_limits", lambda _: {"nocreate": {}})
     monkeypatch.setattr(description, "_show_units", lambda _: "")
+    monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
     return {
         "mail_domain": "_chat.example.org",
         "address_domain": "_chat.example.org",
         "form": "test-domain",
         "tls_mode": "self_signed",
         "registration": "open",
+        "imap_notify": True,
         "debian_release": 13,
         "services": ["filter", "accounts"],
         "mailboxes_dir": str(tmp_path / "mail"),
@@ -75,3 +78,14 @@ def test_failure_of_the_authority_is_in_the_state(relay, tmp_path):
     failure = {"time": "2026-11-22T14:00:00+00:00", "error": "no answer", "missing": {}}
     (tmp_path / "certificate.json").write_text(json.dumps(failure))
     assert commands.describe(relay)["certificate_failure"] == failure
+
+
+def test_notices_come_at_once_only_with_the_object(relay, tmp_path):
+    assert "the object for Dovecot's imap is missing" in commands.describe(relay)["imap_notify"]
+    (tmp_path / "imap_notify.so").touch()
+    assert commands.describe(relay)["imap_notify"].endswith("at once")
+
+
+def test_late_notices_that_the_setting_wants_are_no_fault(relay):
+    described = commands.describe(relay | {"imap_notify": False})["imap_notify"]
+    assert described.endswith("as the setting says")

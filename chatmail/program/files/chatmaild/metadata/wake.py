@@ -1,8 +1,9 @@
-"""Wakes IMAP clients in IDLE that Dovecot would not tell about a new message.
+"""Wakes IMAP clients in IDLE that stock Dovecot would not tell about a new message.
 
-A live `imap` process tells a client about a change after 500 ms (NOTIFY_DELAY_MSECS in Dovecot's
-mailbox-watch.c, in 2.3 and 2.4). After `imap_hibernate_timeout`, 1 s, it hands the client to
-imap-hibernate. When a message comes in the last 500 ms before that, neither of the two tells the
+With the object of the part `imap_notify`, Dovecot tells each client and this module does nothing.
+Without it, a live `imap` process tells a client about a change after 500 ms (NOTIFY_DELAY_MSECS in
+Dovecot's mailbox-watch.c, in 2.3 and 2.4). After `imap_hibernate_timeout`, 1 s, it hands the client
+to imap-hibernate. When a message comes in the last 500 ms before that, neither of the two tells the
 client: the pending notice is dropped, and imap-hibernate waits for the next change. So this module
 makes a next change soon after: it creates and removes a file in the watched directory.
 """
@@ -10,6 +11,8 @@ makes a next change soon after: it creates and removes a file in the watched dir
 import asyncio
 import os
 from pathlib import Path
+
+from chatmaild.imap_notify.object import tells_at_once
 
 # Seconds. This is after the 500 ms, and before Dovecot hibernates a client again that got the
 # message at once.
@@ -24,7 +27,8 @@ def wake_soon(home: Path) -> None:
 
     home: the directory of the address, a maildir.
     """
-    _schedule(Path(home) / "new", (DELAY, *RETRIES))
+    if not tells_at_once():
+        _schedule(Path(home) / "new", (DELAY, *RETRIES))
 
 
 def _schedule(new: Path, delays: tuple[float, ...]) -> None:

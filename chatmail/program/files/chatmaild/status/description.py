@@ -6,6 +6,7 @@ from chatmaild.accounts.mailboxes import list_addresses
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
 from chatmaild.dkim.signing_state import read_state
+from chatmaild.imap_notify.object import tells_at_once
 from chatmaild.status.limits import list_limits
 
 # The units of a relay, besides its own services, which the settings list.
@@ -36,6 +37,7 @@ def describe(settings: dict) -> dict:
         "dkim_selectors": [key["selector"] for key in read_state()["selectors"]],
         "registration": settings["registration"],
         "limits": list_limits(settings),
+        "imap_notify": _describe_imap_notify(settings),
         "versions": {"debian": settings["debian_release"]},
     }
 
@@ -45,6 +47,17 @@ def _count_addresses(settings: dict) -> int:
         return sum(1 for _ in list_addresses(settings))
     except FileNotFoundError:
         return 0
+
+
+def _describe_imap_notify(settings: dict) -> str:
+    if tells_at_once():
+        return "a connected client hears of a message at once"
+    if not settings["imap_notify"]:
+        return "a connected client hears of a message after half a second, as the setting says"
+    return (
+        "a connected client hears of a message after half a second, because the object for "
+        "Dovecot's imap is missing. `salt-call --local state.apply chatmail.imap_notify` says why"
+    )
 
 
 def _find_units(settings: dict) -> dict[str, str]:

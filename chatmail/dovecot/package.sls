@@ -1,0 +1,23 @@
+{#- Dovecot as Debian ships it. Needs the users (chatmail.host). -#}
+include:
+  - chatmail.host
+  - chatmail.services.units
+
+# The stock unit does not restart a crashed master process. This file comes before the package, which would start the
+# daemon at once, with Debian's configuration.
+chatmail dovecot is started again after a crash:
+  file.managed:
+    - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
+    - source: salt://chatmail/dovecot/files/restart.conf
+    - mode: "0644"
+    - makedirs: True
+    - require:
+      - sls: chatmail.host
+    - onchanges_in:
+      - cmd: chatmail systemd reads its units
+
+chatmail dovecot packages:
+  pkg.installed:
+    - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
+    - require:
+      - file: chatmail dovecot is started again after a crash
