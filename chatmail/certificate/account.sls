@@ -11,6 +11,7 @@ include:
 
 chatmail certbot packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
     - require:
       - sls: chatmail.resolver

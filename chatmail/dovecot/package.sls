@@ -18,6 +18,7 @@ chatmail dovecot is started again after a crash:
 
 chatmail dovecot packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
     - require:
       - file: chatmail dovecot is started again after a crash

@@ -14,6 +14,7 @@ include:
 # A compiler of 1 MB. It needs no headers and no libraries for this.
 chatmail compiler of imap_notify:
   pkg.installed:
+    - install_recommends: False
     - name: tcc
 
 chatmail source of imap_notify:

@@ -9,6 +9,7 @@ include:
 
 chatmail metrics library:
   pkg.installed:
+    - install_recommends: False
     - name: python3-prometheus-client
     - require:
       - sls: chatmail.host

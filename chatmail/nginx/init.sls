@@ -22,6 +22,7 @@ chatmail nginx may hold many connections and is started again after a crash:
 
 chatmail nginx packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs: [nginx, libnginx-mod-stream]
     - require:
       - file: chatmail nginx may hold many connections and is started again after a crash

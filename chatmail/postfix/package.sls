@@ -25,6 +25,7 @@ chatmail postfix is started again after a crash:
 
 chatmail postfix package:
   pkg.installed:
+    - install_recommends: False
     - name: postfix
     - require:
       - file: chatmail postfix is started again after a crash

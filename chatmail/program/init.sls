@@ -4,8 +4,10 @@
 include:
   - chatmail.modules
 
+# dnspython recommends an HTTP client, which would cost the filter and the transport 10 MB each.
 chatmail libraries of the program:
   pkg.installed:
+    - install_recommends: False
     - pkgs:
       - ca-certificates
       - python3

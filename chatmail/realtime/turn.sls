@@ -64,6 +64,7 @@ chatmail hardening of the TURN unit:
 
 chatmail TURN package:
   pkg.installed:
+    - install_recommends: False
     - name: coturn
     - require:
       - file: chatmail TURN configuration

@@ -24,6 +24,7 @@ chatmail resolver runs with our configuration alone:
 
 chatmail resolver packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs: [unbound, dns-root-data]
     - require:
       - file: chatmail resolver runs with our configuration alone

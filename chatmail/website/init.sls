@@ -6,6 +6,7 @@ include:
 
 chatmail website packages:
   pkg.installed:
+    - install_recommends: False
     - pkgs: [python3-jinja2, python3-markdown, python3-segno]
 
 chatmail website sources:

@@ -281,3 +281,15 @@ def test_file_of_code_has_at_most_400_lines():
     }
     del lengths["chatmail/settings.py"]
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_packages_come_without_what_they_recommend():
+    """dnspython recommends an HTTP client that takes 10 MB of each service which imports it."""
+    states = [
+        state
+        for path in sorted((ROOT / "chatmail").rglob("*.sls"))
+        for state in path.read_text().split("\n\n")
+        if "pkg.installed:" in state
+    ]
+    assert len(states) >= 10
+    assert [state for state in states if "- install_recommends: False" not in state] == []
