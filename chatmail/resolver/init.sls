@@ -29,6 +29,18 @@ chatmail resolver packages:
     - require:
       - file: chatmail resolver runs with our configuration alone
 
+# The unit makes this file when it first starts, and the check of the configuration wants it before. unbound then keeps
+# it up to date (RFC 5011).
+chatmail resolver has the root's key:
+  file.copy:
+    - name: /var/lib/unbound/root.key
+    - source: /usr/share/dns/root.key
+    - user: unbound
+    - group: unbound
+    - mode: "0644"
+    - require:
+      - pkg: chatmail resolver packages
+
 {{ kept_original("/etc/unbound/unbound.conf", {"pkg": "chatmail resolver packages"}) }}
 
 chatmail resolver configuration:
@@ -42,6 +54,7 @@ chatmail resolver configuration:
     - check_cmd: unbound-checkconf
     - require:
       - file: chatmail original of /etc/unbound/unbound.conf is kept
+      - file: chatmail resolver has the root's key
 
 chatmail resolver service:
   service.running:

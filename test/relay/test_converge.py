@@ -65,4 +65,6 @@ def test_foreign_program_on_a_needed_port_fails_the_run_and_nothing_changes(rela
 def test_settings_are_shown_to_the_operator(relay):
     shown = relay.salt("chatmail_relay.settings")
     assert shown["mail_domain"] == relay.domain
+    # It depends on which Salt asks, and only states read it.
+    del shown["salt_site_packages"]
     assert shown == json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
