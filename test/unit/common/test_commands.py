@@ -1,4 +1,4 @@
-"""The inner side of a door: a request on standard input, an answer on standard output."""
+"""The program behind a Salt module: a request on standard input, an answer on standard output."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def ask(monkeypatch, capsys):
     return ask
 
 
-def test_settings_travel_with_the_request_or_come_from_a_file(ask, tmp_path):
+def test_settings_come_with_the_request_or_from_a_file(ask, tmp_path):
     assert ask(do="echo", settings={"a": 1}, arguments={"b": 2}) == {"result": [{"a": 1}, {"b": 2}]}
     (tmp_path / "relay.json").write_text('{"a": 3}')
     assert ask(do="echo", settings=str(tmp_path / "relay.json")) == {"result": [{"a": 3}, {}]}
@@ -59,6 +59,6 @@ def test_failure_is_a_sentence_and_no_traceback(ask, command, told):
     assert ask(do=command, settings={}) == told
 
 
-def test_command_of_another_release_is_told(ask):
+def test_command_of_another_release_is_an_error_that_says_so(ask):
     told = ask(do="new", settings={})
     assert "chatmail.program" in told["error"]

@@ -34,7 +34,7 @@ def test_key_file_of_any_tool_is_read(tmp_path, text):
         (f'key x {{ algorithm hmac-sha256; secret "{dnsservers.SECRET}!"; }};', "holds no TSIG"),
     ],
 )
-def test_broken_key_file_is_told_without_its_secret(tmp_path, text, told):
+def test_message_about_a_broken_key_file_has_no_secret(tmp_path, text, told):
     path = dnsservers.key_file(tmp_path)
     path.write_text(text)
     with pytest.raises(OperatorError, match=told) as raised:

@@ -1,4 +1,4 @@
-"""What the tests of the notifier share."""
+"""Fixtures for the tests of the notifier."""
 
 import pytest
 from chatmaild.metadata import notifier
@@ -6,7 +6,7 @@ from chatmaild.metadata import notifier
 
 @pytest.fixture
 def hurry(monkeypatch):
-    """The retries, a thousand times faster."""
+    """Make the retries a thousand times faster."""
     monkeypatch.setattr(notifier, "RETRY_AFTER", (0.008, 0.064, 0.128, 0.256))
 
 

@@ -1,4 +1,4 @@
-"""What a browser makes of the pages."""
+"""The pages in a browser."""
 
 import asyncio
 import itertools
