@@ -48,7 +48,7 @@ def hibernate(relay, client):
 
 
 def test_block_cuts_all_sessions_within_a_second_and_those_of_nobody_else(relay, sessions):
-    """Dovecot 2.3 does not kick a hibernated client, which shares its process with others."""
+    """Dovecot 2.3 cannot kick a hibernated client: the process serves other clients, too."""
     account, closings = sessions
     other = new_account(relay)
     bystander = IdleClient(relay, other)
@@ -97,7 +97,7 @@ def test_blocked_address_gets_no_mail_and_comes_back_as_it_was(relay):
 
 
 def test_address_that_begins_with_a_dash_is_like_any_other(relay):
-    """Postfix read it as an option of a command, and refused mail from and to it."""
+    """Once, Postfix read the address as an option of a command, and refused its mail."""
     account, other = dashed_account(relay), new_account(relay)
     with smtp(relay, account) as connection:
         send(connection, account, account)

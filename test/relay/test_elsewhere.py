@@ -1,7 +1,7 @@
 """A part of these tests, run as by `kitchen verify`: over ssh, without root, lab or DNS.
 
-The relay that the tests of the session share is the other machine: it gets an ssh server and a user
-with sudo, and loses both again.
+The shared relay of the session is the other machine. It gets an ssh server and a user with sudo,
+and both are removed afterwards.
 """
 
 import itertools

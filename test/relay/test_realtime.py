@@ -33,7 +33,7 @@ def turn_password(secret, user):
 
 @pytest.fixture
 def credentials(relay, account):
-    """The user and password that a client gets."""
+    """Return the user and the password that a client gets."""
     _, _, user, password = server_entry(relay, account, "turn").split(":")
     return user, password
 
@@ -41,7 +41,7 @@ def credentials(relay, account):
 def turn_client(relay, user, password, *options):
     """Ask for an allocation and send a message through it; return the output of coturn's client.
 
-    options: the peer (see turnutils_uclient(1)); by default -y, a second client of the program.
+    options: the peer (see turnutils_uclient(1)). The default is -y, a second client of the program.
     """
     command = ["turnutils_uclient", "-v", "-c", "-n", "1", "-m", "1", *(options or ["-y"])]
     login = ["-u", user, "-w", password] if user else []

@@ -207,7 +207,7 @@ def arrived(relay, account, message_id):
 
 
 def test_message_in_one_long_line_is_stored_as_it_was_sent(relay, session, alice, bob):
-    """Postfix split lines over 998 bytes on the way to Dovecot, and put a blank before the rest."""
+    """Once, Postfix split lines over 998 bytes for Dovecot, and put a blank before the rest."""
     message = encrypted(alice.address, bob.address, 5000, Message_ID="<long@localhost>")
     begin, _, rest = message.partition(b"MESSAGE-----\r\n\r\n")
     text, _, end = rest.partition(b"-----END")
