@@ -420,7 +420,7 @@ KEYS = (
         False,
         lambda value: boolean(value),
         "What `state.apply chatmail.clean` does with mail (all of /home/vmail, mailboxes_dir and "
-        "the queue), with keys and with the users that own them. true: it deletes them for good. "
+        "the queue), with keys and with the users that own them. true: it deletes them. "
         "false: it keeps them.",
     ),
 )

@@ -70,8 +70,8 @@ class Relay:
         line = command if isinstance(command, str) else shlex.join(map(str, command))
         done = self.execute(line, input or "")
         if check and done.returncode != 0:
-            said = f"{done.stdout}{done.stderr}"
-            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{said}")
+            output = f"{done.stdout}{done.stderr}"
+            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{output}")
         return done
 
     def execute(self, line, sent):

@@ -164,6 +164,6 @@ def test_clients_write_nothing_to_the_journal(meeting_place):
 def test_browsers_are_bound_to_nothing(meeting_place):
     command = ["curl", "--silent", "--insecure", "--head", "--request", "GET"]
     for scheme in ("http", "https"):
-        said = meeting_place.client(*command, f"{scheme}://{meeting_place.domain}/generate_204")
-        assert " 204" in said.stdout.splitlines()[0]
-        assert "strict-transport-security" not in said.stdout.lower()
+        answer = meeting_place.client(*command, f"{scheme}://{meeting_place.domain}/generate_204")
+        assert " 204" in answer.stdout.splitlines()[0]
+        assert "strict-transport-security" not in answer.stdout.lower()

@@ -123,8 +123,10 @@ def outcomes(report):
     for case in ElementTree.parse(report).iter("testcase"):
         file = case.get("classname").rpartition(".")[2]
         test = case.get("name").partition("[")[0]
-        told = [each.get("message") for each in case if each.tag in ("skipped", "failure", "error")]
-        found.setdefault(f"{file}.py::{test}", []).append(told[0] if told else "passed")
+        reasons = [
+            each.get("message") for each in case if each.tag in ("skipped", "failure", "error")
+        ]
+        found.setdefault(f"{file}.py::{test}", []).append(reasons[0] if reasons else "passed")
     return found
 
 

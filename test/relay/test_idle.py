@@ -46,9 +46,9 @@ def seconds_until_notice(connection, sender, recipient, client):
     connection.send(encrypted(sender, recipient) + b".\r\n")
     end_of_data = time.monotonic()
     client.wait_for_message()
-    told = time.monotonic()
+    noticed = time.monotonic()
     assert connection.getreply()[0] == 250
-    return told - end_of_data
+    return noticed - end_of_data
 
 
 def deliver_to_all(relay, accounts, clients):

@@ -152,11 +152,11 @@ def test_sender_over_the_rate_is_asked_to_wait(relay, bob):
     message = encrypted(eve.address, bob.address)
     with smtp(relay, eve) as connection:
         began = time.monotonic()
-        taken, told = sent_until_refused(
+        taken, reply = sent_until_refused(
             connection, eve.address, [bob.address, eve.address], message
         )
         assert 10 <= taken <= 10 + (time.monotonic() - began)
-    assert told == (450, f"4.7.1: Too much mail from <{eve.address}>")
+    assert reply == (450, f"4.7.1: Too much mail from <{eve.address}>")
 
 
 def client_addresses(relay):

@@ -75,8 +75,8 @@ def test_formula_in_another_environment_finds_the_relay_as_it_should_be(elsewher
     for test in ("True", "False"):
         applied = states(elsewhere.run(f"{SALT} state.apply chatmail saltenv=prod test={test}"))
         assert not_as_expected(applied) == {}
-    said = json.loads(elsewhere.run(f"{SALT} somebody.word").stdout)
-    assert said == {"local": "else"}
+    result = json.loads(elsewhere.run(f"{SALT} somebody.word").stdout)
+    assert result == {"local": "else"}
     # The functions read the settings of the machine, so they need no environment.
     checked = json.loads(elsewhere.run(f"{SALT} chatmail_dns.records").stdout)["local"]
     assert f"{elsewhere.domain}." in {record["name"] for record in checked}

@@ -270,12 +270,12 @@ def test_verify_names_each_disagreement(own, directory, tmp_path):
         found = own.dkim.verify()
     assert not found["result"]
     assert (found["keys"][rsa]["dns"], found["keys"][ed25519]["dns"]) == ("wrong", "missing")
-    told = "\n".join(found["problems"])
+    text = "\n".join(found["problems"])
     for part in (
         f"{rsa}._domainkey.{DOMAIN}. is wrong",
         "is missing",
         "is 0644",
         "signing.json says",
     ):
-        assert part in told
+        assert part in text
     assert len(found["problems"]) == 4

@@ -147,15 +147,15 @@ async def service(directory, authority, dns_port, ports, notified):
         stderr=asyncio.subprocess.PIPE,
     )
     ended = asyncio.create_task(process.wait())
-    told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
+    notice = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
     try:
         async with asyncio.timeout(20):
-            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
-        assert told.done(), (await process.stderr.read()).decode()
-        assert told.result() == b"READY=1"
+            await asyncio.wait({ended, notice}, return_when=asyncio.FIRST_COMPLETED)
+        assert notice.done(), (await process.stderr.read()).decode()
+        assert notice.result() == b"READY=1"
         yield process
     finally:
-        told.cancel()
+        notice.cancel()
         if process.returncode is None:
             process.kill()
         await ended

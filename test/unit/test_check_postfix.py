@@ -37,10 +37,10 @@ def test_file_without_warnings_passes(check, file):
 @pytest.mark.parametrize("status", [0, 1])
 def test_message_of_postfix_is_shown(check, file, status):
     """Once, the program ended without a message if postconf could not read the file."""
-    said = "postconf: fatal: line 3: missing '=' after attribute name"
-    done = check(file, f'echo "{said}" >&2; exit {status}')
+    message = "postconf: fatal: line 3: missing '=' after attribute name"
+    done = check(file, f'echo "{message}" >&2; exit {status}')
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_failure_without_a_message_is_a_refusal(check):

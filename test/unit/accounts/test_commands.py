@@ -51,13 +51,13 @@ def test_info_does_not_show_the_password(relay, ask):
     home = commands.home_of(relay, ADDRESS)
     entries.add_token(home, "device-token", 2**31)
     os.utime(home / "password", (0, 0))
-    told = ask("info", address=ADDRESS)
-    assert told["result"]["last_login"] == "1970-01-01"
-    assert sorted(told["result"]) == [
+    info = ask("info", address=ADDRESS)
+    assert info["result"]["last_login"] == "1970-01-01"
+    assert sorted(info["result"]) == [
         "address", "blocked", "bytes", "devices", "last_login", "messages",
     ]  # fmt: skip
-    assert "SHA512" not in json.dumps(told)
-    assert "device-token" not in json.dumps(told)
+    assert "SHA512" not in json.dumps(info)
+    assert "device-token" not in json.dumps(info)
 
 
 @pytest.mark.parametrize("command", ["info", "block", "unblock", "disconnect"])

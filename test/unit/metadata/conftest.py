@@ -5,7 +5,7 @@ from chatmaild.metadata import notifier
 
 
 @pytest.fixture
-def hurry(monkeypatch):
+def fast_retries(monkeypatch):
     """Make the retries a thousand times faster."""
     monkeypatch.setattr(notifier, "RETRY_AFTER", (0.008, 0.064, 0.128, 0.256))
 

@@ -76,7 +76,7 @@ GOOD = {
 
 BAD = {
     "no greeting": f"Lshared/known\t{USER}\n",
-    "version that nobody speaks yet": "H5\t0\t0\t\tmetadata\n",
+    "version that does not exist yet": "H5\t0\t0\t\tmetadata\n",
     "second greeting": HELLO_2_4 * 2,
     "empty line": f"{HELLO_2_4}\n",
     "unknown command": f"{HELLO_2_4}Zshared/known\t{USER}\n",

@@ -18,7 +18,7 @@ from support.notification_service import (
     wait_until_empty,
 )
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def test_notification_whose_file_is_deleted_is_not_sent_again(directory):
@@ -192,7 +192,9 @@ def test_notification_that_is_dropped_while_it_is_renewed_ends_without_an_error(
     problems = []
 
     async def main():
-        asyncio.get_running_loop().set_exception_handler(lambda _, told: problems.append(told))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: problems.append(context)
+        )
         service = Service(400)
         async with service.running() as url, Notifier(directory, url, must_not_forget) as queue:
             queue.notify(ADDRESS, "junk")

@@ -18,7 +18,7 @@ from support.notification_service import (
     wait_until_empty,
 )
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def test_token_is_the_body_and_200_ends_it(directory):

@@ -83,29 +83,29 @@ def test_service_with_a_broken_file_works_uncounted_and_counts_after_a_restart(r
     file.write_bytes(content)
     assert collect(parts)["chatmail_metrics_up|part=metadata"] == 0
     program = counting("metadata", ["delivered_mail"])
-    said = run_python(counted / "metadata", program + "\nprint('works')")
-    assert said.startswith("works\n")
-    assert said == "works\n" or "nothing is counted" in said
+    output = run_python(counted / "metadata", program + "\nprint('works')")
+    assert output.startswith("works\n")
+    assert output == "works\n" or "nothing is counted" in output
     run_python(counted / "metadata", program)
     assert collect(parts)["delivered_mail"] >= 1
 
 
 def test_service_without_its_directory_works_uncounted(tmp_path):
-    said = run_python(
+    output = run_python(
         tmp_path / "nowhere", counting("metadata", ["delivered_mail"]) + "\nprint('works')"
     )
-    assert said.startswith("works\n")
-    assert "nothing is counted" in said
+    assert output.startswith("works\n")
+    assert "nothing is counted" in output
 
 
 def test_service_without_the_library_works_uncounted(relay):
     _, counted, *_ = relay
     program = counting("metadata", ["delivered_mail"]) + "\nprint('works')"
-    said = run_python(
+    output = run_python(
         counted / "metadata", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
     )
-    assert "works\n" in said
-    assert "python3-prometheus-client is not installed" in said
+    assert "works\n" in output
+    assert "python3-prometheus-client is not installed" in output
 
 
 def test_full_memory_leaves_the_service_alive(relay, tmp_path):
@@ -116,9 +116,9 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs to mount a tmpfs")
     try:
-        said = run_python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
-        assert "works\n" in said
-        assert "No space left" in said
+        output = run_python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
+        assert "works\n" in output
+        assert "No space left" in output
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -127,10 +127,10 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
 def test_unlisted_name_or_label_is_logged_and_raises_nothing(relay):
     _, counted, *_ = relay
     calls = [["chatmail_pushes_total", "alice@example.org"], ["no_such_counter"]]
-    said = run_python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
-    assert "works\n" in said
-    assert said.count("not counted: ") == 2
-    assert "alice" not in said
+    output = run_python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
+    assert "works\n" in output
+    assert output.count("not counted: ") == 2
+    assert "alice" not in output
 
 
 def test_count_in_a_service_without_metrics_is_fast():

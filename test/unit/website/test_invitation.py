@@ -92,8 +92,8 @@ def test_opening_the_page_on_a_self_signed_relay_does_not_use_the_token(
 ):
     site = serve(mail_domain="_chat.example.org", registration="invite")
     [shown] = visit(f"{site}/#{TOKEN}", f"invite-self-signed-{scheme}.png", scheme=scheme)
-    said = "You are invited. Press the button once you want your address."
-    assert shown == only(said, "Make my address")
+    message = "You are invited. Press the button once you want your address."
+    assert shown == only(message, "Make my address")
     assert asked == []
 
 
