@@ -6,7 +6,7 @@ from chatmaild.metadata import notifier
 
 @pytest.fixture
 def fast_retries(monkeypatch):
-    """Make the retries a thousand times faster."""
+    """Shorten the pauses between the tries from seconds and hours to less than a second."""
     monkeypatch.setattr(notifier, "RETRY_AFTER", (0.008, 0.064, 0.128, 0.256))
 
 

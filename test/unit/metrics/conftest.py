@@ -6,7 +6,7 @@ from chatmaild.metrics.endpoint import Parts
 
 @pytest.fixture
 def relay(tmp_path):
-    """Return a Parts and its three directories, which are empty."""
+    """Return a Parts that finds nothing yet, and its three paths."""
     counted, retention = tmp_path / "counted", tmp_path / "retention"
     for service in ("accounts", "filter", "metadata", "transport"):
         (counted / service).mkdir(parents=True)
