@@ -1,4 +1,4 @@
-"""A program that no package brings: downloaded, checked, and only then put in its place."""
+"""Installs a program that is in no package: downloads it, checks it, then puts it in place."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ __virtualname__ = "chatmail_binary"
 
 MODE = 0o755
 CHUNK = 1 << 20
-# A program of some 30 MB is expected. The archive cannot unpack to something that fills the disk.
+# Bytes. The program has about 30 MB. The limit keeps a hostile archive from filling the disk.
 MAX_SIZE = 512 << 20
 
 
@@ -23,11 +23,11 @@ def __virtual__():
 def downloaded(name, source, sha256):
     """Ensure that a program is the one with a known digest.
 
-    name: path of the program; the archive must hold one file of the same base name.
-    source: URL of a tar archive, compressed or not; None where none is known for this machine.
-    sha256: digest of the program itself, in hexadecimal; None likewise.
-    The old program stays, and the state fails, where the download fails or brings another digest.
-    A program that is right already causes no download.
+    name: path of the program. The archive must hold one file of the same base name.
+    source: URL of a tar archive, compressed or not. None if no program is known for this machine.
+    sha256: digest of the program itself, in hexadecimal. None if no program is known.
+    The state fails if the download fails or the program in it has another digest. The old program
+    then stays. A program that is already right is not downloaded again.
 
     .. code-block:: yaml
 
@@ -59,12 +59,12 @@ def downloaded(name, source, sha256):
             comment = f"The program was downloaded from {source}."
             ret.update(changes=changes, comment=comment)
             if (now := _present(name)) != wanted:
-                raise CommandExecutionError(f"{name} was written and is not as it should be: {now}")
+                raise CommandExecutionError(f"{name} was written, found {now}, expected {wanted}")
     return ret
 
 
 def _present(path):
-    """Return digest, mode and owner of a file, each None where there is none."""
+    """Return digest, mode and owner of a file. Each of them is None if there is no file."""
     try:
         with open(path, "rb") as stream:
             status = os.fstat(stream.fileno())
@@ -83,7 +83,8 @@ def _present(path):
 def _install(path, source, sha256):
     """Download an archive, check the program in it and rename it into its place.
 
-    Raises CommandExecutionError when anything goes wrong; nothing is then left behind.
+    Raises CommandExecutionError if a step fails. The old program is then as it was, and no other
+    file is left.
     """
     try:
         _fetch(path, source, sha256)
@@ -92,13 +93,15 @@ def _install(path, source, sha256):
 
 
 def _fetch(path, source, sha256):
-    """Do what `_install` says, and raise whatever goes wrong."""
+    """Do the work of `_install`. Raises SaltException, OSError, TarError or EOFError."""
     folder, program = os.path.split(path)
     with tempfile.TemporaryDirectory(prefix="chatmail-binary-") as scratch:
         archive = __salt__["cp.get_url"](source, os.path.join(scratch, "archive"))
         if not archive:
-            raise CommandExecutionError("nothing there; is the URL right and the host reachable?")
-        # Beside its place: a rename is atomic only within one file system.
+            raise CommandExecutionError(
+                "nothing could be downloaded. Check the URL and the way to its host."
+            )
+        # The new file is in the same directory: a rename is atomic only within one file system.
         descriptor, new = tempfile.mkstemp(prefix=f".{program}-", dir=folder)
         try:
             with os.fdopen(descriptor, "wb") as target:
@@ -106,7 +109,8 @@ def _fetch(path, source, sha256):
                 if found != sha256:
                     raise CommandExecutionError(
                         f"the digest of {program} in it is {found}, expected is {sha256}. "
-                        "Somebody changed the archive, or iroh_binary:sha256 is of another version."
+                        "Somebody changed the archive, or iroh_binary:sha256 belongs to another "
+                        "version. Compare both with the release that you want."
                     )
                 os.fchown(target.fileno(), 0, 0)
                 os.fchmod(target.fileno(), MODE)
@@ -120,7 +124,7 @@ def _fetch(path, source, sha256):
 
 
 def _unpack(archive, program, target):
-    """Write the one file called `program` of a tar archive to `target`; return its SHA-256."""
+    """Write the file called `program` from a tar archive to `target` and return its SHA-256."""
     digest = hashlib.sha256()
     with tarfile.open(archive) as opened:
         for member in opened:

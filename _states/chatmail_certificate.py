@@ -1,6 +1,7 @@
 """The certificate of a relay: self-signed, of an ACME authority, or the operator's own.
 
-A self-signed one is for good, or until another one takes its place.
+A relay with a test domain or without a domain keeps its self-signed certificate. On other relays
+the daemons start with it, until the right certificate replaces it.
 """
 
 import contextlib
@@ -22,14 +23,15 @@ def self_signed(
     """Ensure that a certificate for these names and its private key are there.
 
     name: path of the certificate (PEM, 0644 root:root).
-    key: path of the private key (PKCS#8 PEM, 0640 root:<group>). A usable one (RSA of 2048 bits
-        or more, or EC) is kept, otherwise a new one for P-256 is made.
-    subject_names: DNS names or IP addresses, the first is the subject.
-    days: validity of a new certificate. days_remaining: when fewer are left, it is renewed.
-    placeholder: keep whatever certificate belongs to the key, such as one that a CA issued.
+    key: path of the private key (PKCS#8 PEM, 0640 root:<group>). A usable key (RSA of 2048 bits
+        or more, or EC) is kept. Otherwise a new key for P-256 is made.
+    subject_names: DNS names or IP addresses. The first one is the subject.
+    days: validity of a new certificate.
+    days_remaining: a certificate with fewer days left is renewed.
+    placeholder: keep any certificate that belongs to the key, such as one that a CA issued.
 
-    Only the certificate is replaced as a rule, in one step and for the same key. So at no moment
-    do a certificate and a key lie there which do not belong together, wherever a run is cut off.
+    Normally the state replaces only the certificate, in one step and for the same key. So
+    certificate and key belong together at every moment, even if a run is interrupted.
     Both directories must exist. The key is never shown.
 
     .. code-block:: yaml
@@ -71,7 +73,7 @@ def acme_account(name, settings):
     """Ensure that this machine has an account with the ACME authority.
 
     name: URL of the authority's directory. settings: the relay's settings.
-    It comes before the certificate, because a CAA record may name the account (RFC 8657).
+    The account comes before the certificate, because a CAA record may name it (RFC 8657).
 
     .. code-block:: yaml
 
@@ -99,10 +101,10 @@ def acme(name, settings):
     """Ensure that a certificate of the ACME authority is in use, as far as the authority gives one.
 
     name: path of the certificate. settings: the relay's settings.
-    A name that cannot be validated is left out and named in a warning, unless it is the mail
-    domain. The state fails only where no valid certificate for the mail domain is in use then;
-    while one is, a failing authority is a warning. The challenges are answered by nginx (http-01),
-    which must run, or in DNS (dns-01).
+    The certificate lacks a name that the authority cannot validate, and a warning says so. The
+    state fails only if no valid certificate for the mail domain is in use at the end. While there
+    is one, an error of the authority is a warning. The answer to a challenge comes from nginx,
+    which must run (http-01), or from DNS (dns-01).
 
     .. code-block:: yaml
 
@@ -132,7 +134,7 @@ def acme(name, settings):
 
 
 def _tell_outcome(ret, settings, outcome, reason):
-    """Put what came of a request into the state's result, comment and warnings."""
+    """Put the outcome of a request into the state's result, comment and warnings."""
     problems = [
         f"{name} is not in the certificate: {why}" for name, why in outcome["missing"].items()
     ]
@@ -152,9 +154,9 @@ def external(name, certificate, key, subject_names):
     """Ensure that the operator's certificate and key are in use.
 
     name: path of the certificate in use. certificate, key: paths of the operator's files.
-    subject_names: names that it should have; a warning tells which it lacks.
-    Fails, and leaves the pair in use as it is, when a file is missing or unreadable or they do not
-    match; also under test=True.
+    subject_names: names that the certificate should have. A warning lists the names that it lacks.
+    The state fails, also under test=True, if a file is missing or unreadable, or if the two do not
+    match. The pair in use then stays.
 
     .. code-block:: yaml
 
@@ -179,14 +181,14 @@ def external(name, certificate, key, subject_names):
         changes = {"certificate": {"old": old, "new": new}}
         if __opts__["test"]:
             ret.update(result=None, changes=changes, comment=f"{certificate} would be put in use.")
-        # Another process may have done it meanwhile: the path unit looks at the same files.
+        # install() returns False if the path unit, which watches the same files, was faster.
         elif __salt__["chatmail_certificate.install"](certificate, key):
             ret.update(changes=changes, comment=f"{certificate} was put in use.")
     return ret
 
 
 def _shortcomings(path, given, subject_names):
-    """Return what is wrong with a certificate that can be served all the same."""
+    """Return the faults of a certificate that do not prevent its use."""
     found = []
     if lacking := sorted(set(subject_names) - set(given["names"])):
         found.append(f"{path} does not name {', '.join(lacking)}")

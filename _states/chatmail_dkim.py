@@ -1,4 +1,4 @@
-"""Keep the DKIM keys of a relay: that it has some, and that they do not grow old."""
+"""The DKIM keys of a relay: ensures that keys sign its mail, and that no key gets too old."""
 
 import contextlib
 
@@ -17,10 +17,10 @@ def __virtual__():
 def key_present(name, bits=2048):
     """Ensure that an RSA and an Ed25519 key sign, and that only the filter's group reads them.
 
-    name: free, a sentence about the result.
+    name: any text. Only the output shows it.
     bits: 2048, 3072 or 4096, for an RSA key that has to be made.
-    A key file that lies unused in the key directory (restored or taken over) is used before a new
-    one is made. Existing keys are never replaced. Changes name selectors, never a key.
+    The state prefers an unused key in the key directory, such as a restored one, to a new key. It
+    never replaces an existing key. Changes name selectors, never a key.
 
     .. code-block:: yaml
 
@@ -59,7 +59,7 @@ def key_present(name, bits=2048):
 
 
 def _unused(keys, algorithm):
-    """Return the newest unused key of an algorithm, None where there is none."""
+    """Return the selector of the newest unused key of an algorithm, or None."""
     found = [
         (key["since"], selector)
         for selector, key in keys.items()
@@ -69,7 +69,10 @@ def _unused(keys, algorithm):
 
 
 def _choose(bits, algorithm, unused):
-    """Return the key that shall sign: an unused one or a new one; a dry run makes none."""
+    """Return the selector of the key that will sign: an unused key, or a new one.
+
+    A dry run only chooses the selector and makes no key.
+    """
     selector = unused or __salt__["chatmail_dkim.new_selector"](algorithm)
     if not (unused or __opts__["test"]):
         __salt__["chatmail_dkim.generate"](selector, algorithm, bits)
@@ -77,16 +80,16 @@ def _choose(bits, algorithm, unused):
 
 
 def rotated(name, days=None, wait=60, settings=None):
-    """Ensure that no key is too old: rotate, go on with a rotation begun, and end the last one.
+    """Ensure that no key is too old: begin a rotation, continue it, and end the one before.
 
-    name: free, a sentence about the result.
-    days: age at which a key is replaced; by default the setting `dkim:rotate_after`, and without
-        that no rotation begins by itself.
-    wait: seconds to wait for the name servers; where they need longer, the next run goes on.
+    name: any text. Only the output shows it.
+    days: age at which a key is replaced. The default is the setting `dkim:rotate_after`. Without
+        that setting, no rotation begins by itself.
+    wait: seconds to wait for the name servers. If they need longer, the next run continues.
     settings: the relay's settings; those that the machine runs with if not given.
     Changes name selectors: `signing keys`, `keys withdrawn` (records and files), and `next keys`
-    while the name servers do not have the records of new keys yet. A dry run announces what happens
-    with name servers that take and give the records in time.
+    while the name servers do not have the records of new keys yet. A dry run shows what happens if
+    the name servers take and serve the records in time.
 
     .. code-block:: yaml
 
@@ -113,15 +116,15 @@ def rotated(name, days=None, wait=60, settings=None):
             return ret
         removed = __salt__["chatmail_dkim.withdraw"](settings)
         _note(ret, "keys withdrawn", removed["withdrawn"], [])
-        said = [f"Remove from DNS: TXT {record}." for record in removed["remove"]]
+        sentences = [f"Remove from DNS: TXT {record}." for record in removed["remove"]]
         if planned["next"]:
-            said.append(_rotate(ret, planned, wait, settings))
-        ret["comment"] = " ".join(said) or "Old keys were withdrawn."
+            sentences.append(_rotate(ret, planned, wait, settings))
+        ret["comment"] = " ".join(sentences) or "Old keys were withdrawn."
     return ret
 
 
 def _rotate(ret, planned, wait, settings):
-    """Rotate, put what became of it into the changes, and return a sentence about it."""
+    """Rotate the keys, put the result into the changes, and return a sentence about it."""
     before = __salt__["chatmail_dkim.list"]()
     step = __salt__["chatmail_dkim.rotate"](wait, settings=settings)
     _note(ret, "signing keys", planned["signing"], step["signing"])
@@ -131,7 +134,7 @@ def _rotate(ret, planned, wait, settings):
 
 
 def _note(ret, what, old, new):
-    """Put a change into the state's changes, if it is one."""
+    """Put old and new selectors into the state's changes if they differ."""
     if sorted(old) != sorted(new):
         ret["changes"][what] = {"old": old, "new": new}
 

@@ -1,4 +1,4 @@
-"""Keep DNS what the relay needs: publish the records, and see that the world gets them."""
+"""The relay's records in DNS: publishes them, and checks that the name servers have them."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "chatmail_dns"
 
-# Seconds between two looks at the name servers.
+# Seconds between two checks of the name servers.
 PAUSE = 5
 
 
@@ -18,9 +18,9 @@ def __virtual__():
 def published(name, settings=None):
     """Ensure that DNS holds every record of the relay, by the setting `dns:server` or `dns:hook`.
 
-    name: free, a sentence about the result.
+    name: any text. Only the output shows it.
     settings: the relay's settings; those that the machine runs with if not given.
-    Changes are {"<name> <type>": {"old": values, "new": values}}; records of others stay.
+    Changes are {"<name> <type>": {"old": values, "new": values}}. Other records of the zone stay.
 
     .. code-block:: yaml
 
@@ -46,12 +46,13 @@ def published(name, settings=None):
 
 
 def verified(name, wait=60, settings=None):
-    """Ensure that every authoritative server that answers has the required records right.
+    """Ensure that each authoritative server that answers has all required records right.
 
-    name: free, a sentence about the result.
-    wait: seconds in which secondaries may catch up; a dry run does not wait.
+    name: any text. Only the output shows it.
+    wait: seconds in which secondaries may catch up. A dry run does not wait.
     settings: the relay's settings; those that the machine runs with if not given.
-    Changes nothing; fails, also in a dry run, with what is wrong, one record a line.
+    The state changes nothing. It fails, also in a dry run, while a required record is missing or
+    wrong. The comment has one line for each of these records.
 
     .. code-block:: yaml
 
@@ -74,7 +75,7 @@ def verified(name, wait=60, settings=None):
 
 
 def _look(settings):
-    """Return whether DNS is right, and what is not, one record a line."""
+    """Return whether DNS is right, and a comment with a line for each record that is not."""
     try:
         found = __salt__["chatmail_dns.check"](settings=settings)
     except CommandExecutionError as error:

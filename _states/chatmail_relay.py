@@ -1,4 +1,4 @@
-"""What must be true of a machine before it becomes a relay."""
+"""What a machine needs to be a relay: free ports, its Salt master, kernel limits."""
 
 import contextlib
 import ipaddress
@@ -22,9 +22,9 @@ def __virtual__():
 def ports_free(name):
     """Ensure that no foreign process listens on a port which the relay needs.
 
-    name: free, a sentence about the result.
-    Changes nothing; fails, also in a dry run, with every such process named. What counts as
-    foreign: see the execution function `chatmail_relay.ports`.
+    name: any text. Only the output shows it.
+    The state changes nothing. It fails, also in a dry run, if there is such a process, and names
+    each of them. The execution function `chatmail_relay.ports` says which processes are foreign.
 
     .. code-block:: yaml
 
@@ -33,19 +33,19 @@ def ports_free(name):
             - require_in:
               - sls: chatmail.nginx
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "No foreign process in the way."}
+    ret = {"name": name, "result": True, "changes": {}, "comment": "No port is taken."}
     with _failing(ret):
         if foreign := __salt__["chatmail_relay.ports"]():
-            shown = "\n".join(f"- {_shown(each)}" for each in foreign)
+            lines = "\n".join(f"- {_describe(each)}" for each in foreign)
             ret["result"] = False
             ret["comment"] = (
-                f"The relay needs these ports, but other programs listen there:\n{shown}\n"
+                f"The relay needs these ports, but other programs listen there:\n{lines}\n"
                 "Stop, disable or move them, then apply the state again; nothing was changed."
             )
     return ret
 
 
-def _shown(listener):
+def _describe(listener):
     """Return a line such as "25/tcp at 0.0.0.0: exim4, process 812 (exim4.service)"."""
     place = f"{listener['port']}/{listener['proto']} at {listener['address']}"
     if listener["pid"] is None:
@@ -57,10 +57,11 @@ def _shown(listener):
 def master_found(name, search=()):
     """Ensure that this minion finds its master through the relay's own resolver, too.
 
-    name: free, a sentence about the result.
+    name: any text. Only the output shows it.
     search: the domains that resolv.conf will search.
-    Changes nothing. Fails for a name of a master that the machine finds now, and that the resolver
-    on 127.0.0.1 does not. IP addresses, names in /etc/hosts and a machine without a master pass.
+    The state changes nothing. It fails if the machine finds the name of a master now, and the
+    resolver on 127.0.0.1 does not. It passes if the master has an IP address or a name in
+    /etc/hosts, and on a machine without a master.
 
     .. code-block:: yaml
 
@@ -70,7 +71,7 @@ def master_found(name, search=()):
             - require:
               - service: resolver
     """
-    ret = {"name": name, "result": True, "changes": {}, "comment": "No master would be lost."}
+    ret = {"name": name, "result": True, "changes": {}, "comment": "The minion keeps its master."}
     with _failing(ret):
         names = [each for each in _master_names() if _is_found(each)]
         if not names:
@@ -134,10 +135,10 @@ def kernel_limit(name, value):
     """Ensure that a kernel limit is at least a value, where this machine may set it.
 
     name: the key of sysctl(8), such as `fs.inotify.max_user_instances`.
-    value: the least that will do; a higher one is left alone.
-    In a container such limits are the host's: too low a one is then told in a warning, no failure,
-    because the relay works without it and only needs more memory.
-    Fails where there is no such limit, and where the kernel refuses a value that it lets us write.
+    value: the lowest limit that is enough. A higher limit stays.
+    In a container such limits belong to the host. A limit that is too low is then a warning and not
+    a failure, because the relay works with it and only needs more memory.
+    The state fails if there is no such limit, or if the kernel does not keep the written value.
 
     .. code-block:: yaml
 
@@ -166,7 +167,8 @@ def kernel_limit(name, value):
         with open(path, "w") as stream:
             stream.write(str(value))
         if (now := _read_limit(path)) < value:
-            ret.update(result=False, comment=f"The kernel left {name} at {now}.")
+            comment = f"{name} is still {now} after {value} was written: the kernel refuses it."
+            ret.update(result=False, comment=comment)
         else:
             ret.update(changes=changes, comment=f"{name} was raised.")
     return ret

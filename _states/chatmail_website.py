@@ -1,8 +1,8 @@
 """The web pages, built on the machine by `chatmail/website/files/build.py`.
 
-The program runs under Debian's own Python, since Salt's has no Markdown. It compares what it
-builds with what is there: whatever made a page differ, be it a setting, a source, the operator's
-`www_folder` or somebody's edit in the web root, is found.
+The program runs under Debian's own Python, because Salt's has no Markdown. It builds all pages and
+compares them with the files in the web root. So it finds every difference: a changed setting or
+source, a change in the operator's `www_folder`, and an edit in the web root.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ def __virtual__():
 
 
 def built(name, program, settings):
-    """Ensure that a directory holds the pages that the settings and their sources make.
+    """Ensure that the web root has the pages that follow from the settings and the sources.
 
     name: the web root, which will hold nothing else.
-    program: path of `build.py` on the minion; under test=True it may be missing still.
+    program: path of `build.py` on the minion. Under test=True it may still be missing.
     settings: the relay's settings, as `chatmail/settings.py` resolves them.
-    The changes list the files added, changed and removed. Fails with the program's own words,
-    and then leaves the pages as they are.
+    The changes list the files added, changed and removed. If the program fails, the state fails
+    with its message, and the pages stay as they are.
 
     .. code-block:: yaml
 
@@ -45,7 +45,7 @@ def built(name, program, settings):
         answer = __salt__["cmd.run_all"](
             [PYTHON, program, *(["--check"] if test else []), name],
             stdin=json.dumps(settings),
-            # Salt would make the two characters `\n` of JSON into a line's end.
+            # Otherwise Salt would turn the two characters `\n` in the JSON into a newline.
             stdin_raw_newlines=True,
             python_shell=False,
         )
@@ -55,8 +55,8 @@ def built(name, program, settings):
             error = answer["stderr"] or answer["stdout"]
             ret.update(result=False, comment=f"The pages were left as they are. {error}")
             return ret
-        told = json.loads(answer["stdout"])
-        ret["changes"] = {kind: files for kind, files in told.items() if files}
+        difference = json.loads(answer["stdout"])
+        ret["changes"] = {kind: files for kind, files in difference.items() if files}
         if ret["changes"] and test:
             ret.update(result=None, comment="Pages would be built.")
         elif ret["changes"]:
@@ -65,7 +65,7 @@ def built(name, program, settings):
 
 
 def mod_watch(name, program, settings, sfun=None, **_kwargs):
-    """Build again, since a source has changed; a dry run cannot read the new source, and says so.
+    """Build the pages again, because a source has changed. A dry run cannot read the new source.
 
     The arguments are those of `built`.
 
@@ -89,7 +89,7 @@ def mod_watch(name, program, settings, sfun=None, **_kwargs):
 
 
 def _would_build(ret, reason):
-    """Return the answer of a dry run that cannot ask the program itself."""
+    """Return the result of a dry run in which the program cannot run."""
     changes = {"pages": {"old": "as they are", "new": "built"}}
     comment = f"The pages would be built: their program {reason}."
     return {**ret, "result": None, "changes": changes, "comment": comment}

@@ -14,20 +14,23 @@ import os
 
 def run():
     """Return one state, which reloads the modules if their copies were not current."""
-    # salt-ssh sends them along each time.
+    # salt-ssh sends the modules and states along with each call.
     if "_ssh_version" in __opts__ or not (stale := _stale()):
         return _nop({"name": "they were current"})
-    # saltutil.sync_modules removes the modules of all environments that it is not asked to sync.
     if barred := [source for source in stale if not _is_allowed(source)]:
         raise RuntimeError(
             f"{', '.join(barred)}: not synced. extmod_whitelist or extmod_blacklist in the "
             "minion's configuration leaves them out: allow the modules and states chatmail_*"
         )
+    # Not saltutil.sync_modules: it removes the modules of each environment that it does not sync.
     for source in stale:
         __salt__["cp.get_file"](f"salt://{source}", _copy(source), saltenv=__env__, makedirs=True)
     if still := _stale():
         target = __opts__["extension_modules"]
-        raise RuntimeError(f"{', '.join(still)}: cannot be copied to {target}")
+        raise RuntimeError(
+            f"{', '.join(still)}: could not be copied to {target}. Check that there is space left "
+            "and that Salt may write there, then apply the state again"
+        )
     # A state without changes reloads modules only with force_reload_modules
     # (salt.state.State.check_refresh).
     reload_now = {"force_reload_modules": True}, {"order": "first"}

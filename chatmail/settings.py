@@ -305,8 +305,8 @@ KEYS = (
         "dns:caa_issuer",
         None,
         lambda value: optional(value, domain_name),
-        "Name of the ACME authority in CAA records. null: the name is known for Let's Encrypt and "
-        "a few others.",
+        "Name of the ACME authority in CAA records. null: the relay knows the name of Let's "
+        "Encrypt and of a few others.",
     ),
     Key(
         "dkim:rotate_after",
@@ -428,7 +428,7 @@ KEYS = (
         False,
         lambda value: boolean(value),
         "What `state.apply chatmail.clean` does with mail (all of /home/vmail, mailboxes_dir and "
-        "the queue), with keys and with the users that own them. true: it deletes them for good. "
+        "the queue), with keys and with the users that own them. true: it deletes them. "
         "false: it keeps them.",
     ),
 )
@@ -521,7 +521,7 @@ PATH = re.compile(r"/[A-Za-z0-9._@+\[\]/-]*")
 
 
 class SettingsError(ValueError):
-    """The pillar cannot be used; the text names every offending key."""
+    """The pillar cannot be used. The text names each key that is wrong."""
 
 
 # Checks: each gets a value of the pillar, and what `KEYS` says about its range or words.
@@ -808,7 +808,7 @@ def resolve(pillar, grains):
     grains: `os`, `osmajorrelease`, `cpuarch`, `dns` (what resolv.conf says), `ipv4` (all of the
     machine's addresses) and `pythonpath` (Salt's own search path) are used.
     Sizes come back in bytes; nested keys as nested dictionaries.
-    Raises SettingsError naming every offending key, its value and what is allowed.
+    Raises SettingsError, which names each key that is wrong, its value and what is allowed.
     """
     errors = []
     release = _debian_release(grains, errors)
@@ -847,7 +847,7 @@ def _debian_release(grains, errors):
 def _flat(given, errors):
     """Return {"name" or "group:name": value} of the given keys, and report unknown ones."""
     if not isinstance(given, dict):
-        errors.append(f"chatmail: {_shown(given)}, allowed is a mapping of settings")
+        errors.append(f"chatmail: {_quote(given)}, allowed is a mapping of settings")
         return {}
     known = {key.name for key in KEYS}
     groups = {name.partition(":")[0] for name in known if ":" in name}
@@ -859,23 +859,23 @@ def _flat(given, errors):
         elif isinstance(value, dict):
             flat.update({f"{name}:{inner}": each for inner, each in value.items()})
         else:
-            errors.append(f"{name}: {_shown(value)}, allowed is a mapping of settings")
-    errors += [_unknown(name, flat[name], known) for name in flat if name not in known]
+            errors.append(f"{name}: {_quote(value)}, allowed is a mapping of settings")
+    errors += [_report_unknown(name, flat[name], known) for name in flat if name not in known]
     return flat
 
 
-def _unknown(name, value, known):
-    """Return the report on a key that nothing names."""
+def _report_unknown(name, value, known):
+    """Return the report on a key that `KEYS` does not have."""
     name = str(name)
     near = difflib.get_close_matches(name, sorted(known), 1)
-    shown = name if name.isprintable() and len(name) <= 80 else _shown(name)
+    shown = name if name.isprintable() and len(name) <= 80 else _quote(name)
     if near:
-        return f"{shown}: {_shown(value)}, no such setting; did you mean {near[0]}?"
+        return f"{shown}: {_quote(value)}, no such setting; did you mean {near[0]}?"
     # The value may be a secret in the wrong place, so it is shown only beside a similar setting.
     return f"{shown}: no such setting; pillar.example lists all of them"
 
 
-def _shown(value):
+def _quote(value):
     """Return a value as a message shows it: on one line, and cut if it is long."""
     shown = ascii(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
@@ -892,7 +892,7 @@ def _checked(given, errors):
         try:
             values[key.name] = key.check(given[key.name])
         except ValueError as error:
-            errors.append(f"{key.name}: {_shown(given[key.name])}, allowed is {error}")
+            errors.append(f"{key.name}: {_quote(given[key.name])}, allowed is {error}")
     if "mail_domain" not in given:
         errors.append("mail_domain: missing, it is the one required setting")
     return values
@@ -916,7 +916,9 @@ def _federation(values):
     block, allow = (values.get(f"federation:{name}") or [] for name in ("block", "allow"))
     reports = []
     if both := sorted(set(block) & set(allow)):
-        reports.append(f"federation:block and federation:allow: {both}, allowed is one of them")
+        reports.append(
+            f"federation:block and federation:allow: {both}, allowed is a domain in one list only"
+        )
     own = values.get("mail_domain") or ""
     own = f"[{own}]" if _is_ipv4(own) else own
     # A name stands for all names below it, too.
@@ -930,9 +932,11 @@ def _ways_to_publish(values):
     server, key, hook = (values.get(f"dns:{name}") for name in ("server", "tsig_key_file", "hook"))
     reports = []
     if bool(server) != bool(key):
-        reports.append("dns:server and dns:tsig_key_file: allowed are both or neither")
+        reports.append(
+            f"dns:server and dns:tsig_key_file: {server!r} and {key!r}, allowed is both or neither"
+        )
     if server and hook:
-        reports.append("dns:server and dns:hook: allowed is one way to publish")
+        reports.append(f"dns:server and dns:hook: {server!r} and {hook!r}, allowed is only one")
     if values.get("acme_challenge") == "dns-01" and not server:
         reports.append("acme_challenge: dns-01 needs dns:server, to publish the challenges")
     if values.get("dkim:rotate_after") and not (server or hook):
@@ -975,11 +979,11 @@ def _site_packages(grains):
 
 
 def _iroh_binary(given, architecture):
-    """Return `url` and `sha256` of the iroh relay for a machine; None where none is known."""
+    """Return `url` and `sha256` of the iroh relay for a machine, None if we know no program."""
     known = IROH_SHA256.get(architecture)
     return {
         "url": given["url"] or (IROH_URL.format(architecture) if known else None),
-        # A mirror of ours needs no digest of its own.
+        # A mirror has the same program, so its URL needs no digest.
         "sha256": given["sha256"] or known,
     }
 
@@ -999,14 +1003,14 @@ def _search_domains(given):
 
 
 def _digest(values):
-    """Return what changes when one of these values does."""
+    """Return a short digest, which changes when one of these values changes."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _external_ip(addresses, own):
     """Return the public IPv4 address of a relay behind NAT, None without NAT.
 
-    addresses: what the world knows the relay by. own: the machine's IPv4 addresses.
+    addresses: the public addresses, from `dns:addresses`. own: the machine's IPv4 addresses.
     """
     found = [address for address in addresses or [] if _is_ipv4(address)]
     return found[0] if len(found) == 1 and found[0] not in own else None
@@ -1037,9 +1041,9 @@ def _derived(settings, release):
         "form": form,
         "nocreate": closed,
         "registration": "closed" if closed else settings["registration"],
-        # RFC 8461 section 3.1 allows 32 letters and digits; it changes when the policy does.
         "mta_sts_policy": policy,
-        # A test domain publishes none: nobody could verify its certificate.
+        # RFC 8461 section 3.1 allows 32 letters and digits. The id changes when the policy changes.
+        # A test domain publishes no id, because other servers cannot verify its certificate.
         "mta_sts_id": hashlib.sha256(policy.encode()).hexdigest()[:32]
         if form == "domain"
         else None,
@@ -1055,11 +1059,11 @@ def _derived(settings, release):
         "dkim_required": not ip,
         "mailboxes_dir": settings["mailboxes_dir"] or _mailboxes_dir(domain),
         "max_mailbox_size_mb": settings["max_mailbox_size"] // MIB,
-        # No encrypted message is smaller than 1 KB, so only other ones reach this number.
+        # Encrypted messages are larger than 1 KB, so they reach the quota before this number.
         "max_mailbox_messages": settings["max_mailbox_size"] // KIB,
-        # Postfix asks for 1.5 messages by itself (postconf(5), queue_minfree).
+        # Postfix itself demands space for 1.5 messages (postconf(5), queue_minfree).
         "submission_min_free": 10 * settings["max_message_size"],
-        # nginx's limit, above which it answers itself; below it our own handler does.
+        # The limit of nginx is higher than the gateway's, so that the gateway itself refuses.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
         "services": list(SERVICES),

@@ -1,9 +1,9 @@
-"""What every test needs."""
+"""Preparations for all tests."""
 
 import sys
 
 import salt  # noqa: F401
 
-# Importing salt puts a hook for nacl into the import path that has no find_spec; pytest's importlib
-# mode asks every hook for one and fails. Can go when Salt's NaclImporter has it.
+# The import of salt adds a hook for nacl to the import path. The hook has no find_spec, which the
+# importlib mode of pytest needs. This can go when Salt's NaclImporter has a find_spec.
 sys.meta_path = [hook for hook in sys.meta_path if hasattr(hook, "find_spec")]

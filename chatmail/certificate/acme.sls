@@ -17,7 +17,7 @@ chatmail directory of the ACME challenges:
     - require:
       - sls: chatmail.host
 
-# chatmail.certificate.clean has put it aside.
+# chatmail.certificate.clean moves this file away, so that certbot does not renew.
 chatmail certbot renews our certificate again:
   file.rename:
     - name: /etc/letsencrypt/renewal/chatmail.conf

@@ -1,5 +1,6 @@
 {#- Removes what renews and watches the certificate. Only `clean:purge` removes the certificate itself, so a relay that
-    is set up again needs no new one. certbot, its account and its log stay: the machine may have other certificates. -#}
+    is set up again needs no new one. certbot, its account and its log stay, because the machine may have other
+    certificates. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 {% for unit in ["chatmail-certificate.path", "chatmail-certificate.timer"] %}

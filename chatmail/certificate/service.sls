@@ -9,7 +9,7 @@ include:
   - chatmail.program
   - chatmail.services.units
 
-# Releases up to 2026.11 ran a copy of a Salt module. It is the deploy hook of certificates from that time.
+# Releases up to 2026.11 ran a copy of a Salt module. Certificates from that time have the copy as their deploy hook.
 chatmail certbot hook is the program:
   file.replace:
     - name: /etc/letsencrypt/renewal/chatmail.conf

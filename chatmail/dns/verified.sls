@@ -8,7 +8,8 @@ include:
 chatmail records are in DNS:
   chatmail_dns.verified:
     - settings: {{ relay | json }}
-    # Without a way to publish there may be no state of chatmail.dns; what there is comes before this one.
+    # Not `sls: chatmail.dns`: if pillar has no way to publish, that file may have no state, and the requisite would
+    # fail. If it has states, they run before this one, because it is included.
     - require:
       - file: chatmail program
       - sls: chatmail.dkim

@@ -2,7 +2,7 @@
     the kernel limits for many idle connections. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% from "chatmail/host/backup.jinja" import ours %}
-{#- This one tells where Salt's own Python is: with salt-ssh elsewhere than with a minion. -#}
+{#- No service reads `salt_site_packages`. It differs between salt-ssh and a minion, so the file would change. -#}
 {% set stored = dict(relay) %}
 {% do stored.pop("salt_site_packages") %}
 
@@ -40,7 +40,7 @@ chatmail file that stops new addresses:
     - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
-# Releases up to 2026.11 put TZ there, where no service reads it. Now the units have it.
+# Releases up to 2026.11 put TZ into /etc/environment, which no service reads. Now the units set TZ.
 chatmail time zone is not in the environment of logins:
   file.line:
     - name: /etc/environment

@@ -1,5 +1,5 @@
 {#- Kernel limits for idle clients, each of which needs an inotify instance. Needs nothing. In a container only the host
-    can set these limits; then the state tells that and does not fail. -#}
+    can set these limits; then the state warns and does not fail. -#}
 include:
   - chatmail.modules
   - .ports

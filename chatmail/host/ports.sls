@@ -1,12 +1,12 @@
-{#- Fails while a foreign program listens on a port that the relay needs. Needs nothing. All states that set up the relay
-    require it, so nothing of the relay changes on such a machine. States of other formulas run all the same. -#}
+{#- Fails while a foreign program listens on a port that the relay needs. Needs nothing. All states that set up the
+    relay require this one, so nothing of the relay changes on such a machine. States of other formulas still run. -#}
 include:
   - chatmail.modules
 
 chatmail ports of the relay are free:
   chatmail_relay.ports_free:
     - name: chatmail
-    # Each .sls that is in the run; Salt passes over the others.
+    # All .sls files that set up the relay. Salt ignores those that are not in the run.
     - require_in:
       - sls: chatmail.certificate
       - sls: chatmail.certificate.account

@@ -4,7 +4,7 @@
 include:
   - .ports
 
-# Its members can read the private keys of DKIM. It has no other purpose.
+# The members of this group can read the private keys of DKIM. The group has no other purpose.
 chatmail group of the signing keys:
   group.present:
     - name: chatmail-dkim

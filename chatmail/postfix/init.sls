@@ -69,7 +69,8 @@ chatmail unit of Debian 12 for postfix is stopped:
       - service: chatmail postfix runs with these addresses and this resolver
 {%- endif %}
 
-# Its command to stop looks for a configuration that is gone, so systemd calls the unit failed, though all has ended.
+# The stop command of that unit looks for a configuration that is gone. So systemd calls the unit failed, although all
+# its processes have ended.
 chatmail failure of the unit of Debian 12 for postfix is forgotten:
   cmd.run:
     - name: systemctl reset-failed postfix@-.service

@@ -30,7 +30,7 @@ chatmail postfix package:
     - require:
       - file: chatmail postfix is started again after a crash
 
-# Postfix makes it when it first starts. Dovecot, which starts before, puts its sockets there.
+# Postfix makes this directory when it first starts. Dovecot starts earlier and puts its sockets there.
 chatmail directory of the private sockets of postfix:
   file.directory:
     - name: /var/spool/postfix/private

@@ -28,7 +28,8 @@ chatmail program:
     - require:
       - pkg: chatmail libraries of the program
 
-# Each full mailbox and each question of Salt's starts Python anew, and no service may write there.
+# Each full mailbox and each question of Salt starts a new Python, which starts faster with compiled files. No service
+# may write these files itself.
 chatmail program is compiled:
   cmd.run:
     - name: |

@@ -8,7 +8,7 @@ chatmail iroh relay is stopped:
       - fun: file.file_exists
         path: /etc/systemd/system/chatmail-iroh.service
 
-# Salt does not stop a unit that waits for its next start.
+# service.dead does not stop a unit that has failed and waits for its next start.
 chatmail iroh relay that fails again and again is stopped:
   cmd.run:
     - name: systemctl stop chatmail-iroh

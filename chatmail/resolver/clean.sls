@@ -8,7 +8,7 @@ chatmail other programs may write resolv.conf again:
       - /etc/dhcp/dhclient-enter-hooks.d/chatmail
       - /etc/dhcpcd.enter-hook
 
-# If the old resolv.conf asks systemd-resolved, it must answer again.
+# If the old resolv.conf names systemd-resolved, systemd-resolved must answer again.
 chatmail systemd-resolved runs again:
   service.running:
     - name: systemd-resolved

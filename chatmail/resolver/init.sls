@@ -65,7 +65,7 @@ chatmail resolver service:
     - require:
       - cmd: chatmail systemd reads its units
 
-# A minion that no longer finds its master takes no more orders. So resolv.conf stays as it is where this fails.
+# A minion that no longer finds its master takes no more orders. So resolv.conf stays as it is when this state fails.
 chatmail resolver finds the Salt master:
   chatmail_relay.master_found:
     - name: chatmail
@@ -78,7 +78,7 @@ chatmail resolver finds the Salt master:
 
 {{ kept_original("/etc/resolv.conf", {"service": "chatmail resolver service"}) }}
 
-# A symbolic link is replaced itself; the file that it leads to belongs to another program.
+# If resolv.conf is a symbolic link, our file replaces the link. The target of the link belongs to another program.
 chatmail resolv.conf names our resolver:
   file.managed:
     - name: /etc/resolv.conf

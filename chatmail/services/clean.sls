@@ -1,7 +1,7 @@
 {#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-{#- The last one is chatmail-metadata's name up to release 2026.11. -#}
+{#- Up to release 2026.11, chatmail-metadata was called chatmail-dict. -#}
 {% for service in relay.services | reverse | list + ["dict"] %}
 chatmail-{{ service }} is stopped:
   service.dead:

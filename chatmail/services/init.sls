@@ -1,5 +1,5 @@
-{#- Our own services. Needs the settings file and the users (chatmail.host), the resolver, the signing keys (chatmail.dkim)
-    and the package (chatmail.program). Each service is one subpackage and one unit. -#}
+{#- Our own services. Needs the settings file and the users (chatmail.host), the resolver, the signing keys
+    (chatmail.dkim) and the package (chatmail.program). Each service is one subpackage and one unit. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -33,7 +33,7 @@ chatmail-{{ service }} service:
       - file: chatmail hardening of the services
       - file: chatmail-{{ service }} unit
 {%- if service != "accounts" %}
-      # It asks DNS, by the servers that resolv.conf named when it started.
+      # The service asks DNS, and reads resolv.conf only when it starts.
       - file: chatmail resolv.conf names our resolver
 {%- endif %}
     - require:

@@ -1,6 +1,6 @@
-{#- Up to release 2026.11 the service behind METADATA was called chatmail-dict: it ends here, and the notifications that
-    wait in its directory go to chatmail-metadata. Needs the new unit (chatmail.services); finds nothing to do on a
-    machine that never had the old one. Can go once nobody upgrades from that release. -#}
+{#- Up to release 2026.11, chatmail-metadata was called chatmail-dict. This file stops chatmail-dict, and hands the
+    notifications that wait in its directory to chatmail-metadata. Needs the new unit (chatmail.services). Changes
+    nothing on a machine that never had chatmail-dict. Can go when no relay upgrades from that release any more. -#}
 include:
   - chatmail.services
 

@@ -1,6 +1,6 @@
 {#- What all units of ours share, and the one state in which systemd reads changed units. Needs nothing. A part that
-    writes a unit or a drop-in includes this file and adds the file to that state's `onchanges`; its services require
-    that state. -#}
+    writes a unit or a drop-in includes this .sls. Its state of the unit has `onchanges_in` with the state `chatmail
+    systemd reads its units`, and its services require that state. -#}
 include:
   - chatmail.host.ports
 
@@ -11,8 +11,8 @@ chatmail hardening of the services:
     - mode: "0644"
     - makedirs: True
 
-# Salt does so only for units of which systemd itself says that they changed. It says nothing of a unit that another one
-# starts, and the systemd of Debian 12 nothing of a drop-in in a new directory.
+# Salt itself reloads systemd only for a unit that systemd reports as changed. systemd does not report a unit that
+# another unit starts. On Debian 12, systemd does not report a drop-in in a new directory either.
 chatmail systemd reads its units:
   cmd.run:
     - name: systemctl daemon-reload

@@ -1,7 +1,7 @@
-"""How fast chatmail-transport hands messages to one other relay, and what it holds meanwhile.
+"""Measures how fast chatmail-transport sends messages to one other relay, and its memory.
 
-Run by hand: `python3 test/bench/bench_transport.py`. The service runs as a process; a second one
-would be needed to measure the far side apart, so the rate is that of both on one core.
+Run it by hand: `python3 test/bench/bench_transport.py`. The service runs as a process of its own.
+The other relay runs in the process of this program, which limits the rate, too.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ sys.path[:0] = [str(Path(__file__).parents[1]), "chatmail/program/files"]
 from support import running_transport  # noqa: E402
 from support import transport_peers as peers  # noqa: E402
 
-# What is sent: how many messages, at once, of how many octets.
+# For each round: the number of messages, the messages at once, the octets of a message.
 ROUNDS = ((300, 1, 4_000), (1000, 40, 4_000), (20, 4, 15 * 2**20))
 
 
 async def measure(path, process, count, at_once, size):
-    """Send and print one line of figures."""
+    """Send the messages of a round, and print one line of figures."""
     data = (b"k" * 76 + b"\r\n") * (size // 78)
     slots = asyncio.Semaphore(at_once)
     times = []
@@ -47,7 +47,7 @@ async def measure(path, process, count, at_once, size):
 
 
 async def main():
-    """Start DNS, the far relay and the service; measure each round."""
+    """Start DNS, the other relay and the service, and measure each round."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         authority = peers.Authority(directory)

@@ -1,7 +1,7 @@
-"""The benchmark of retention: makes a tree, looks at it, removes what is due, and compares.
+"""The benchmark of retention. It makes a tree of mailboxes and measures time and memory on it.
 
-It looks with the program and with a plain walk, and prints time and memory. Its status tells
-whether both are within what is asked:
+It compares the program with a plain walk over all files. The exit code is 0 if time and memory are
+within their limits:
 
     python3 test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
 """
@@ -25,7 +25,7 @@ MEMORY = 64  # MiB at most, all processes together
 
 
 def plain_walk(top):
-    """Look at every file's size and time in the plainest way; return their number."""
+    """Read size and time of each file in the simplest way. Return the number of files."""
     seen = 0
     for directory, _, files in os.walk(top):
         for file in files:
@@ -35,19 +35,22 @@ def plain_walk(top):
 
 
 def timed(work):
-    """Return the seconds that a call took, and what it gave back."""
+    """Return the seconds of a call, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
 def main():
-    """Make the tree, measure, remove it; return the exit status."""
+    """Make the tree, measure, and remove it. Return the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--mailboxes", type=int, default=10_000)
     parser.add_argument("--messages", type=int, default=10, help="in each mailbox")
     parser.add_argument(
-        "--repeat", type=int, default=5, help="times each, in turn; the best counts"
+        "--repeat",
+        type=int,
+        default=5,
+        help="times that each is measured, in turn; the best time counts",
     )
     parser.add_argument("--directory", help="where to make the tree")
     options = parser.parse_args()
@@ -59,7 +62,7 @@ def main():
 
 
 def measure(work, mailboxes, messages, repeat):
-    """Print the figures for one tree; return 1 if it is too slow or takes too much memory."""
+    """Print the figures for one tree. Return 1 if the program needs too much time or memory."""
     top, config = os.path.join(work, "mail"), os.path.join(work, "relay.json")
     Path(config).write_text(json.dumps(settings_for(top)), encoding="utf-8")
     seconds, _ = timed(lambda: build_tree(top, mailboxes, messages, time.time()))
@@ -78,10 +81,10 @@ def measure(work, mailboxes, messages, repeat):
 
 
 def time_in_turn(top, config, repeat):
-    """Return the least seconds of a plain walk, and of the looks that remove nothing by name."""
+    """Return the least seconds of a plain walk, and {name: least seconds} of report and dry run."""
     looks = {"report": ("report",), "dry run": ("run", "--dry-run")}
     walks, seconds = [], {name: [] for name in looks}
-    for _ in range(repeat):  # whatever else this machine does should not meet just one of them
+    for _ in range(repeat):  # in turn, so that other load on this machine slows down all of them
         walks.append(timed(lambda: plain_walk(top))[0])
         for name, command in looks.items():
             seconds[name].append(timed(partial(run_program, config, *command))[0])

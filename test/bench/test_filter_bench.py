@@ -1,4 +1,4 @@
-"""What the filter costs: CPU and memory a message. Prints its figures; its limits are CPU time."""
+"""Measures CPU time and memory of the filter for each message. The limits are CPU time."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ SIZES = {"10 KB": 10_000, "30 MB": 30 * 1000 * 1000}
 
 
 def body_of(size: int) -> bytes:
-    """Return the body of an encrypted message of about that many bytes."""
+    """Return the body of an encrypted message of about this many bytes."""
     data = os.urandom(size * 48 // 66)
     packet = b"\xd2\xff" + (len(data) + 1).to_bytes(4, "big") + b"\x02" + data
     session_key = b"\xc1\x5e\x03" + bytes(93)
@@ -74,7 +74,7 @@ def test_body_hash_of_30_mb_stays_within_its_cpu_time(bodies, kind):
     for form in ("relaxed", "simple"):
         seconds = cpu(lambda form=form: canonical.body_hash(body, form == "relaxed"), 1)
         show(f"DKIM body hash of 30 MB, {form}, {kind}", seconds)
-        # What nobody writes may cost more, but no more than a message's transfer does.
+        # Messages that no program writes may take longer, but not longer than their transfer.
         assert seconds < (0.3 if HOSTILE[kind] is None else 1.0)
 
 
@@ -132,7 +132,7 @@ def test_signatures_stay_within_their_cpu_time(tmp_path, bodies):
 
 
 def memory(pid: int, key: str, file: str = "smaps_rollup") -> int:
-    """Return kilobytes of a process."""
+    """Return the memory of a process in kilobytes."""
     lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key + ":")).split()[1])
 
@@ -164,7 +164,7 @@ def test_running_filter_stays_within_time_and_memory(tmp_path, bodies):
 
 
 def _stream(filter_, role: str, pid: int, size: str, times: int, header, body: bytes):
-    """Send a message many times; print what it cost and return the last outcome."""
+    """Send a message many times, print the figures, and return the last outcome."""
     recipient = STRANGER if role == "submission" else RECIPIENT
     before, started = cpu_of(pid), time.monotonic()
     with MilterClient(filter_.sockets / role) as client:

@@ -151,7 +151,7 @@ def names():
     return sorted(path.name for path in STATE.glob("*") if NAME.fullmatch(path.name))
 
 
-def known():
+def read_all():
     """Yield all boxes with a readable box.json."""
     for name in names():
         with contextlib.suppress(LabError):
@@ -189,12 +189,12 @@ def create(name, release, domain, layers, *, bare=False, pillar=None):
 
 def shared_by_others(box):
     """Return whether another box has the same domain. The DNS then has the records of that box."""
-    return any(other.domain == box.domain for other in known() if other.name != box.name)
+    return any(other.domain == box.domain for other in read_all() if other.name != box.name)
 
 
 def free_number(domain):
     """Return the number of a new box: that of the address in its domain, or the first free one."""
-    taken = {box.number: box.name for box in known()}
+    taken = {box.number: box.name for box in read_all()}
     if nameserver.is_literal(domain):
         number = int(domain.rpartition(".")[2])
         if number not in network.BOX_NUMBERS or network.address(number) != domain:

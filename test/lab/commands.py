@@ -135,7 +135,7 @@ def ip(arguments):
 
 def show(_arguments):
     """Print a line for each box: name, release, address, domain, state."""
-    for box in boxes.known():
+    for box in boxes.read_all():
         state = "running" if boxes.is_running(box.name) else "dead"
         print(f"{box.name:16} {box.release:10} {box.ip:15} {state:8} {box.domain}")
 

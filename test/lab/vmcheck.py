@@ -54,11 +54,11 @@ def main():
         if name in boxes.names():
             say(f"look inside with: {LAB} run {name}; end it with: {LAB} down {name}")
         return 1
-    shown("all of it", time.monotonic() - started, f"{arguments.os} on {arguments.arch}")
+    print_row("all of it", time.monotonic() - started, f"{arguments.os} on {arguments.arch}")
     return 0
 
 
-def shown(what, seconds, found):
+def print_row(what, seconds, found):
     """Print a line of the table: a check that passed, its time and its result."""
     print(f"ok  {what:30} {f'{seconds:.1f} s' if seconds is not None else '':>9}  {found}")
     sys.stdout.flush()
@@ -82,7 +82,7 @@ def boot(name, arguments):
     seconds = time.monotonic() - started
     box = boxes.load(name)
     kernel, megabytes = ask(box, "uname", "-rm"), memory_figures(box)["MemTotal"]
-    shown("boots", seconds, f"Linux {kernel}, {ask(box, 'nproc')} cores, {megabytes} MB")
+    print_row("boots", seconds, f"Linux {kernel}, {ask(box, 'nproc')} cores, {megabytes} MB")
     ask(box, "sh", "-c", WATCH_MEMORY)
     return box
 
@@ -107,7 +107,9 @@ def converge(box):
     say("salt-call --local state.apply chatmail")
     states, changed, seconds = applied(box)
     converging.publish_keys(box)
-    shown("converges", seconds, f"{len(states)} states succeeded, {len(changed)} changed something")
+    print_row(
+        "converges", seconds, f"{len(states)} states succeeded, {len(changed)} changed something"
+    )
 
 
 def converge_again(box):
@@ -117,7 +119,7 @@ def converge_again(box):
     if changed:
         names = ", ".join(state.get("__id__", state.get("name")) for state in changed)
         raise LabError(f"the second converge changed something: {names}")
-    shown("converges again", seconds, f"{len(states)} states succeeded, changed=0")
+    print_row("converges again", seconds, f"{len(states)} states succeeded, changed=0")
 
 
 def in_force(box):
@@ -125,12 +127,12 @@ def in_force(box):
     failed = ask(box, "systemctl", "list-units", "--failed", "--plain", "--no-legend")
     if failed:
         raise LabError(f"units of {box.name} failed: {failed}")
-    shown("no unit failed", None, f"systemd is {state_of_systemd(box)}")
+    print_row("no unit failed", None, f"systemd is {state_of_systemd(box)}")
     limits(box)
     apparmor(box)
     started = time.monotonic()
     took = demo.selftest(box.domain, SELFTEST_TIMEOUT)["seconds"]
-    shown("a message gets through", time.monotonic() - started, f"in {took} s, seen in IDLE")
+    print_row("a message gets through", time.monotonic() - started, f"in {took} s, seen in IDLE")
     memory(box)
 
 
@@ -151,7 +153,7 @@ def limits(box):
         if int(value) < int(wanted):
             raise LabError(f"{key} is {value}, but {SYSCTLS} says {wanted}")
         found.append(f"{key.rpartition('.')[2]} {value}")
-    shown("kernel limits are in force", None, ", ".join(found))
+    print_row("kernel limits are in force", None, ", ".join(found))
 
 
 def apparmor(box):
@@ -167,7 +169,7 @@ def apparmor(box):
     if box.ip not in addresses:
         raise LabError(f"unbound does not find {box.domain}: {addresses or 'no answer'}")
     refused = denials(box)
-    shown("AppArmor confines unbound", None, f"{confined}, which answers; {refused}")
+    print_row("AppArmor confines unbound", None, f"{confined}, which answers; {refused}")
 
 
 def denials(box):
@@ -187,7 +189,7 @@ def reboot(box):
     started = time.monotonic()
     boxes.reboot(box)
     ask(box, "sh", "-c", WATCH_MEMORY)
-    shown("reboots", time.monotonic() - started, f"systemd is {state_of_systemd(box)}")
+    print_row("reboots", time.monotonic() - started, f"systemd is {state_of_systemd(box)}")
 
 
 def memory(box):
@@ -197,7 +199,7 @@ def memory(box):
         raise LabError("the kernel ended processes because memory ran out")
     least = min(int(line) for line in ask(box, "cat", "/root/memory-available").split()) // 1024
     now = memory_figures(box)["MemAvailable"]
-    shown("memory suffices", None, f"{least} MB available at the worst moment, {now} MB now")
+    print_row("memory suffices", None, f"{least} MB available at the worst moment, {now} MB now")
 
 
 def kernel_log(box):

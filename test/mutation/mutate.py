@@ -33,24 +33,24 @@ ROOT = HERE.parents[1]
 PACKAGE = Path("chatmail/program/files/chatmaild")
 PARTS = ("message", "filter", "dkim", "transport")
 GOAL = 0.95
-# Tests of the transport mostly wait: more of them than processors run at once.
+# The tests of the transport mostly wait, so more copies than processors run at once.
 COPIES = 4
-# After so many mutants the code as it is gets tested again: its tests must still pass.
+# After this many mutants, the tests run again without a fault. They must still pass.
 CONTROL_EVERY = 25
-# Seconds that all tests of a part may take, beyond ten times what they usually do.
+# Seconds that all tests of a part may take, in addition to ten times their usual time.
 PATIENCE = 300
-# A loop without an end would fill the machine.
+# Bytes. A mutant with an endless loop must not use all memory.
 MEMORY = 8 << 30
-# A network of its own keeps the ports of several runs apart, and the faults away from the world.
+# Each run has its own network, so runs do not share ports, and mutants reach no other machine.
 COMMAND = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 COMMAND += ["chrt", "--idle", "0", "prlimit", f"--as={MEMORY}", sys.executable, "-m", "pytest"]
 COMMAND += ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "order"]
-# Plugins that nobody needs here take longer to load than most tests.
+# Without this, pytest loads plugins that are not needed, which takes longer than most tests.
 ENVIRONMENT = {"PYTHONPATH": "test/mutation", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def in_annotations(code: str) -> set[tuple[int, int]]:
-    """Return each (line, column) within annotations of types: a fault there fails every import."""
+    """Return each (line, column) in annotations of types. A fault there only breaks the import."""
     found = set()
     for node in ast.walk(ast.parse(code)):
         for kind in ("annotation", "returns"):
@@ -61,7 +61,7 @@ def in_annotations(code: str) -> set[tuple[int, int]]:
 
 
 def mutants(code: str, most: int, seed: str):
-    """Give up to `most` mutants of a module's code, in an order that the seed decides.
+    """Yield up to `most` mutants of a module's code, in an order that depends on the seed.
 
     cosmic-ray has a dozen mutants for one plus sign and two for a number. So that a sample sees
     many places, each place gives one mutant before any gives its second.
@@ -70,7 +70,7 @@ def mutants(code: str, most: int, seed: str):
     places: dict[tuple, list] = {}
     for name in sorted(plugins.operator_names()):
         kind = plugins.get_operator(name)
-        # Whether equal numbers are one object is chance, so `is` in place of `==` says nothing.
+        # Equal numbers may be one object by chance, so `is` instead of `==` shows nothing.
         if kind.arguments() or name.endswith(("_Is", "_IsNot")):
             continue
         found = (at for node in ast_nodes(tree) for at, _ in kind().mutation_positions(node))
@@ -86,7 +86,8 @@ def mutants(code: str, most: int, seed: str):
         try:
             mutant = mutate_code(code, *each)
             meaning = ast.dump(ast.parse(mutant))
-        except (AttributeError, SyntaxError):  # It cannot replace every exception's name.
+        except (AttributeError, SyntaxError):
+            # cosmic-ray cannot replace the name of each exception.
             continue
         if meaning not in seen:
             seen.add(meaning)
@@ -94,7 +95,7 @@ def mutants(code: str, most: int, seed: str):
 
 
 def difference(code: str, mutant: str) -> tuple[str, str]:
-    """Return the line that differs, before and after, without its indentation."""
+    """Return the changed line before and after, without its indentation."""
     changed = list(difflib.ndiff(code.splitlines(), mutant.splitlines()))
     return tuple(
         " ".join(" ".join(each[2:] for each in changed if each[0] == sign).split()) for sign in "-+"
@@ -118,7 +119,7 @@ def explained() -> set[tuple[str, ...]]:
 
 
 class Checkout:
-    """A copy of this checkout, in which one mutant at a time is tested."""
+    """A copy of this checkout, for one mutant at a time."""
 
     clock = itertools.count(1_000_000_000)
 
@@ -132,13 +133,13 @@ class Checkout:
                 shutil.copy2(ROOT / name, directory / name)
 
     def write(self, file: str, code: str) -> None:
-        """Write a module. Python compiles it anew when its time differs, counted in seconds."""
+        """Write a module. Python compiles it again only if its time differs by a second."""
         path = self.directory / PACKAGE / file
         path.write_text(code)
         os.utime(path, (stamp := next(self.clock), stamp))
 
     def test(self, part: str, durations: Path, timeout: float) -> str:
-        """Run a part's tests; returns "" when all pass, else the first that failed."""
+        """Run the tests of a part. Return "" if all pass, otherwise the first that failed."""
         self.process = subprocess.Popen(
             [*COMMAND, f"--basetemp={self.directory}/t", f"test/unit/{part}"],
             cwd=self.directory,
@@ -159,17 +160,17 @@ class Checkout:
         return "" if self.process.returncode == 0 else failed[1] if failed else output[-200:]
 
     def kill(self) -> None:
-        """End the tests and what they started."""
+        """End the tests and the processes that they started."""
         if self.process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def test_part(part: str, files: list[str], sample: int, copies: list[Checkout]) -> Counter:
-    """Test the mutants of a part's files; returns how many were noticed, explained, survived."""
+    """Test the mutants of a part's files. Return how many were noticed, explained or survived."""
     durations = copies[0].directory.with_name(f"{part}.json")
     if failed := copies[0].test(part, durations, 3600):
-        sys.exit(f"A test fails without any fault: {failed}. Mend that first.")
+        sys.exit(f"A test fails without any fault: {failed}. Repair it first.")
     usual = json.loads(durations.read_text())
     timeout = 10 * sum(usual.values()) + PATIENCE
     jobs = []
@@ -214,7 +215,7 @@ def outcome(
     mutant: str,
     known: set,
 ) -> tuple[str, str]:
-    """Test one mutant, no file for the code as it is; returns what became of it, and a text."""
+    """Test one mutant, or without a file the code as it is. Return the outcome and a text."""
     if not file:
         if failed := copy.test(part, durations, timeout):
             sys.exit(f"A test fails without any fault, so no figure counts: {failed}")
@@ -230,7 +231,7 @@ def outcome(
 
 
 def main() -> int:
-    """Run; returns the exit status."""
+    """Run the program. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", nargs="*", help="a part or a file, such as message/mime.py")
     parser.add_argument("--sample", type=int, default=sys.maxsize, help="mutants of each file")

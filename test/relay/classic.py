@@ -29,7 +29,7 @@ home_mailbox = Maildir/
 max_use = 1
 smtpd_tls_chain_files = {chain}
 smtpd_tls_security_level = may
-# The relay speaks to nobody without TLS. Certificates are not what this side is here to check.
+# The relay sends nothing without TLS. This server checks no certificates.
 smtp_tls_security_level = encrypt
 smtpd_milters = inet:127.0.0.1:8891
 non_smtpd_milters = $smtpd_milters

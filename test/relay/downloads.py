@@ -1,4 +1,4 @@
-"""A host beside the relay where the program of the iroh relay is to be had."""
+"""A host beside the relay that serves the program of the iroh relay."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def archive(program):
-    """Return what a project would publish: a compressed archive with the program, bytes, in it."""
+    """Return a compressed tar archive with the program, as a project publishes it."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as made:
         member = tarfile.TarInfo("iroh-relay")
@@ -20,7 +20,7 @@ def archive(program):
 
 @contextlib.contextmanager
 def download_server(relay, program):
-    """Serve `/<version>.tar.gz` with what `program(version)` returns; yields the URL before it."""
+    """Serve `program(version)` at `/<version>.tar.gz`. Yield the first part of the URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -34,7 +34,7 @@ def download_server(relay, program):
             pass
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
+        # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((relay.ip, 9))
         address = probe.getsockname()[0]
     with ThreadingHTTPServer((address, 0), Handler) as server:

@@ -4,12 +4,12 @@ import socket
 import ssl
 from pathlib import Path
 
-# Of the lab's ACME authority.
+# The root certificate of the lab's ACME authority.
 ROOT = Path("/run/chatmail-lab/pebble/root.pem")
 
 
 def context(oldest=None, newest=None, alpn=None, verify=True):
-    """Return a client's TLS settings; those for old protocols take what OpenSSL still can do."""
+    """Return a client's TLS settings. For old protocols, they allow all that OpenSSL can do."""
     if verify:
         made = ssl.create_default_context(cafile=str(ROOT))
     else:
@@ -25,7 +25,7 @@ def context(oldest=None, newest=None, alpn=None, verify=True):
 
 
 def connect(relay, port, tls, name=None):
-    """Return a TLS connection to a port, after STARTTLS where the port begins without TLS."""
+    """Return a TLS connection to a port, after STARTTLS if the port begins without TLS."""
     plain = socket.create_connection((relay.ip, port), timeout=20)
     try:
         if port in (25, 587, 143):
@@ -37,7 +37,7 @@ def connect(relay, port, tls, name=None):
 
 
 def ask_for_tls(plain, port):
-    """Get a plain session to where TLS begins."""
+    """Bring a plain session to the point where TLS begins."""
     with plain.makefile("rwb") as stream:
         stream.readline()
         if port != 143:

@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """A stand-in for iroh-relay, with the same options and configuration. It echoes on /relay.
 
-`GET /ping` answers VERSION, so tests see which program runs. "slow" listens after a second.
+`GET /ping` answers VERSION, so tests see which program runs. Version "slow" waits for a second
+before it listens.
 """
 
 import argparse
@@ -25,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status, body=b""):
         self.send_response(status)
-        # Both as the real one does.
+        # The real program sends both fields, too.
         self.send_header("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
         if challenge := self.headers.get("X-Tailscale-Challenge"):
             self.send_header("X-Tailscale-Response", f"response {challenge}")
@@ -54,7 +55,7 @@ def main():
     with open(parser.parse_args().config_path, "rb") as stream:
         config = tomllib.load(stream)
     if config["enable_stun"] or config["enable_metrics"]:
-        raise SystemExit("coturn has the port of STUN, and nobody reads metrics here")
+        raise SystemExit("coturn uses the port of STUN, and nothing reads metrics here")
     if VERSION == "slow":
         time.sleep(1)
     host, _, port = config["http_bind_addr"].rpartition(":")

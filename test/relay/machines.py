@@ -18,7 +18,7 @@ BOOT_AND_CONVERGE = 1500  # seconds; the first run builds images
 
 
 def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
-    """Run a verb of the lab; returns its CompletedProcess, output as text."""
+    """Run a verb of the lab. Return its CompletedProcess, with text."""
     kwargs.setdefault("capture_output", True)
     argv = [str(LAB), *map(str, arguments)]
     done = subprocess.run(argv, text=True, errors="replace", timeout=timeout, check=False, **kwargs)
@@ -32,15 +32,15 @@ def lab(*arguments, check=True, timeout=BOOT_AND_CONVERGE, **kwargs):
 
 
 def box_record(name):
-    """What the lab knows of a box: name, release, domain and more."""
+    """Return the lab's description of a box: name, release, domain and more."""
     path = STATE / name / "box.json"
     if not path.exists():
-        raise pytest.UsageError(f"there is no box {name}; `lab list` shows which there are")
+        raise pytest.UsageError(f"there is no box {name}; `lab list` shows all boxes")
     return json.loads(path.read_text())
 
 
 class LabBackend(BaseBackend):
-    """How pytest-testinfra reaches a box: by `lab run`."""
+    """The backend of pytest-testinfra for a box. It uses `lab run`."""
 
     NAME = "lab"
 
@@ -50,7 +50,7 @@ class LabBackend(BaseBackend):
 
 
 class Relay:
-    """A machine under test: a box of the lab, or with --hosts one elsewhere.
+    """A machine under test: a box of the lab, or with --hosts a machine elsewhere.
 
     `name`, `domain` (its mail domain), `ip` (its IPv4 address), `host` (pytest-testinfra's object);
     `in_lab`, and `in_dns`: whether the programs of this side find the domain by DNS.
@@ -64,14 +64,14 @@ class Relay:
     def run(self, command, *, check=True, input=None):
         """Run a shell command (a string) or a program (a list) as root on the machine.
 
-        `input` is text for its stdin. Returns a CompletedProcess with text output; a non-zero exit
-        code fails the test unless `check=False`.
+        input: text for stdin. Returns a CompletedProcess with text. An exit code other than 0 fails
+        the test, unless `check=False`.
         """
         line = command if isinstance(command, str) else shlex.join(map(str, command))
         done = self.execute(line, input or "")
         if check and done.returncode != 0:
-            said = f"{done.stdout}{done.stderr}"
-            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{said}")
+            output = f"{done.stdout}{done.stderr}"
+            pytest.fail(f"on {self.name}: `{line}` gave {done.returncode}:\n{output}")
         return done
 
     def execute(self, line, sent):
@@ -81,7 +81,7 @@ class Relay:
         return self.ssh.run(line, sent)
 
     def salt(self, function, *arguments, check=True):
-        """Call an execution function on the machine; returns its result, parsed from JSON."""
+        """Call an execution function on the machine. Return its result."""
         call = ["salt-call", "--local", "--out=json", "--log-level=error", function, *arguments]
         done = self.run(call, check=check)
         try:
@@ -90,31 +90,31 @@ class Relay:
             pytest.fail(f"on {self.name}: {function} gave no JSON:\n{done.stdout}{done.stderr}")
 
     def client(self, *argv, check=True, **kwargs):
-        """Run a program of this machine as a host beside the relay; returns CompletedProcess."""
+        """Run a program of this machine as a host beside the relay. Return the CompletedProcess."""
         kwargs.setdefault("timeout", 60)
         return subprocess.run(argv, capture_output=True, text=True, check=check, **kwargs)
 
     def dns_set(self, name, kind, value):
-        """Make `value` the one record of that name and type in the lab's DNS."""
+        """Make `value` the only record of this name and type in the lab's DNS."""
         self.needs_lab("its DNS")
         lab("dns", "set", name, kind, value)
 
     def dns_del(self, name, kind=None):
-        """Remove a name from the lab's DNS, or its records of one type."""
+        """Remove a name from the lab's DNS, or only its records of one type."""
         self.needs_lab("its DNS")
         lab("dns", "del", name, *([kind] if kind else []))
 
     def reboot(self):
-        """Reboot the machine and wait until it is back."""
+        """Reboot the machine and wait until it has booted."""
         self.needs_lab("its power switch")
         lab("reboot", self.name)
 
     def wait(self, seconds):
-        """Let time pass between two looks at the machine."""
+        """Wait between two checks of the machine."""
         time.sleep(seconds)
 
     def wait_until(self, condition, seconds=30):
-        """Ask `condition` until it is true, and return its value; fail after `seconds`."""
+        """Call `condition` until its result is true. Return the result. Fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -123,26 +123,26 @@ class Relay:
         return value
 
     def clock_ahead(self):
-        """Return by how many seconds the machine's clock is ahead; a box has that of its host."""
+        """Return the seconds by which the machine's clock is ahead. A box has its host's clock."""
         return 0 if self.in_lab else elsewhere.clock_ahead(self.ssh)
 
     def round_trip(self):
-        """Return the seconds that the way to the machine and back takes; none in the lab."""
+        """Return the seconds of a round trip to the machine. It is 0 in the lab."""
         return 0 if self.in_lab else elsewhere.round_trip(self.ip)
 
     def needs_lab(self, what):
-        """Skip the test where there is no lab."""
+        """Skip the test if there is no lab."""
         if not self.in_lab:
             pytest.skip(f"needs the lab for {what}; {self.name} is a machine elsewhere")
 
     def needs_dns(self, who):
-        """Skip the test where `who`, a program that asks the DNS itself, finds no domain."""
+        """Skip the test if `who`, a program that asks the DNS itself, cannot find the domain."""
         if not self.in_dns:
             pytest.skip(f"{who} asks the DNS, and none here knows {self.domain}")
 
 
 def lab_relay(name):
-    """The Relay object of a box of the lab."""
+    """Return the Relay object of a box of the lab."""
     record = box_record(name)
     host = testinfra.host.Host(LabBackend(name))
     host.backend.set_host(host)
@@ -151,7 +151,7 @@ def lab_relay(name):
 
 @contextlib.contextmanager
 def elsewhere_relay(option):
-    """The Relay object of the machine that --hosts names; it must be converged already."""
+    """Return the Relay object of the machine in --hosts, which must be converged already."""
     with contextlib.closing(elsewhere.Ssh(option)) as ssh:
         domain = json.loads(elsewhere.settings_text(ssh))["mail_domain"]
         backend = elsewhere.SshBackend(ssh)

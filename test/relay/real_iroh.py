@@ -1,7 +1,7 @@
 """Two Delta Chat cores meet at a real iroh-relay 0.35, with no direct way between them.
 
-`make realtime` runs this; it is no part of `make test`, because cargo builds the program. Each core
-stands in a host of its own, and the bridge of the lab passes nothing from one to the other.
+`make realtime` runs this file. `make test` does not, because cargo must build the program. Each
+core runs on its own host, and the bridge of the lab passes no packet from one host to the other.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ STARTED = "systemctl show --value --property=ActiveEnterTimestamp chatmail-iroh"
 
 
 def inside(namespace, *command, check=True):
-    """Run a program in a network namespace; returns CompletedProcess."""
+    """Run a program in a network namespace. Return the CompletedProcess."""
     argv = ["nsenter", f"--net={namespace}", *command]
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=check)
 
 
 @pytest.fixture(scope="module")
 def peers(lab_network):
-    """Two hosts on the lab's bridge that reach everybody but each other; yields their files."""
+    """Make two hosts that reach all of the lab, but not each other. Yield their namespaces."""
     for number, name in enumerate(PEERS):
         subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         subprocess.run(["ip", "netns", "add", name], check=True)
@@ -59,7 +59,7 @@ def peers(lab_network):
 
 @pytest.fixture(scope="module", params=["relay", "ip_relay"])
 def meeting_place(request, release):
-    """A relay that runs the real program; both forms have a self-signed certificate."""
+    """A relay that runs the real program. Both forms have a self-signed certificate."""
     relay = request.getfixturevalue(request.param)
     content = iroh_relay().read_bytes()
     own = {"iroh_relay": None, "iroh_binary": {"sha256": hashlib.sha256(content).hexdigest()}}
@@ -80,7 +80,7 @@ def core_at(host, directory):
 
 @pytest.fixture(scope="module")
 def channel(meeting_place, peers, tmp_path_factory):
-    """The same webxdc app at two accounts, as (message of one, message of the other)."""
+    """The same webxdc app in two accounts, as (message of one, message of the other)."""
     directory = tmp_path_factory.mktemp("cores")
     app = directory / "app.xdc"
     with zipfile.ZipFile(app, "w") as made:
@@ -97,26 +97,26 @@ def channel(meeting_place, peers, tmp_path_factory):
 
 
 def lines(relay, since):
-    """Return what the program wrote to the journal since a time in Unix seconds."""
+    """Return the program's lines in the journal since a time in Unix seconds."""
     relay.run("journalctl --sync")
     unit = f"_SYSTEMD_UNIT=chatmail-iroh.service _TRANSPORT=stdout --since=@{since}"
     return relay.run(f"journalctl {unit} --output=cat -q", check=False).stdout.splitlines()
 
 
 def clients(relay):
-    """Return how many connections the program has."""
+    """Return the number of the program's connections."""
     return len(relay.run("ss -Htn state established sport = 3340").stdout.splitlines())
 
 
 def answer_to(host, address):
-    """Return what a host is told when it connects to a port of another where nobody listens."""
-    # The kernel asks three times, a second each, who has the address.
+    """Return the error when a host connects to a port of another host where nothing listens."""
+    # The kernel asks for the address three times, and waits a second each time.
     connect = ["timeout", "10", "bash", "-c", f"exec 3<>/dev/tcp/{address}/1"]
     return inside(host, *connect, check=False).stderr
 
 
 def test_peers_reach_the_relay_and_not_each_other(meeting_place, peers):
-    """Or the data of the next test would go from one to the other directly."""
+    """Otherwise the data of the next test would go directly from one to the other."""
     for host, other in zip(peers, reversed(PEERS.values()), strict=True):
         assert "Connection refused" in answer_to(host, meeting_place.ip)
         for address in (f"198.51.100.{other}", f"2001:db8:25::{other}"):
@@ -124,7 +124,7 @@ def test_peers_reach_the_relay_and_not_each_other(meeting_place, peers):
 
 
 def test_data_pass_between_two_cores_that_have_no_direct_way(meeting_place, channel):
-    """Iroh takes no self-signed certificate, so the relay is told to it without TLS."""
+    """Iroh accepts no self-signed certificate, so clients get the URL of the relay without TLS."""
     assert server_entry(meeting_place, new_account(meeting_place), "irohrelay") == (
         f"http://{meeting_place.domain}"
     )
@@ -149,7 +149,7 @@ def test_data_pass_between_two_cores_that_have_no_direct_way(meeting_place, chan
 
 @pytest.mark.usefixtures("channel")
 def test_clients_write_nothing_to_the_journal(meeting_place):
-    """Anybody could fill it: 3371 lines in one burst."""
+    """Once, any client could fill the journal: 3371 lines in one burst."""
     began = meeting_place.run(f'date +%s -d "$({STARTED})"').stdout.strip()
     upgrade = f"GET /relay HTTP/1.1\r\nHost: {meeting_place.domain}\r\n"
     upgrade += "Upgrade: iroh derp http\r\nConnection: upgrade\r\n\r\n"
@@ -164,6 +164,6 @@ def test_clients_write_nothing_to_the_journal(meeting_place):
 def test_browsers_are_bound_to_nothing(meeting_place):
     command = ["curl", "--silent", "--insecure", "--head", "--request", "GET"]
     for scheme in ("http", "https"):
-        said = meeting_place.client(*command, f"{scheme}://{meeting_place.domain}/generate_204")
-        assert " 204" in said.stdout.splitlines()[0]
-        assert "strict-transport-security" not in said.stdout.lower()
+        answer = meeting_place.client(*command, f"{scheme}://{meeting_place.domain}/generate_204")
+        assert " 204" in answer.stdout.splitlines()[0]
+        assert "strict-transport-security" not in answer.stdout.lower()

@@ -1,4 +1,4 @@
-"""Another relay, at the address of this side: it takes mail by HTTPS and SMTP, and brings some."""
+"""Another relay at an address of this host, which accepts mail by HTTPS and SMTP and sends mail."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ from support import transport_peers as peers
 def own_address(relay):
     """Return the address of this host that the relay sees."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        # Nothing is sent: connecting a datagram socket only chooses the address.
+        # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((relay.ip, 9))
         return probe.getsockname()[0]
 
 
 @contextlib.contextmanager
 def other_relay(address, directory):
-    """Take mail at an address literal, by HTTPS and SMTP; gives the two peers."""
+    """Accept mail for an address literal by HTTPS and SMTP. Yield the two peers."""
     https, smtp_server = peers.HttpsPeer(), peers.SmtpPeer()
     context = peers.Authority(directory).server(address)
     loop, ready, done = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
@@ -32,7 +32,7 @@ def other_relay(address, directory):
             await done.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    # Tests of the other release may run beside these, and all have one address.
+    # Tests of the other release may run at the same time, with the same address.
     with open("/run/lock/chatmail-test-relay", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         thread.start()
@@ -45,7 +45,7 @@ def other_relay(address, directory):
 
 
 def mxdeliv(relay, sender, recipient, message):
-    """Bring a message over HTTPS as another relay does; returns the status."""
+    """Send a message by HTTPS as another relay does. Return the status."""
     connection = http.client.HTTPSConnection(relay.domain, 443, context=tls_context(), timeout=20)
     headers = {"X-Mail-From": sender, "X-Mail-To": recipient}
     with contextlib.closing(connection):

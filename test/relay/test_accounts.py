@@ -48,14 +48,14 @@ def hibernate(relay, client):
 
 
 def test_block_cuts_all_sessions_within_a_second_and_those_of_nobody_else(relay, sessions):
-    """Dovecot 2.3 does not kick a hibernated client, which shares its process with others."""
+    """Dovecot 2.3 cannot kick a hibernated client: the process serves other clients, too."""
     account, closings = sessions
     other = new_account(relay)
     bystander = IdleClient(relay, other)
     hibernate(relay, bystander)
     with smtp(relay, account) as sending:
-        told = relay.salt("chatmail_accounts.block", account.address)
-        assert told == {"changed": True, "disconnected": 3}
+        result = relay.salt("chatmail_accounts.block", account.address)
+        assert result == {"changed": True, "disconnected": 3}
         with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:
             send(sending, account, other)
         [(code, text)] = refused.value.recipients.values()
@@ -97,7 +97,7 @@ def test_blocked_address_gets_no_mail_and_comes_back_as_it_was(relay):
 
 
 def test_address_that_begins_with_a_dash_is_like_any_other(relay):
-    """Postfix read it as an option of a command, and refused mail from and to it."""
+    """Once, Postfix read the address as an option of a command, and refused its mail."""
     account, other = dashed_account(relay), new_account(relay)
     with smtp(relay, account) as connection:
         send(connection, account, account)
@@ -107,8 +107,8 @@ def test_address_that_begins_with_a_dash_is_like_any_other(relay):
     relay.wait_until(lambda: count(relay, account) == 2)
     relay.wait_until(lambda: count(relay, other) == 1)
     client = IdleClient(relay, account)
-    told = relay.salt("chatmail_accounts.block", f"address={account.address}")
-    assert told == {"changed": True, "disconnected": 1}
+    result = relay.salt("chatmail_accounts.block", f"address={account.address}")
+    assert result == {"changed": True, "disconnected": 1}
     client.close()
     relay.salt("chatmail_accounts.unblock", f"address={account.address}")
     assert count(relay, account) == 2
@@ -125,15 +125,15 @@ def test_address_is_described_without_its_password(relay):
     with smtp(relay, account) as connection:
         send(connection, account, account)
     relay.wait_until(lambda: count(relay, account) == 1)
-    told = relay.salt("chatmail_accounts.info", account.address)
+    result = relay.salt("chatmail_accounts.info", account.address)
     today = relay.run("date -u +%F").stdout.strip()
-    assert told["bytes"] > 100
-    assert told == {
+    assert result["bytes"] > 100
+    assert result == {
         "address": account.address,
         "blocked": False,
         "last_login": today,
         "messages": 1,
-        "bytes": told["bytes"],
+        "bytes": result["bytes"],
         "devices": 0,
     }
     assert account.address in relay.salt("chatmail_accounts.list")
@@ -146,9 +146,9 @@ def test_deleted_address_is_gone_with_mail_and_sessions(relay, sessions):
     account, closings = sessions
     with smtp(relay, account) as connection:
         send(connection, account, account)
-    told = relay.salt("chatmail_accounts.delete", account.address)
-    assert told["removed"] is True
-    assert told["disconnected"] == 3
+    result = relay.salt("chatmail_accounts.delete", account.address)
+    assert result["removed"] is True
+    assert result["disconnected"] == 3
     assert max(closing.result() for closing in closings) <= time.time()
     assert account.address not in mailboxes(relay)
     assert relay.run(["find", "/", "-xdev", "-name", f"*{account.address}*"]).stdout == ""
@@ -176,8 +176,8 @@ def test_nocreate_of_an_operator_outlives_a_converge(relay):
         assert try_imap(relay, *old)
         assert relay.salt("chatmail_relay.limits")["nocreate"] == {"value": True, "limit": False}
     finally:
-        told = relay.salt("chatmail_accounts.nocreate", "off")
-    assert told == {"nocreate": False, "changed": True}
+        result = relay.salt("chatmail_accounts.nocreate", "off")
+    assert result == {"nocreate": False, "changed": True}
     assert try_imap(relay, *new)
 
 

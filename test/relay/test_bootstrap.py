@@ -89,12 +89,12 @@ def test_user_who_is_not_root_is_refused(refused):
 
 
 def test_other_system_is_refused(refused):
-    said = refused(
+    output = refused(
         "unshare --mount sh -c 'mount -t tmpfs tmpfs /mnt && "
         'echo "ID=ubuntu VERSION_ID=24.04 PRETTY_NAME=Ubuntu" | tr " " "\\n" > /mnt/os && '
         f"mount --bind /mnt/os /usr/lib/os-release && {BOOTSTRAP} chat.example.org'"
     )
-    assert "this is Ubuntu; a relay needs Debian 12 or 13" in said
+    assert "this is Ubuntu; a relay needs Debian 12 or 13" in output
 
 
 def test_taken_ports_are_refused_and_all_of_them_named(bare_box, refused):
@@ -105,10 +105,10 @@ def test_taken_ports_are_refused_and_all_of_them_named(bare_box, refused):
             bare_box.run(f"systemctl show --value --property=MainPID {unit}").stdout.strip()
             for unit in ("oldmail", "oldturn")
         ]
-        said = refused(f"{BOOTSTRAP} chat.example.org")
+        output = refused(f"{BOOTSTRAP} chat.example.org")
     finally:
         bare_box.run("systemctl stop oldmail oldturn")
-    assert re.findall(r"(\d+/\w+)  (\S+) \(pid (\d+)\)", said) == [
+    assert re.findall(r"(\d+/\w+)  (\S+) \(pid (\d+)\)", output) == [
         ("25/tcp", "perl", pids[0]),
         ("587/tcp", "perl", pids[0]),
         ("3478/udp", "perl", pids[1]),

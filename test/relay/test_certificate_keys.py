@@ -16,7 +16,7 @@ PART = "chatmail"
 
 
 def served(relay, port=443):
-    """Return (serial number, digest of the key) of what a port serves."""
+    """Return (serial number, digest of the key) of the certificate on a port."""
     with connect(relay, port, context(verify=False)) as connection:
         found = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True))
     form = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -37,7 +37,7 @@ def renewed(relay, before):
 
 
 def test_renewal_by_certbot_keeps_the_key(domain_box):
-    """As its timer does it. Delta Chat takes an expired certificate whose key it knows."""
+    """Delta Chat accepts an expired certificate with a known key. certbot runs as by its timer."""
     before, keys = served_by_all(domain_box)
     domain_box.run(RENEW)
     assert renewed(domain_box, before) == keys
@@ -45,7 +45,7 @@ def test_renewal_by_certbot_keeps_the_key(domain_box):
 
 def test_certificate_of_another_authority_keeps_the_key(domain_box):
     before, keys = served_by_all(domain_box)
-    # Due, because the last one seems to be of another authority.
+    # A certificate is due, because the last one seems to be from another authority.
     domain_box.run(f"sed -i 's,^server = .*,server = https://old.example/dir,' {RENEWAL}")
     assert failed(apply(domain_box, PART)) == set()
     assert renewed(domain_box, before) == keys
@@ -89,7 +89,7 @@ def test_self_signed_relay_gets_a_new_key_and_keeps_it(relay):
     assert not new & keys
     assert not_as_expected(apply(relay, "chatmail")) == {}
     assert served_by_all(relay)[1] == new
-    # Names as before: Delta Chat looks at them.
+    # The names are as before, because Delta Chat checks them.
     pem = ssl.get_server_certificate((relay.ip, 993), timeout=10)
     names = x509.load_pem_x509_certificate(pem.encode()).extensions
     found = names.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -290,7 +290,7 @@ def external(domain_box):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("rm /etc/ssl/relay/privkey.pem", "privkey.pem cannot be read: No such file"),
         ("echo junk > /etc/ssl/relay/fullchain.pem", "cannot be used: expected a PEM"),
@@ -301,11 +301,11 @@ def external(domain_box):
     ],
     ids=["missing", "unreadable", "no match"],
 )
-def test_unusable_file_of_the_operator_is_refused(domain_box, external, damage, said):
+def test_unusable_file_of_the_operator_is_refused(domain_box, external, damage, message):
     before = serials(domain_box)
     domain_box.run(damage)
     applied, _ = external()
-    assert said in failed(applied)["chatmail certificate of the operator"]
+    assert message in failed(applied)["chatmail certificate of the operator"]
     assert serials(domain_box) == before
 
 

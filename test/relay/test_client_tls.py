@@ -1,4 +1,4 @@
-"""TLS 1.2 for clients: of a relay without a domain only, and there with modern ciphers only."""
+"""TLS 1.2 for clients: only on a relay without a domain, and there only with modern ciphers."""
 
 import smtplib
 import ssl
@@ -7,23 +7,23 @@ import pytest
 from relay.client import imap, new_account
 from relay.handshakes import connect, context
 
-# (port, ALPN) of all that clients connect to.
+# (port, ALPN) of all services for clients.
 CLIENTS = [(993, None), (143, None), (465, None), (587, None), (443, "imap"), (443, "smtp")]
 IDS = ["993", "143", "465", "587", "443-imap", "443-smtp"]
-# The relay's key is one for elliptic curves, so a cipher of RSA's would be refused in any case.
+# The relay has a key for elliptic curves, so it would refuse a cipher for RSA in any case.
 MODERN = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"]
 MODERN += ["ECDHE-ECDSA-CHACHA20-POLY1305"]
 CBC = ["ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384"]
-# The client's key exchange by the relay's RSA key, and without any certificate.
+# The first two exchange keys by RSA, without forward secrecy. The last uses no certificate.
 WEAK = ["AES128-GCM-SHA256", "AES256-SHA", "AECDH-AES128-SHA"]
 
-# How a relay refuses a protocol, and a cipher.
+# The errors after a refused protocol and after a refused cipher.
 PROTOCOL = ("hung up", "TLSV1_ALERT_PROTOCOL_VERSION")
 CIPHER = ("hung up", "SSLV3_ALERT_HANDSHAKE_FAILURE")
 
 
 def tls_1_2(ciphers, alpn=None):
-    """Return a client's settings: TLS 1.2 alone, with these ciphers alone."""
+    """Return TLS settings of a client with only TLS 1.2 and only these ciphers."""
     version = ssl.TLSVersion.TLSv1_2
     made = context(version, version, alpn, verify=False)
     made.set_ciphers(f"{':'.join(ciphers)}:@SECLEVEL=0")
@@ -31,7 +31,7 @@ def tls_1_2(ciphers, alpn=None):
 
 
 def refusal(relay, port, tls):
-    """Return how a port refuses a handshake, None if it takes it."""
+    """Return the error if a port refuses a handshake, None if it accepts."""
     try:
         connect(relay, port, tls).close()
     except (ssl.SSLZeroReturnError, ssl.SSLEOFError, ConnectionResetError):
@@ -44,7 +44,7 @@ def refusal(relay, port, tls):
 
 @pytest.fixture
 def rsa_key(ip_relay):
-    """Let the relay have an RSA key for a while, so that RSA's key exchange would be possible."""
+    """Give the relay an RSA key for a while. Without one, RSA key exchange is impossible."""
     make = (
         "openssl req -x509 -nodes -days 9 -newkey rsa:2048 -subj /CN=rsa "
         "-keyout /run/rsa.key -out /run/rsa.pem"
@@ -98,14 +98,14 @@ def test_relay_without_a_domain_refuses_tls_1_1(ip_relay, port, alpn):
 
 @pytest.mark.parametrize("cipher", [*MODERN, *CBC])
 def test_port_25_takes_the_same_ciphers_on_every_relay(relay, ip_relay, cipher):
-    """Other servers may be old: what they may speak does not depend on the relay's form."""
+    """Other mail servers may be old, so this does not depend on the form of the relay."""
     for each in (relay, ip_relay):
         with connect(each, 25, tls_1_2([cipher])) as connection:
             assert connection.cipher()[0] == cipher
 
 
 def test_client_with_tls_1_2_logs_in_to_a_relay_without_a_domain(ip_relay):
-    """As Delta Chat on Apple's systems, where it checks no certificate."""
+    """Delta Chat on Apple's systems does this when it checks no certificate."""
     account = new_account(ip_relay)
     tls = tls_1_2(MODERN)
     with imap(ip_relay, account, tls=tls) as connection:

@@ -1,6 +1,6 @@
 """Work on the repository, on a machine as from a provider, with git and make.
 
-The machine that runs these tests may have packages that no list of ours names. A bare box has not.
+The machine that runs these tests may have packages that no list of ours names. A bare box has none.
 """
 
 import subprocess

@@ -46,7 +46,7 @@ def test_originals_of_replaced_files_are_kept_once(relay):
 
 
 def test_foreign_program_on_a_needed_port_fails_the_run_and_nothing_changes(relay):
-    """A program that listens on 587 would take the mail of our clients."""
+    """A foreign program that listens on 587 would receive the mail of our clients."""
     relay.run("systemctl stop postfix")
     relay.run("systemd-run --unit=squatter python3 -m http.server 587")
     try:

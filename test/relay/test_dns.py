@@ -78,8 +78,8 @@ def test_empty_zone_is_complete_after_one_converge_and_mended_by_the_next(box):
     dnsservers.set_records(
         f"{box.domain}.", "MX", "10 mx.example.net.", address=CLIENT, zone=box.zone
     )
-    told = box.run("salt-call --local chatmail_dns.report", check=False).stdout
-    assert f"wrong      {box.domain}. MX" in told
+    report = box.run("salt-call --local chatmail_dns.report", check=False).stdout
+    assert f"wrong      {box.domain}. MX" in report
     verified = box.run("salt-call --local state.apply chatmail.dns.verified test=True", check=False)
     assert f"{box.domain}. MX is wrong" in verified.stdout
     assert changed(box) == {

@@ -1,7 +1,7 @@
 """A part of these tests, run as by `kitchen verify`: over ssh, without root, lab or DNS.
 
-The relay that the tests of the session share is the other machine: it gets an ssh server and a user
-with sudo, and loses both again.
+The shared relay of the session is the other machine. It gets an ssh server and a user with sudo,
+and both are removed afterwards.
 """
 
 import itertools
@@ -123,8 +123,10 @@ def outcomes(report):
     for case in ElementTree.parse(report).iter("testcase"):
         file = case.get("classname").rpartition(".")[2]
         test = case.get("name").partition("[")[0]
-        told = [each.get("message") for each in case if each.tag in ("skipped", "failure", "error")]
-        found.setdefault(f"{file}.py::{test}", []).append(told[0] if told else "passed")
+        reasons = [
+            each.get("message") for each in case if each.tag in ("skipped", "failure", "error")
+        ]
+        found.setdefault(f"{file}.py::{test}", []).append(reasons[0] if reasons else "passed")
     return found
 
 

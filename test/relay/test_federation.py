@@ -170,9 +170,9 @@ def test_black_holes_do_not_delay_others(relay, other_relay, bob):
 
 
 def test_dead_recipients_keep_the_message_from_nobody(relay, other_relay, alice, bob):
-    """By HTTPS one answer is for all. Two members of a group were deleted, and nobody got mail.
+    """HTTPS has one answer for all. Once, two deleted members kept a message from a whole group.
 
-    More than 50 recipients came in several transactions, and the others got several copies.
+    Once, more than 50 recipients came in several transactions, and the others got several copies.
     """
     dead = [f"gone{number:05}@{other_relay.domain}" for number in range(59)]
     recipients = [*dead[:30], bob.address, *dead[30:]]

@@ -1,4 +1,4 @@
-"""What an account, or somebody who already runs a program on the machine, may not do."""
+"""Things that an account, or a program of another user on the machine, must not be able to do."""
 
 import pytest
 from relay.client import imap, new_account
@@ -22,7 +22,7 @@ def settings(relay):
 
 @pytest.mark.parametrize("user", ["nobody", "www-data", "chatmail-transport"])
 def test_no_other_user_delivers_past_the_filter(relay, user):
-    """Dovecot's stock socket took an unencrypted message with any From from everybody."""
+    """Dovecot's stock socket accepts an unencrypted message with any From from every user."""
     program = f'runuser -u {user} -- python3 -c "{CONNECT.format("/run/dovecot/lmtp")}"'
     error = relay.run(program, check=False).stderr
     assert "PermissionError" in error or "FileNotFoundError" in error, error
@@ -36,7 +36,7 @@ def test_user_without_rights_reaches_no_socket_of_the_mail(relay, path):
 
 
 def test_mailbox_takes_no_more_messages_than_it_has_kilobytes(relay, settings):
-    """An account appended 10000 messages of one octet in 18 s: 10 KB of its 500 MB."""
+    """Once, an account could append 10000 messages of one octet in 18 s: 10 KB of its 500 MB."""
     account = new_account(relay)
     connection = imap(relay, account)
     connection.append("INBOX", None, None, b"x\r\n")
@@ -44,7 +44,7 @@ def test_mailbox_takes_no_more_messages_than_it_has_kilobytes(relay, settings):
     limit = int(quota.rpartition("MESSAGE ")[2].strip(")").split()[1])
     storage = int(quota.partition("STORAGE ")[2].partition(")")[0].split()[1])
     assert limit == storage
-    # As if so many were there: Dovecot counts them in this file (Maildir++).
+    # Dovecot takes the number of messages from this file (Maildir++).
     home = f"{settings['mailboxes_dir']}/{account.address}"
     connection.logout()
     relay.run(f"printf '%s\\n%s\\n' {storage * 1024}S,{limit}C '100 {limit}' > {home}/maildirsize")
@@ -65,9 +65,9 @@ def test_mailbox_takes_a_thousand_folders_at_most(relay, settings):
 
 
 def test_mail_of_users_leaves_disk_space_for_mail_that_arrives(relay, settings):
-    """An account sends 60 messages of 30 MB a minute; Postfix keeps for two days what is not taken.
+    """An account can send 60 messages of 30 MB a minute. Postfix keeps them for two days.
 
-    Postfix refuses all mail where 1.5 messages have no room, unless told otherwise.
+    By default, Postfix refuses all mail when there is no space for 1.5 messages.
     """
     for service in ("submission", "submissions", "127.0.0.1:10465"):
         [line] = relay.run(f"postconf -P {service}/inet/queue_minfree").stdout.splitlines()

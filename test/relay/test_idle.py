@@ -14,7 +14,7 @@ CLIENTS = 20
 # A sender may send ten messages at once, so each sender sends half of them.
 SENDERS = 2
 IDLE_SECONDS = 2
-# Far below the 500 ms by which Dovecot may put a notice off. The benchmark has the figures.
+# The limit is far below the 500 ms by which Dovecot may delay a notice. The benchmark has figures.
 MEDIAN_LIMIT = 0.250
 
 
@@ -37,7 +37,7 @@ def clients(relay, accounts):
         yield clients
 
 
-def seconds_until_told(connection, sender, recipient, client):
+def seconds_until_notice(connection, sender, recipient, client):
     """Send one message; return the time from the end of DATA to the client's notice."""
     connection.mail(sender)
     connection.rcpt(recipient)
@@ -46,9 +46,9 @@ def seconds_until_told(connection, sender, recipient, client):
     connection.send(encrypted(sender, recipient) + b".\r\n")
     end_of_data = time.monotonic()
     client.wait_for_message()
-    told = time.monotonic()
+    noticed = time.monotonic()
     assert connection.getreply()[0] == 250
-    return told - end_of_data
+    return noticed - end_of_data
 
 
 def deliver_to_all(relay, accounts, clients):
@@ -58,7 +58,7 @@ def deliver_to_all(relay, accounts, clients):
         with smtp(relay, sender) as connection:
             for client, account in list(zip(clients, accounts, strict=False))[number::SENDERS]:
                 latencies.append(
-                    seconds_until_told(connection, sender.address, account.address, client)
+                    seconds_until_notice(connection, sender.address, account.address, client)
                 )
     return latencies
 
@@ -115,6 +115,6 @@ def test_message_is_told_whenever_it_comes_after_idle_began(relay):
         for age in (0, 0.2, 0.4, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05, 1.2):
             client.idle()
             time.sleep(age)  # this is the condition: how long the client has been in IDLE
-            seconds_until_told(connection, sender.address, recipient.address, client)
+            seconds_until_notice(connection, sender.address, recipient.address, client)
             client.done()
     client.close()

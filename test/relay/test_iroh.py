@@ -16,14 +16,14 @@ from support.converging import apply, changed, failed, not_as_expected
 from support.devices import server_entry
 
 PROGRAM = "/usr/local/bin/iroh-relay"
-# This part, and the states of other parts that depend on its settings: quicker than all states.
+# Only the states that depend on these settings, because that is quicker.
 PART = "chatmail.nginx,chatmail.realtime"
-# What fails where the program cannot be had, and nothing besides.
+# The only states that fail if the program cannot be downloaded.
 IROH_STATES = {"chatmail iroh relay program", "chatmail iroh relay service"}
 
 
 SILENT = "iroh-relay does not listen on 127.0.0.1:3340; expected is version 0.35 for this machine"
-# Programs that are no iroh relay, and what the journal says of them.
+# Programs that are no iroh relay, and the line in the journal about each.
 WRONG = {
     "ends": (b"#!/bin/sh\necho wrong option >&2; exit 2\n", SILENT),
     "silent": (b"#!/bin/sh\nexec sleep infinity\n", SILENT),
@@ -32,7 +32,7 @@ WRONG = {
 
 
 def stand_in(version):
-    """Return a program that answers with this version, or a wrong one, as bytes."""
+    """Return the bytes of a stand-in with this version, or of a program that is no iroh relay."""
     if version in WRONG:
         return WRONG[version][0]
     text = Path(__file__).with_name("iroh_stand_in.py").read_text()
@@ -101,7 +101,7 @@ def exchange_words(connection, host):
 
 @pytest.mark.usefixtures("iroh")
 def test_iroh_relay_is_reached_by_its_three_paths(relay, account):
-    # The lab's relay has a self-signed certificate, which iroh does not take.
+    # The lab's relay has a self-signed certificate, which iroh does not accept.
     assert server_entry(relay, account, "irohrelay") == f"http://{relay.domain}"
     assert ask(relay, "/ping") == (200, b"one")
     assert ask(relay, "/generate_204") == (204, b"")
@@ -189,11 +189,11 @@ def test_program_that_cannot_be_had_takes_nothing_else_down(relay, source):
     assert new_account(relay)
 
 
-# Without TLS, for what a client cannot do with it.
+# Requests without TLS, for clients that cannot use it.
 
 
 def ask_port_80(relay, path, **headers):
-    """Return (status, headers) of a request to port 80; a redirect is not followed."""
+    """Return (status, headers) of a request to port 80. Redirects are not followed."""
     connection = http.client.HTTPConnection(relay.ip, 80, timeout=10)
     with contextlib.closing(connection):
         connection.request("GET", path, headers={"Host": relay.domain, **headers})
@@ -203,7 +203,7 @@ def ask_port_80(relay, path, **headers):
 
 @pytest.mark.usefixtures("iroh")
 def test_self_signed_relay_serves_the_iroh_relay_without_tls_too(relay):
-    """Iroh trusts the usual authorities alone: realtime was dead on these relays."""
+    """Iroh trusts only the usual authorities. Once, realtime did not work on these relays."""
     with socket.create_connection((relay.ip, 80), timeout=10) as connection:
         exchange_words(connection, relay.domain)
     assert ask_port_80(relay, "/ping")[0] == 200
@@ -213,7 +213,7 @@ def test_self_signed_relay_serves_the_iroh_relay_without_tls_too(relay):
 
 @pytest.mark.usefixtures("iroh")
 def test_answer_of_the_iroh_relay_binds_no_browser_to_https(relay):
-    """Any page could pin all names below the operator's domain to HTTPS for two years."""
+    """Otherwise the iroh relay could bind browsers to HTTPS for all names below the domain."""
     url = f"https://{relay.domain}/generate_204"
     with urllib.request.urlopen(url, timeout=10, context=tls_context()) as answer:
         assert answer.headers["Strict-Transport-Security"] is None
@@ -223,7 +223,7 @@ def test_answer_of_the_iroh_relay_binds_no_browser_to_https(relay):
 def test_relay_with_a_trusted_certificate_serves_the_check_of_the_network_on_port_80(
     domain_box, source
 ):
-    """Iroh asks there and took the redirect to HTTPS for a captive portal."""
+    """Iroh asks there. Once, it took the redirect to HTTPS for a captive portal."""
     try:
         assert failed(apply(domain_box, PART, **own_iroh(source))) == set()
         challenge = {"X-Tailscale-Challenge": "a1"}
@@ -240,7 +240,7 @@ def test_relay_with_a_trusted_certificate_serves_the_check_of_the_network_on_por
 
 @pytest.mark.parametrize("program", WRONG)
 def test_program_that_is_no_iroh_relay_fails_the_run(relay, source, program):
-    """A unit that had only forked counted as started."""
+    """Once, the unit counted as started as soon as its process existed."""
     began = relay.run("date +%s.%N").stdout.strip()
     report = apply(relay, PART, **own_iroh(source, program))
     (failure,) = [state for state in report.values() if state["result"] is False]
@@ -252,7 +252,7 @@ def test_program_that_is_no_iroh_relay_fails_the_run(relay, source, program):
 
 
 def test_program_that_fails_again_and_again_is_stopped_with_its_removal(relay, source):
-    """The unit went on starting a program that was no longer there, twice a second."""
+    """Once, the unit tried to start the removed program twice a second."""
     apply(relay, PART, **own_iroh(source, "silent"))
     assert failed(apply(relay, PART, iroh_relay="")) == set()
     state = relay.run("systemctl is-active chatmail-iroh", check=False).stdout

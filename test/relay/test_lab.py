@@ -156,10 +156,10 @@ def test_one_of_two_that_want_the_same_name_gets_it(lab, release):
     name = f"race-{os.getpid()}"
     verb = [lab.__globals__["LAB"], "up", name, "--os", release, "--no-converge"]
     both = [subprocess.Popen(verb, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[1] for process in both]
+    errors = [process.communicate(timeout=120)[1] for process in both]
     try:
-        assert sorted(process.returncode for process in both) == [0, 1], said
-        assert f"box {name} runs already" in "".join(said)
+        assert sorted(process.returncode for process in both) == [0, 1], errors
+        assert f"box {name} runs already" in "".join(errors)
         assert len(box_processes(name)) == 2  # one keeper, one nspawn
     finally:
         lab("down", name)

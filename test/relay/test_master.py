@@ -1,7 +1,7 @@
 """A relay with a real Salt master, which runs on this side of the lab's network.
 
-The relay that the session's tests share gets a minion of its own, beside the Salt that other tests
-call without a master, and loses it again.
+The shared relay of the session gets a second minion for this file. The other tests use its first
+Salt without a master.
 """
 
 import json
@@ -10,11 +10,11 @@ import pytest
 from support.converging import apply, failed, not_as_expected
 from support.salt_master import Master, pillar_files
 
-# This side, as relays of the lab see it (test/lab/network.py).
+# The address of this host in the lab (test/lab/network.py).
 THIS_SIDE = "198.51.100.200"
 MINION = "/run/tests-minion"
 CHECK = "chatmail resolver finds the Salt master"
-# A second resolver on the relay, which stands for the provider's: it alone knows the name.
+# A second resolver on the relay, in place of the provider's. Only this one knows the name.
 PROVIDER = f"""
 server:
     interface: 127.0.0.2
@@ -61,7 +61,7 @@ def master(relay, tmp_path_factory):
 
 @pytest.fixture
 def resolv_conf(relay):
-    """Return what writes resolv.conf; afterwards it is as before."""
+    """Return a function that writes resolv.conf. Afterwards the file is as before."""
     before = relay.run("cat /etc/resolv.conf").stdout
     yield lambda text: relay.run("cat > /etc/resolv.conf", input=text)
     relay.run("cat > /etc/resolv.conf", input=before)
@@ -89,7 +89,7 @@ def test_master_finds_a_converged_relay_with_nothing_to_do(relay, master, resolv
 
 
 def test_relay_that_would_lose_its_master_keeps_its_resolv_conf(relay, master, resolv_conf):
-    """Its resolver asks the world, which does not know the provider's own names."""
+    """The relay's resolver asks public DNS, which does not have the provider's own names."""
     provider = "tests-provider"
     relay.run(f"cat > /run/{provider}.conf", input=PROVIDER)
     relay.run(f"systemd-run --unit={provider} unbound -d -c /run/{provider}.conf")
@@ -104,7 +104,7 @@ def test_relay_that_would_lose_its_master_keeps_its_resolv_conf(relay, master, r
                 refused = {each["__id__"]: each["comment"] for each in report.values()}[CHECK]
                 assert "does not find the Salt master of this minion: salt." in refused
                 assert relay.run("cat /etc/resolv.conf").stdout == given
-                # All that needs the new resolv.conf waits for it, and nothing else fails.
+                # Only the states that need the new resolv.conf fail.
                 waiting = {
                     each["__id__"]
                     for each in report.values()

@@ -140,7 +140,7 @@ def test_turn_credentials_are_made_of_the_relays_secret(relay, alice, turn_secre
 
 
 def test_delta_chat_reads_the_turn_credentials(relay, turn_secret, tmp_path):
-    relay.needs_dns("Delta Chat, which is told the TURN server's name,")
+    relay.needs_dns("Delta Chat, which gets the TURN server's name,")
     with Rpc(str(tmp_path / "accounts"), str(CORE)) as rpc:
         account = DeltaChat(rpc).add_account()
         address, password = new_credentials(relay)

@@ -54,7 +54,7 @@ def settings(relay):
 
 
 @pytest.fixture(scope="module")
-def told(relay, settings):
+def measured(relay, settings):
     """The relay with metrics, until the tests of this file end."""
     assert failed(apply(relay, PART, **settings.pillar)) == set()
     yield settings
@@ -127,14 +127,14 @@ def test_nothing_is_told_or_counted_without_the_setting(relay):
     assert nothing_is_there(relay)
 
 
-def test_second_run_with_metrics_changes_nothing(relay, told):
+def test_second_run_with_metrics_changes_nothing(relay, measured):
     # The fixture left these out of the first run.
-    assert failed(apply(relay, "chatmail", **told.pillar)) == set()
-    assert not_as_expected(apply(relay, "chatmail", **told.pillar)) == {}
-    assert not_as_expected(apply(relay, "chatmail", **told.pillar, test=True)) == {}
+    assert failed(apply(relay, "chatmail", **measured.pillar)) == set()
+    assert not_as_expected(apply(relay, "chatmail", **measured.pillar)) == {}
+    assert not_as_expected(apply(relay, "chatmail", **measured.pillar, test=True)) == {}
 
 
-def test_endpoint_is_nobody_and_listens_at_its_address_alone(relay, told):
+def test_endpoint_is_nobody_and_listens_at_its_address_alone(relay, measured):
     pid = relay.run("systemctl show --value --property=MainPID chatmail-metrics").stdout.strip()
     owner = relay.run(f"ps -o user= -p {pid}").stdout.strip()
     assert owner not in ("root", "vmail", "www-data", "nobody")
@@ -150,7 +150,7 @@ def read_until(connection, start):
 
 
 @pytest.fixture(scope="module")
-def day(relay, told, tmp_path_factory):
+def day(relay, measured, tmp_path_factory):
     """Events on a relay, each once or twice, with the numbers before and after."""
     here = own_address(relay)
     before = numbers(relay)
@@ -162,10 +162,10 @@ def day(relay, told, tmp_path_factory):
 
     token = new_device(relay, bob)
     send(relay, alice, bob.address)
-    told.service.wait_for(token)
-    told.service.status = 410
+    measured.service.wait_for(token)
+    measured.service.status = 410
     send(relay, alice, bob.address)
-    told.service.wait_for(token, 2)
+    measured.service.wait_for(token, 2)
     with smtp(relay, alice) as session:
         for wrong, code in ((cleartext, 523), (forged, 500)):
             message = wrong(alice.address, bob.address)

@@ -196,9 +196,9 @@ def test_client_with_too_many_messages_at_once_stands_alone(relay, alice):
         # gateway.PER_CLIENT is 50. The limit in nginx.conf.jinja is 60.
         waiting = [begin(HOSTS[0]) for _ in range(70)]
         # They may arrive in another order.
-        told = [connection.getresponse() for connection in waiting[55:]]
-        assert {answer.status for answer in told} == {503}
-        assert any(b"451 4.3.2 too many messages at once" in answer.read() for answer in told)
+        answers = [connection.getresponse() for connection in waiting[55:]]
+        assert {answer.status for answer in answers} == {503}
+        assert any(b"451 4.3.2 too many messages at once" in answer.read() for answer in answers)
         spooled = relay.run("find /var/lib/nginx -type f -size +0").stdout
         assert spooled == ""
         nobody = [("X-Mail-To", f"nobody@{relay.domain}"), ("Content-Length", "0")]
@@ -241,8 +241,8 @@ def test_rate_of_a_sender_is_the_same_on_all_ports(relay, alice, sources):
     for source, port in ((sources[0], 443), (sources[1], 443), (sources[1], 465)):
         with smtp_from(source, relay, port) as connection:
             connection.login(*eve)
-            taken, told = sent_until_refused(connection, eve.address, [alice.address], message)
-        assert told[0] == 450
+            taken, reply = sent_until_refused(connection, eve.address, [alice.address], message)
+        assert reply[0] == 450
         total += taken
     assert 10 <= total <= 10 + (time.monotonic() - began)
 

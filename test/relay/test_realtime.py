@@ -33,7 +33,7 @@ def turn_password(secret, user):
 
 @pytest.fixture
 def credentials(relay, account):
-    """The user and password that a client gets."""
+    """Return the user and the password that a client gets."""
     _, _, user, password = server_entry(relay, account, "turn").split(":")
     return user, password
 
@@ -41,7 +41,7 @@ def credentials(relay, account):
 def turn_client(relay, user, password, *options):
     """Ask for an allocation and send a message through it; return the output of coturn's client.
 
-    options: the peer (see turnutils_uclient(1)); by default -y, a second client of the program.
+    options: the peer (see turnutils_uclient(1)). The default is -y, a second client of the program.
     """
     command = ["turnutils_uclient", "-v", "-c", "-n", "1", "-m", "1", *(options or ["-y"])]
     login = ["-u", user, "-w", password] if user else []
@@ -49,27 +49,27 @@ def turn_client(relay, user, password, *options):
     return done.stdout + done.stderr
 
 
-def relayed_from(said):
+def relayed_from(output):
     """Return (address, port) of the first allocation in the output of turnutils_uclient."""
-    found = re.search(r"Received relay addr: ([0-9.]+):([0-9]+)", said)
-    assert found, said
+    found = re.search(r"Received relay addr: ([0-9.]+):([0-9]+)", output)
+    assert found, output
     return found[1], int(found[2])
 
 
 def test_client_learns_its_address_by_stun(relay):
-    said = relay.client("turnutils_stunclient", relay.ip).stdout
+    output = relay.client("turnutils_stunclient", relay.ip).stdout
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # Connecting a datagram socket sends nothing. It only chooses the address.
         probe.connect((relay.ip, 9))
-        assert f"UDP reflexive addr: {probe.getsockname()[0]}:" in said
+        assert f"UDP reflexive addr: {probe.getsockname()[0]}:" in output
 
 
 def test_credentials_of_metadata_get_an_allocation_that_relays(relay, credentials):
-    said = turn_client(relay, *credentials)
-    address, port = relayed_from(said)
+    output = turn_client(relay, *credentials)
+    address, port = relayed_from(output)
     assert address == relay.ip
     assert RELAY_PORTS[0] <= port <= RELAY_PORTS[1]
-    assert "tot_send_msgs=2, tot_recv_msgs=2" in said
+    assert "tot_send_msgs=2, tot_recv_msgs=2" in output
 
 
 def forged(secret, user, password):
@@ -93,10 +93,10 @@ def without(secret, user, password):
 def test_wrong_credentials_get_no_allocation(relay, credentials, wrong):
     secret = relay.run(["cat", SECRET]).stdout.strip()
     assert credentials[1] == turn_password(secret, credentials[0])
-    said = turn_client(relay, *wrong(secret, *credentials))
-    assert "allocate response received" in said
-    assert "ERROR: Cannot complete Allocation" in said
-    assert "Received relay addr" not in said
+    output = turn_client(relay, *wrong(secret, *credentials))
+    assert "allocate response received" in output
+    assert "ERROR: Cannot complete Allocation" in output
+    assert "Received relay addr" not in output
 
 
 INSIDE_4 = ["127.0.0.1", "0.0.0.0", "10.1.2.3", "172.31.0.1", "192.168.1.1", "169.254.1.1"]
@@ -109,9 +109,9 @@ INSIDE_6 += ["::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.1.2.3", "64:ff9b::a00
 @pytest.mark.parametrize("peer", INSIDE_4 + INSIDE_6)
 def test_nothing_is_relayed_to_what_is_not_the_public_internet(relay, credentials, peer):
     family = ["-x"] if ":" in peer else []
-    said = turn_client(relay, *credentials, *family, "-e", peer, "-r", "53")
-    assert "Received relay addr" in said
-    assert "error 403 (Forbidden IP)" in said
+    output = turn_client(relay, *credentials, *family, "-e", peer, "-r", "53")
+    assert "Received relay addr" in output
+    assert "error 403 (Forbidden IP)" in output
 
 
 def test_turnserver_listens_on_one_udp_port_alone(relay):

@@ -30,9 +30,9 @@ def by_invitation(relay):
 
 def invite(relay, **arguments):
     """Make an invitation like an operator; return the result and the token."""
-    said = [f"{name}={value}" for name, value in arguments.items()]
-    told = relay.salt("chatmail_accounts.invite", *said)
-    return told, told["link"].partition("#")[2]
+    words = [f"{name}={value}" for name, value in arguments.items()]
+    made = relay.salt("chatmail_accounts.invite", *words)
+    return made, made["link"].partition("#")[2]
 
 
 def test_invitation_of_three_uses_makes_three_addresses_for_ten_at_once(by_invitation):
@@ -63,11 +63,11 @@ def test_login_without_an_invitation_makes_nothing(by_invitation):
 
 def test_delta_chat_gets_its_address_by_the_code_of_an_invitation(by_invitation, tmp_path):
     relay = by_invitation
-    relay.needs_dns("Delta Chat, which is told the relay's name,")
-    told, _ = invite(relay)
+    relay.needs_dns("Delta Chat, which gets the relay's name,")
+    made, _ = invite(relay)
     with Rpc(str(tmp_path / "accounts"), str(CORE)) as rpc:
         account = DeltaChat(rpc).add_account()
-        account.add_transport_from_qr(told["code"])
+        account.add_transport_from_qr(made["code"])
         account.bring_online()
         address = account.get_config("configured_addr") or account.get_config("addr")
     assert address in mailboxes(relay)
@@ -75,13 +75,13 @@ def test_delta_chat_gets_its_address_by_the_code_of_an_invitation(by_invitation,
 
 def test_revoked_invitation_makes_no_address_and_no_trace_of_a_token_is_kept(by_invitation):
     relay = by_invitation
-    told, token = invite(relay, uses=5, days=1)
-    assert told["id"] in relay.salt("chatmail_accounts.invites")
+    made, token = invite(relay, uses=5, days=1)
+    assert made["id"] in relay.salt("chatmail_accounts.invites")
     assert ask(relay, token)[0] == 200
-    assert relay.salt("chatmail_accounts.invites")[told["id"]]["uses"] == 4
-    assert relay.salt("chatmail_accounts.revoke", told["id"]) == {"changed": True}
+    assert relay.salt("chatmail_accounts.invites")[made["id"]]["uses"] == 4
+    assert relay.salt("chatmail_accounts.revoke", made["id"]) == {"changed": True}
     assert ask(relay, token)[0] == 403
-    assert relay.salt("chatmail_accounts.invites").get(told["id"]) is None
+    assert relay.salt("chatmail_accounts.invites").get(made["id"]) is None
     journal = relay.run("journalctl --no-pager -o cat --since=-10min").stdout
     assert token not in journal
     not_disk = "-path /proc -prune -o -path /sys -prune -o"

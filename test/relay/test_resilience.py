@@ -56,12 +56,12 @@ def message_ids(relay, account):
 
 
 def test_delivered_message_is_on_the_disk(relay):
-    """Postfix has deleted its copy by then. A power failure lost such messages for good."""
+    """Postfix has deleted its copy by then. Once, a power failure lost such messages."""
     assert relay.run("doveconf -h mail_fsync").stdout.strip() == "optimized"
 
 
 def test_postfix_of_debian_12_that_an_upgrade_left_running_gives_way(relay):
-    """Until a reboot the old programs ran, and systemd refused to restart the new unit."""
+    """Once, the old programs ran until a reboot, and systemd refused to restart the new unit."""
     if 'VERSION_ID="12"' in relay.run("cat /etc/os-release").stdout:
         pytest.skip("Debian 12's own unit for Postfix is right on Debian 12")
     relay.run("ln -s /etc/postfix /etc/postfix- && systemctl stop postfix")

@@ -1,8 +1,8 @@
-"""What a changed setting restarts and what it only reloads: the daemons that read it, no others."""
+"""A changed setting restarts or reloads the daemons that read it, and no others."""
 
 from support.converging import apply, failed
 
-# Each line adds one setting to those above it: its value, who is restarted, who is reloaded.
+# Each line adds a setting to those above: its value, the restarted units, the reloaded units.
 TABLE = [
     ("delete_mails_after", 15, [], []),
     ("username_max_length", 12, ["chatmail-accounts"], []),
@@ -27,7 +27,7 @@ DAEMONS = ["coturn", "dovecot", "nginx", "postfix", "postfix@-", "unbound"]
 
 
 def runs(relay):
-    """Return {unit: (which run of it this is, when it last changed its state)}."""
+    """Return {unit: (id of its present run, time of the last change of its state)}."""
     units = [f"chatmail-{name}" for name in ("accounts", "filter", "metadata", "transport")]
     shown = relay.run(
         ["systemctl", "show", "--property=Id,InvocationID,StateChangeTimestampMonotonic"]
@@ -46,7 +46,7 @@ def runs(relay):
 
 
 def test_setting_restarts_who_reads_it_and_reloads_who_can_be_reloaded(relay):
-    """A restart ends sessions and makes mail wait, and most settings concern one daemon alone."""
+    """A restart ends sessions and makes mail wait, but most settings concern only one daemon."""
     found, given = [], {"mail_domain": relay.domain}
     before = runs(relay)
     try:
@@ -64,6 +64,6 @@ def test_setting_restarts_who_reads_it_and_reloads_who_can_be_reloaded(relay):
 
 
 def test_systemd_has_read_every_unit(relay):
-    """A drop-in that systemd has not read does nothing, and nobody is told."""
+    """A drop-in that systemd has not read has no effect, and no message says so."""
     shown = relay.run("systemctl show '*' --property=Id,NeedDaemonReload").stdout.split("\n\n")
     assert [block for block in shown if "NeedDaemonReload=yes" in block] == []

@@ -95,7 +95,7 @@ def test_full_mailbox_makes_room_without_a_bounce_and_tells_who_idles(relay, sma
 
 
 def test_systemd_knows_the_units_as_they_are_on_disk(relay):
-    """After an upgrade the old units stayed: Salt reloads only units that it starts."""
+    """Once, systemd kept the old units after an upgrade: Salt reloads only units that it starts."""
     unit = "/etc/systemd/system/chatmail-expire.service"
     relay.run(f"echo '# older' >> {unit} && systemctl daemon-reload")
     relay.salt("state.apply", "chatmail.retention")

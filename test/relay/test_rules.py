@@ -152,11 +152,11 @@ def test_sender_over_the_rate_is_asked_to_wait(relay, bob):
     message = encrypted(eve.address, bob.address)
     with smtp(relay, eve) as connection:
         began = time.monotonic()
-        taken, told = sent_until_refused(
+        taken, reply = sent_until_refused(
             connection, eve.address, [bob.address, eve.address], message
         )
         assert 10 <= taken <= 10 + (time.monotonic() - began)
-    assert told == (450, f"4.7.1: Too much mail from <{eve.address}>")
+    assert reply == (450, f"4.7.1: Too much mail from <{eve.address}>")
 
 
 def client_addresses(relay):
@@ -207,7 +207,7 @@ def arrived(relay, account, message_id):
 
 
 def test_message_in_one_long_line_is_stored_as_it_was_sent(relay, session, alice, bob):
-    """Postfix split lines over 998 bytes on the way to Dovecot, and put a blank before the rest."""
+    """Once, Postfix split lines over 998 bytes for Dovecot, and put a blank before the rest."""
     message = encrypted(alice.address, bob.address, 5000, Message_ID="<long@localhost>")
     begin, _, rest = message.partition(b"MESSAGE-----\r\n\r\n")
     text, _, end = rest.partition(b"-----END")

@@ -1,11 +1,11 @@
-"""States alone, in another environment and beside other formulas, and what the services see."""
+"""States that run alone, in another environment, and beside other formulas; and time zones."""
 
 import json
 
 import pytest
 from support.converging import APPLY, not_as_expected, states
 
-# One of its own for each; they have no other test that applies them alone.
+# Each of these is applied alone. No other test does that.
 ALONE = (
     "chatmail.certificate.account",
     "chatmail.certificate.acme",
@@ -14,7 +14,7 @@ ALONE = (
     "chatmail.modules",
     "chatmail.services.renamed",
 )
-# Another configuration of Salt's, where base has another formula and prod has ours.
+# Another configuration of Salt: the environment base has another formula, prod has ours.
 ELSEWHERE = "/run/salt-elsewhere"
 CONFIGURE = f"""
 mkdir -p {ELSEWHERE}/base/_modules
@@ -44,7 +44,7 @@ for unit in {UNITS} $(systemctl list-units --plain --no-legend --state=running '
     echo $unit $(systemctl show --value --property=Environment $unit | tr ' ' '\\n' | grep ^TZ=)
 done
 """
-# Dovecot and nginx write their titles over their environment, so it cannot be seen there.
+# Dovecot and nginx overwrite their environment with their title, so they are left out here.
 PROCESSES = """
 for name in turnserver qmgr; do
     echo $name $(tr '\\0' '\\n' < /proc/$(pgrep -n -x $name)/environ | grep ^TZ=)
@@ -70,14 +70,14 @@ def elsewhere(relay):
 
 
 def test_formula_in_another_environment_finds_the_relay_as_it_should_be(elsewhere):
-    """The run ended with a traceback, and the modules that were synced before were gone."""
+    """Once, the run ended with a traceback, and the modules of base were removed."""
     assert elsewhere.run(f"{SALT} saltutil.sync_modules")
     for test in ("True", "False"):
         applied = states(elsewhere.run(f"{SALT} state.apply chatmail saltenv=prod test={test}"))
         assert not_as_expected(applied) == {}
-    said = json.loads(elsewhere.run(f"{SALT} somebody.word").stdout)
-    assert said == {"local": "else"}
-    # The settings are of the machine, so the functions need no environment.
+    result = json.loads(elsewhere.run(f"{SALT} somebody.word").stdout)
+    assert result == {"local": "else"}
+    # The functions read the settings of the machine, so they need no environment.
     checked = json.loads(elsewhere.run(f"{SALT} chatmail_dns.records").stdout)["local"]
     assert f"{elsewhere.domain}." in {record["name"] for record in checked}
     missing = elsewhere.run(f"{SALT} chatmail_relay.settings", check=False)
@@ -88,7 +88,7 @@ def test_formula_in_another_environment_finds_the_relay_as_it_should_be(elsewher
 
 
 def test_other_formula_runs_while_a_foreign_program_is_in_our_way(elsewhere):
-    """The check of the ports ended the whole run, with the states of other formulas in it."""
+    """Once, the check of the ports ended the whole run, with the states of other formulas."""
     both = f"s|base: .{ELSEWHERE}/base|&, /srv/formulas/chatmail|"
     elsewhere.run(["sed", "-i", both, f"{ELSEWHERE}/minion"])
     elsewhere.run("systemctl stop postfix")
@@ -109,7 +109,7 @@ def test_other_formula_runs_while_a_foreign_program_is_in_our_way(elsewhere):
 
 
 def test_refusal_of_postfix_reaches_the_operator(relay):
-    """For such a line, postconf fails, and its words were lost."""
+    """Once, the message was lost when postconf failed, as it does for such a line."""
     relay.run("cp /etc/postfix/main.cf /run/main.cf && echo 'no equals sign' >> /run/main.cf")
     check = "/usr/local/lib/chatmail/check-postfix main.cf /run/main.cf"
     try:
@@ -121,7 +121,7 @@ def test_refusal_of_postfix_reaches_the_operator(relay):
 
 
 def test_services_look_up_the_time_zone_once(relay):
-    """/etc/environment, where it stood before, is for logins alone."""
+    """Their units set TZ. Once, it was in /etc/environment, which is only for logins."""
     found = relay.run(CONFIGURED + PROCESSES).stdout.splitlines()
     assert len(found) == len(UNITS.split()) + 1 + 3
     assert [line for line in found if not line.endswith(" TZ=:/etc/localtime")] == []
@@ -129,5 +129,5 @@ def test_services_look_up_the_time_zone_once(relay):
 
 
 def test_state_of_the_relay_is_as_it_was(relay):
-    """After all of the above."""
+    """All tests of this file have run before this one."""
     assert not_as_expected(states(relay.run(f"{APPLY} --out=json"))) == {}

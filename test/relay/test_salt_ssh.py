@@ -1,6 +1,6 @@
-"""A relay that is administered by salt-ssh: neither minion nor Salt is on it.
+"""A relay that is administered by salt-ssh, so it needs neither a minion nor Salt.
 
-The relay that the session's tests share gets an ssh server and loses it again.
+The shared relay of the session gets an ssh server, which is removed afterwards.
 """
 
 import json
@@ -17,7 +17,7 @@ PACKAGES = ["openssh-server", "python3-psutil"]
 
 @pytest.fixture(scope="module")
 def packages(relay):
-    """The packages of ours that the machine has already."""
+    """Return those of the packages that the machine has already."""
     relay.needs_lab("a key of root's")
     shown = relay.run(
         f"dpkg-query --show --showformat '${{Package}}\\n' {' '.join(PACKAGES)}", check=False
@@ -27,7 +27,7 @@ def packages(relay):
 
 @pytest.fixture(scope="module")
 def salt_ssh(relay, packages, tmp_path_factory):
-    """salt-ssh that root of the relay lets in."""
+    """salt-ssh with a key that root of the relay accepts."""
     directory = tmp_path_factory.mktemp("salt-ssh")
     key = directory / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
@@ -44,7 +44,7 @@ def salt_ssh(relay, packages, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def psutil(relay, salt_ssh):
-    """The one library that the relay's modules need and Debian's Python lacks."""
+    """Install the only library that our modules need and Debian's Python lacks."""
     relay.run(f"{INSTALL} python3-psutil")
 
 
@@ -67,7 +67,7 @@ def test_function_answers_what_it_answers_on_the_machine(relay, salt_ssh, psutil
 
 
 def test_converged_relay_needs_no_change(salt_ssh, psutil):
-    """salt-ssh refuses requisites in a file without states, which chatmail.dns can be."""
+    """salt-ssh refuses a requisite that names a file without states. chatmail.dns may have none."""
     report = salt_ssh.call("state.apply", "chatmail,chatmail.dns.verified", "test=True")
     assert not_as_expected(report) == {}
 

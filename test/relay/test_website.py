@@ -73,7 +73,7 @@ def test_pages_forbid_whatever_they_do_not_bring_themselves(relay):
 def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, tmp_path):
     self_signed = settings(relay)["tls_mode"] == "self_signed"
     artifacts = elsewhere.writable(ARTIFACTS, tmp_path)
-    told = [] if relay.in_dns else [f"--host-resolver-rules=MAP {relay.domain} {relay.ip}"]
+    flags = [] if relay.in_dns else [f"--host-resolver-rules=MAP {relay.domain} {relay.ip}"]
 
     async def look():
         async with browser.open_page(chromium) as page:
@@ -96,7 +96,7 @@ def test_browser_shows_pages_without_error_and_an_invitation_that_works(relay, t
             await page.screenshot(tmp_path / "page.png")
             return link, page.errors
 
-    with browser.running_browser(*told) as chromium:
+    with browser.running_browser(*flags) as chromium:
         link, errors = asyncio.run(look())
     assert errors == []
     [scanned] = browser.decode_qr(tmp_path / "page.png")

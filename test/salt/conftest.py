@@ -15,9 +15,10 @@ GRAINS = {"os": "Debian", "os_family": "Debian", "osmajorrelease": 13, "kernel":
 
 
 def link_modules(directory):
-    """Make a directory of our modules, of which the door leads to the program of this repository.
+    """Make a directory of our modules, whose `chatmail_program` runs this repository's program.
 
-    Each module that calls another gets a copy of it, so a test cannot change a constant for all.
+    Each module that calls `chatmail_program` gets its own copy of that module. So a test cannot
+    change the path for all of them, and this function changes the file.
     """
     directory.mkdir()
     for module in (REPOSITORY / "_modules").glob("*.py"):
@@ -60,7 +61,7 @@ def salt_modules(salt_opts):
 
 @pytest.fixture
 def salt_states(salt_opts, salt_modules):
-    """Return call(function, test=False, **arguments), which runs a state and answers its return."""
+    """Return call(function, test=False, **arguments), which runs a state and returns its result."""
     loaders = {}
 
     def call(function, test=False, **arguments):
@@ -78,7 +79,8 @@ def salt_call(tmp_path):
     """Return a function that runs salt-call --local on a minion that has never synced anything.
 
     salt_call("state.apply", "probe", sls={"probe": "..."}, pillar={...}, **configuration)
-    answers the CompletedProcess; its `returned` is what Salt printed. salt_call.roots: its states.
+    returns the CompletedProcess, with the result that Salt printed as `returned`.
+    salt_call.roots: the directory of the states.
     """
     roots, pillar_roots, conf = tmp_path / "roots", tmp_path / "pillar", tmp_path / "conf"
     for each in (roots, pillar_roots, conf):
@@ -89,7 +91,8 @@ def salt_call(tmp_path):
             (roots / f"{name}.sls").write_text(text)
         (pillar_roots / "top.sls").write_text("base: {'*': [relay]}")
         (pillar_roots / "relay.sls").write_text(json.dumps(pillar or {}))
-        # The formula's directories alone: a fileserver root is walked, and .venv is large.
+        # Only links to the formula's directories: Salt walks through all of a root, and .venv is
+        # large.
         if not (roots / "_modules").exists():
             link_modules(roots / "_modules")
         for each in ("chatmail", "_states"):

@@ -1,4 +1,4 @@
-"""chatmail_accounts: what it asks of others, and the file that stops new addresses."""
+"""chatmail_accounts: its calls of the program, and the file that stops new addresses."""
 
 import pytest
 from chatmaild.accounts import nocreate as program
@@ -41,8 +41,8 @@ def asked(salt_modules, monkeypatch):
     return asked
 
 
-def test_block_ends_the_sessions_after_it_and_as_root(salt_modules, asked):
-    """A client that is ended before the block would log in again."""
+def test_block_comes_first_and_root_then_ends_the_sessions(salt_modules, asked):
+    """If the sessions ended before the block, the client would log in again."""
     assert salt_modules["chatmail_accounts.block"](ADDRESS) == {"changed": True, "disconnected": 3}
     assert asked == [
         ("block", {"address": ADDRESS}, "vmail"),
@@ -50,14 +50,14 @@ def test_block_ends_the_sessions_after_it_and_as_root(salt_modules, asked):
     ]
 
 
-def test_delete_blocks_first_and_tells_what_went(salt_modules, asked):
-    told = salt_modules["chatmail_accounts.delete"](ADDRESS)
-    assert told == {"disconnected": 3, "removed": True, "pending": 1}
+def test_delete_blocks_first_and_returns_what_was_removed(salt_modules, asked):
+    result = salt_modules["chatmail_accounts.delete"](ADDRESS)
+    assert result == {"disconnected": 3, "removed": True, "pending": 1}
     assert asked[0][0] == "block"
 
 
 @pytest.mark.parametrize(("on", "off"), [("on", "off"), (True, False)])
-def test_nocreate_puts_and_takes_away_the_file(salt_modules, nocreate_file, on, off):
+def test_nocreate_makes_and_removes_the_file(salt_modules, nocreate_file, on, off):
     nocreate = salt_modules["chatmail_accounts.nocreate"]
     assert nocreate(on) == {"nocreate": True, "changed": True}
     assert nocreate(on) == {"nocreate": True, "changed": False}
@@ -67,7 +67,7 @@ def test_nocreate_puts_and_takes_away_the_file(salt_modules, nocreate_file, on, 
     assert not nocreate_file.exists()
 
 
-def test_nocreate_leaves_what_the_pillar_says(salt_modules, nocreate_file):
+def test_nocreate_does_not_remove_the_file_of_the_pillar(salt_modules, nocreate_file):
     nocreate_file.write_text("Managed by the chatmail formula: …\n")
     assert salt_modules["chatmail_accounts.nocreate"]("on")["changed"] is False
     with pytest.raises(CommandExecutionError, match="change it there"):
@@ -76,6 +76,6 @@ def test_nocreate_leaves_what_the_pillar_says(salt_modules, nocreate_file):
 
 
 @pytest.mark.parametrize("state", ["maybe", 1, None, ""])
-def test_nocreate_of_another_word_is_refused(salt_modules, nocreate_file, state):
+def test_nocreate_refuses_other_words_than_on_and_off(salt_modules, nocreate_file, state):
     with pytest.raises(SaltInvocationError, match="allowed is on or off"):
         salt_modules["chatmail_accounts.nocreate"](state)

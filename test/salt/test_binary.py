@@ -1,4 +1,4 @@
-"""The state chatmail_binary: a program that is downloaded, checked, and only then put in place."""
+"""The state chatmail_binary downloads a program, checks it, and only then puts it in place."""
 
 import hashlib
 import http.server
@@ -12,7 +12,7 @@ OLD, NEW = b"#!/bin/sh\necho old\n", b"#!/bin/sh\necho new\n"
 
 
 def archive(*members, kind="gz"):
-    """Return a tar archive of (name, content) pairs; content None stands for a symbolic link."""
+    """Return a tar archive of (name, content) pairs. Content None makes a symbolic link."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=f"w:{kind}") as made:
         for name, content in members:
@@ -33,7 +33,7 @@ RIGHT = sha256(NEW)
 
 @pytest.fixture
 def web():
-    """A web server on loopback: `web.files` {path: content}, `web.asked` the paths asked for."""
+    """Run a web server on loopback: `files` is {path: content}, `asked` the requested paths."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -61,7 +61,7 @@ def web():
 
 @pytest.fixture
 def program(tmp_path):
-    """The place of the program, in a directory of its own."""
+    """Return the path of the program, in a directory of its own."""
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin" / "iroh-relay"
 
@@ -81,7 +81,7 @@ def downloaded(salt_states, web, program):
     return call
 
 
-def test_program_is_installed_once_and_for_all_to_run(downloaded, program, web):
+def test_program_is_installed_once_and_all_users_may_run_it(downloaded, program, web):
     given = archive(("iroh-relay-v0/README", b"no"), ("iroh-relay-v0/iroh-relay", NEW))
     predicted = downloaded(given, test=True)
     assert predicted["result"] is None
@@ -100,7 +100,7 @@ def test_program_is_installed_once_and_for_all_to_run(downloaded, program, web):
 
 
 def test_program_is_replaced_by_a_rename(downloaded, program):
-    """A program that runs cannot be written to, and half of one must never be there."""
+    """Linux refuses to write to a running program, and half a program must never be in place."""
     program.write_bytes(OLD)
     program.chmod(0o755)
     with program.open("rb") as running:
@@ -130,10 +130,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), REFUSED)
+@pytest.mark.parametrize(("content", "message"), REFUSED)
 @pytest.mark.parametrize("old", [OLD, None])
-def test_what_is_not_the_program_fails_and_leaves_the_old_one(
-    downloaded, program, content, said, old
+def test_archive_without_the_right_program_fails_and_the_old_program_stays(
+    downloaded, program, content, message, old
 ):
     if old:
         program.write_bytes(old)
@@ -142,11 +142,11 @@ def test_what_is_not_the_program_fails_and_leaves_the_old_one(
     assert answer["result"] is False
     assert answer["changes"] == {}
     assert f"{program} was left as it was. " in answer["comment"]
-    assert said in answer["comment"]
+    assert message in answer["comment"]
     assert [each.read_bytes() for each in program.parent.iterdir()] == ([old] if old else [])
 
 
-def test_wrong_digest_is_told_with_the_right_one(downloaded):
+def test_message_about_a_wrong_digest_has_both_digests(downloaded):
     answer = downloaded(archive(("iroh-relay", NEW)), digest=sha256(OLD))
     assert sha256(NEW) in answer["comment"]
     assert sha256(OLD) in answer["comment"]
@@ -154,7 +154,7 @@ def test_wrong_digest_is_told_with_the_right_one(downloaded):
 
 
 def test_host_that_does_not_answer_fails(salt_states, program):
-    # Port 1 of loopback has nobody.
+    # Nothing listens on port 1 of loopback.
     answer = salt_states(
         "chatmail_binary.downloaded",
         name=str(program),

@@ -39,15 +39,18 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def somebody_waits(directory):
-    """Tell whether the kernel knows a process that waits for the lock of a directory."""
+def is_waited_for(directory):
+    """Tell whether a process waits for the lock of a directory, as the kernel lists it."""
     with open("/proc/locks") as lines:
         return any(f":{os.stat(directory).st_ino} " in line for line in lines if "->" in line)
 
 
 @pytest.fixture
 def amid_a_swap(tls, tmp_path, monkeypatch):
-    """Stop a process amid its swap; return (the pair that it puts in use, go on)."""
+    """Stop a thread in the middle of an installation. Return (the pair that it installs, finish).
+
+    finish() lets the thread go on and waits for its end.
+    """
     first = make(tmp_path / "first")
     make(tls)
     reached, go_on = threading.Event(), threading.Event()
@@ -74,7 +77,7 @@ def amid_a_swap(tls, tmp_path, monkeypatch):
 
 
 def in_use(tls):
-    """Return the pair in use, which OpenSSL would serve with."""
+    """Return the pair in use. OpenSSL has loaded it, so the two belong together."""
     paths = [str(tls / name) for name in ("fullchain.pem", "privkey.pem")]
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*paths)
     return [open(path, "rb").read() for path in paths]
@@ -86,15 +89,19 @@ def contents(paths):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
 def test_second_installation_waits_for_the_first(amid_a_swap, tls, tmp_path):
-    """Each removed the directory that the other had just made, and no pair was left."""
+    """Once, each of two runs removed the directory that the other had just made: no pair was left.
+
+    Since then an installation holds a lock.
+    """
     second = make(tmp_path / "second")
-    told = []
-    other = threading.Thread(target=lambda: told.append(installing.install(*second)))
+    _first, finish = amid_a_swap
+    results = []
+    other = threading.Thread(target=lambda: results.append(installing.install(*second)))
     other.start()
-    wait_until(lambda: somebody_waits(tls))
-    amid_a_swap[1]()
+    wait_until(lambda: is_waited_for(tls))
+    finish()
     other.join(30)
-    assert told == [True]
+    assert results == [True]
     assert in_use(tls) == contents(second)
     assert len(list(tls.glob("pair-*"))) == 1
 
@@ -102,23 +109,26 @@ def test_second_installation_waits_for_the_first(amid_a_swap, tls, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
 def test_second_installation_of_the_same_pair_changes_nothing(amid_a_swap, tls):
     first, finish = amid_a_swap
-    told = []
-    other = threading.Thread(target=lambda: told.append(installing.install(*first)))
+    results = []
+    other = threading.Thread(target=lambda: results.append(installing.install(*first)))
     other.start()
-    wait_until(lambda: somebody_waits(tls))
+    wait_until(lambda: is_waited_for(tls))
     finish()
     other.join(30)
-    assert told == [False]
+    assert results == [False]
     assert in_use(tls) == contents(first)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the key of a certificate is root's")
-def test_converge_amid_a_swap_does_not_repair_the_pair_that_comes(amid_a_swap, tls):
-    """It read the certificate of one pair and the key of the other, and took them for broken."""
+def test_converge_amid_a_swap_does_not_replace_the_new_pair(amid_a_swap, tls):
+    """Once, a converge read the certificate of one pair and the key of the other.
+
+    It took the pair for broken and made a new one.
+    """
     first, finish = amid_a_swap
     other = threading.Thread(target=make, args=[tls], kwargs={"placeholder": True})
     other.start()
-    wait_until(lambda: somebody_waits(tls))
+    wait_until(lambda: is_waited_for(tls))
     finish()
     other.join(30)
     assert in_use(tls) == contents(first)

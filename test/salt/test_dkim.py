@@ -48,7 +48,7 @@ def name_servers(tmp_path, own, secondary=False):
 
 
 def test_opendkim_verifies_what_both_keys_sign_with_the_records(own, directory, tmp_path):
-    """opendkim-testmsg reads the records from DNS; Debian's build knows Ed25519 too."""
+    """opendkim-testmsg reads the records from DNS. Debian's build knows Ed25519, too."""
     selectors = own_modules.make_keys(own)
     with name_servers(tmp_path, own):
         for selector in selectors:
@@ -59,9 +59,6 @@ def test_opendkim_verifies_what_both_keys_sign_with_the_records(own, directory, 
             )
             assert good.returncode == 0, (selector, good.stderr)
             assert bad.returncode != 0
-
-
-# The state that makes the first keys.
 
 
 def test_first_keys_are_announced_made_and_then_left_alone(own, directory):
@@ -85,7 +82,7 @@ def test_first_keys_are_announced_made_and_then_left_alone(own, directory):
 
 
 def test_restored_key_is_used_and_the_other_algorithm_gets_a_new_one(own, directory):
-    """A key taken over from an earlier installation keeps its selector."""
+    """A key of an earlier installation keeps its selector."""
     own.dkim.generate("opendkim")
     (directory / "opendkim.pem").chmod(0o644)
     made = own.dkim_state.key_present("keys")
@@ -96,7 +93,7 @@ def test_restored_key_is_used_and_the_other_algorithm_gets_a_new_one(own, direct
     assert stat.S_IMODE((directory / "opendkim.pem").stat().st_mode) == 0o640
 
 
-def test_lost_private_key_is_an_error_and_not_a_reason_for_a_new_one(own, directory):
+def test_lost_private_key_is_an_error_and_no_new_key_is_made(own, directory):
     rsa, _ed25519 = own_modules.make_keys(own)
     (directory / f"{rsa}.pem").unlink()
     result = own.dkim_state.key_present("keys")
@@ -109,7 +106,7 @@ def test_lost_private_key_is_an_error_and_not_a_reason_for_a_new_one(own, direct
 
 @contextlib.contextmanager
 def days_pass(own, days):
-    """Let the program's clock run ahead."""
+    """Set the program's clock forward by some days."""
     now = signing_state.now
     signing_state.now = lambda: now() + datetime.timedelta(days=days)
     try:
@@ -137,7 +134,7 @@ def test_rotation_publishes_waits_switches_and_withdraws(own, directory, tmp_pat
         assert not set(new) & set(old)
         assert in_zone() >= {*old, *new}
         assert own.dkim.verify()["result"]
-        # Run again: the old records are still needed, so nothing begins.
+        # A second call starts no rotation, because the old records are still needed.
         assert own.dkim.rotate(wait=0)["step"] == "retiring"
         with days_pass(own, 13.9):
             assert own.dkim.withdraw() == {"withdrawn": [], "remove": []}
@@ -177,7 +174,7 @@ def test_rotation_by_hand_waits_for_the_operator_and_goes_on(own, directory, tmp
 
 
 def test_rotation_waits_for_a_secondary_that_lags(own, directory, tmp_path):
-    """One of two servers without the new record would let half of the world refuse our mail."""
+    """While one of two servers lacks the new record, half of the relays would refuse our mail."""
     old = own_modules.make_keys(own)
     lagging = dnsservers.ZONE + f"ns2 60 A {dnsservers.SECONDARY}\n@ 60 NS ns2\n"
     with (
@@ -241,7 +238,7 @@ def test_rotated_state_follows_age_and_ends_the_rotation(own, directory, tmp_pat
 
 
 def age_keys(directory, days):
-    """Let every key have had its status for some days."""
+    """Write into the state of the keys that each key has its status for some days."""
     path = directory / "signing.json"
     state = json.loads(path.read_text())
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
@@ -273,12 +270,12 @@ def test_verify_names_each_disagreement(own, directory, tmp_path):
         found = own.dkim.verify()
     assert not found["result"]
     assert (found["keys"][rsa]["dns"], found["keys"][ed25519]["dns"]) == ("wrong", "missing")
-    told = "\n".join(found["problems"])
+    text = "\n".join(found["problems"])
     for part in (
         f"{rsa}._domainkey.{DOMAIN}. is wrong",
         "is missing",
         "is 0644",
         "signing.json says",
     ):
-        assert part in told
+        assert part in text
     assert len(found["problems"]) == 4

@@ -7,11 +7,11 @@ from support import compiling
 
 DNS = {"server": "ns1.example.org", "tsig_key_file": "/etc/chatmail/tsig.key"}
 EXTERNAL = {"tls_external_cert_and_key": ["/etc/ssl/relay.pem", "/etc/ssl/private/relay.key"]}
-# Each form of mail domain with each of its TLS modes, and among them the settings that choose
-# between states. All of them are tried on one of the two releases at least.
+# Each form of mail domain with each of its TLS modes, and the settings that add or remove states.
+# Each relay is compiled for one of the two releases.
 RELAYS = {
     "domain, ACME": (13, {"mail_domain": "chat.example.org"}),
-    "domain, ACME by DNS, all there is": (
+    "domain, ACME by DNS, all optional parts": (
         12,
         {
             "mail_domain": "chat.example.org",
@@ -25,7 +25,7 @@ RELAYS = {
     ),
     "domain, operator's certificate": (13, {"mail_domain": "chat.example.org", **EXTERNAL}),
     "test domain": (12, {"mail_domain": "_chat.example.org"}),
-    "test domain, operator's certificate, as little as can be": (
+    "test domain, operator's certificate, no optional parts": (
         12,
         {"mail_domain": "_chat.example.org", "mail": False, "iroh_relay": "", **EXTERNAL},
     ),
@@ -39,10 +39,10 @@ RELAYS = {
 
 @pytest.fixture(scope="module", params=RELAYS.values(), ids=RELAYS)
 def compiled(request):
-    """Return compile(sls) of a kind of relay; an .sls is compiled once."""
+    """Return compile(sls) for a kind of relay. It compiles each .sls only once."""
     release, chatmail = request.param
     done = {}
-    # Salt's thousands of debug lines would hide what a failure says.
+    # Salt's thousands of debug lines would hide the message of a failure.
     logging.disable(logging.CRITICAL)
     with compiling.compiler(chatmail, release) as compile_sls:
 
@@ -57,22 +57,22 @@ def compiled(request):
 
 @pytest.mark.parametrize("sls", compiling.sls_names())
 def test_sls_compiles_alone(compiled, sls):
-    """It renders, and each requisite in it names a state: `state.apply` of it alone begins.
+    """The .sls renders, and each of its requisites names a state, so `state.apply` can begin.
 
-    Without a state in it, salt-call ends with exit code 1.
+    An .sls without any state would make salt-call end with exit code 1.
     """
     assert compiled(sls)
 
 
 @pytest.mark.parametrize("sls", compiling.sls_names())
 def test_id_begins_with_a_word_of_our_own(compiled, sls):
-    """An id that another formula has, too, ends a highstate before it begins."""
+    """If another formula has the same id, a highstate fails before its first state."""
     ids = {state["__id__"] for state in compiled(sls)}
     assert {each for each in ids if not each.startswith(("chatmail ", "chatmail-"))} == set()
 
 
 def test_states_of_the_relay_and_no_others_wait_for_free_ports(compiled):
-    """The check once stopped a whole highstate, the states of other formulas in it included."""
+    """Once, the check stopped a whole highstate, with the states of other formulas."""
     states = {state["__id__"]: state for state in compiled("chatmail")}
     del states["chatmail modules and states are of this release"]
     check = states.pop("chatmail ports of the relay are free")
@@ -82,12 +82,12 @@ def test_states_of_the_relay_and_no_others_wait_for_free_ports(compiled):
 
 
 def test_clean_removes_no_package(compiled):
-    """The package of certbot went, although the machine may have other certificates."""
+    """Once, clean removed the package of certbot, but the machine may have other certificates."""
     assert [each["name"] for each in compiled("chatmail.clean") if each["state"] == "pkg"] == []
 
 
-def test_renewals_that_clean_puts_aside_come_back_with_the_relay():
-    """As long as it is aside, certbot's timer does not ask for what nothing would answer."""
+def test_renewal_configuration_that_clean_moves_away_comes_back_with_the_relay():
+    """Without that file, certbot's timer asks for no renewal, which would fail without nginx."""
     with compiling.compiler({"mail_domain": "chat.example.org"}) as compile_sls:
         aside, back = (
             {

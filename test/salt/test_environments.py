@@ -24,7 +24,7 @@ settings:
 def call(salt_call, tmp_path):
     """Return salt_call(*arguments) on a minion that has the formula in the environment prod.
 
-    Base has somebody else's module and states.
+    The environment base has a module and states of another formula.
     """
     base = tmp_path / "base"
     (base / "_modules").mkdir(parents=True)
@@ -44,10 +44,11 @@ def states(done):
     return {each["__id__"]: each for each in done.returned.values()}
 
 
-def test_states_of_another_environment_find_their_modules_and_leave_those_of_others(call):
-    """One environment's modules alone were synced: ours in base's turn went, and a traceback came.
+def test_formula_in_another_environment_finds_its_modules_and_keeps_those_of_base(call):
+    """Once, a sync of one environment removed the modules of the other environments.
 
-    The same holds for the modules of others when it is our turn.
+    A sync of base removed ours, so our states ended with a traceback. A sync of our environment
+    removed the modules of base.
     """
     assert call("saltutil.sync_modules").returned == ["modules.somebody"]
     for test in ("test=True", "test=False", "test=False"):
@@ -61,15 +62,15 @@ def test_states_of_another_environment_find_their_modules_and_leave_those_of_oth
 
 
 def test_settings_say_where_the_formula_is_missing(call):
-    """An empty dictionary counted as success."""
+    """Once, the function returned an empty dictionary, as if all were well."""
     states(call("state.apply", "own", "saltenv=prod"))
     done = call("chatmail_relay.settings")
     assert done.returncode != 0
-    said = json.dumps(done.returned) + done.stderr
-    assert "salt://chatmail/settings.py" in said
-    assert "environment base" in said
-    assert "prod" in said
-    assert "Traceback" not in said
+    output = json.dumps(done.returned) + done.stderr
+    assert "salt://chatmail/settings.py" in output
+    assert "environment base" in output
+    assert "prod" in output
+    assert "Traceback" not in output
 
 
 def test_settings_that_render_to_nothing_are_an_error(salt_modules, salt_opts):

@@ -1,6 +1,6 @@
-"""chatmail_expire: what an operator calls, and the report in the mine.
+"""chatmail_expire: the functions for operators, and the report in Salt's mine.
 
-A minion without a master keeps the mine in its own cache.
+A minion without a master has the mine in its own cache.
 """
 
 import json
@@ -15,7 +15,7 @@ from support.mailbox_tree import DAY, DOMAIN, make_mailbox, settings_for, write_
 
 @pytest.fixture
 def mail(tmp_path):
-    """Return the directory of the mailboxes; the relay's settings lie beside it."""
+    """Return the directory of the mailboxes. The relay's settings are beside it."""
     (tmp_path / "mail").mkdir()
     (tmp_path / "relay.json").write_text(json.dumps(settings_for(tmp_path / "mail")))
     return tmp_path / "mail"
@@ -26,7 +26,7 @@ def test_report_goes_into_the_mine_and_comes_back(salt_opts, salt_modules, mail)
     box = make_mailbox(mail, f"user00001@{DOMAIN}", login=time.time())
     write_message(f"{box}/cur", time.time(), disk=2048)
     os.makedirs(salt_opts["cachedir"])
-    # As in docs/retention.md, but for the settings' place.
+    # This is the example of docs/retention.md with another settings file.
     salt_opts["mine_functions"] = {"chatmail_expire.report": [{"config": config}]}
     assert salt_modules["mine.update"]()
     stored = salt_modules["mine.get"]("*", "chatmail_expire.report")

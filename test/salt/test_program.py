@@ -1,4 +1,4 @@
-"""chatmail_program: the door to the relay's program, with the program behind it."""
+"""chatmail_program calls the relay's program. These tests run the real program."""
 
 import getpass
 import json
@@ -27,8 +27,8 @@ def settings(tmp_path):
     }
 
 
-def answering(module, monkeypatch, tmp_path, code):
-    """Put a program in the program's place, whose part `accounts` runs this code."""
+def replace_program(module, monkeypatch, tmp_path, code):
+    """Let the module call another program, whose subpackage `accounts` runs this code."""
     for part in ("common", "accounts"):
         (tmp_path / "program/chatmaild" / part).mkdir(parents=True)
     (tmp_path / "program/chatmaild/accounts/commands.py").write_text(code)
@@ -53,7 +53,7 @@ def test_refusal_of_the_program_is_a_plain_sentence(salt_modules, settings):
 
 
 def test_wrong_argument_is_an_invocation_error(module, salt_modules, monkeypatch, tmp_path):
-    answering(module, monkeypatch, tmp_path, """print('{"error": "no", "invalid": true}')""")
+    replace_program(module, monkeypatch, tmp_path, """print('{"error": "no", "invalid": true}')""")
     with pytest.raises(SaltInvocationError, match=r"^no$"):
         salt_modules["chatmail_program.call"]("accounts", "list")
     with pytest.raises(SaltInvocationError, match="expected a subpackage"):
@@ -72,24 +72,24 @@ def test_machine_without_the_program_says_what_to_apply(
 def test_program_that_lacks_a_library_says_what_to_apply(
     module, salt_modules, monkeypatch, tmp_path
 ):
-    answering(module, monkeypatch, tmp_path, "import no_such_library")
+    replace_program(module, monkeypatch, tmp_path, "import no_such_library")
     with pytest.raises(CommandExecutionError, match=r"no_such_library.*chatmail\.program"):
         salt_modules["chatmail_program.call"]("accounts", "list")
 
 
-def test_program_that_breaks_tells_its_last_line(module, salt_modules, monkeypatch, tmp_path):
-    answering(module, monkeypatch, tmp_path, "raise RuntimeError('out of luck')")
+def test_error_of_a_crashed_program_has_its_last_line(module, salt_modules, monkeypatch, tmp_path):
+    replace_program(module, monkeypatch, tmp_path, "raise RuntimeError('out of luck')")
     with pytest.raises(CommandExecutionError, match=r"status 1: RuntimeError: out of luck$"):
         salt_modules["chatmail_program.call"]("accounts", "list")
 
 
-def test_program_runs_as_the_user_and_with_nothing_of_salts(
+def test_program_runs_as_the_user_and_without_the_environment_of_salt(
     module, salt_modules, monkeypatch, tmp_path
 ):
     code = (
         "import json, os\nprint(json.dumps({'result': [os.getuid(), os.getgroups(), *os.environ]}))"
     )
-    answering(module, monkeypatch, tmp_path, code)
+    replace_program(module, monkeypatch, tmp_path, code)
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/saltstack")
     uid, groups, *names = salt_modules["chatmail_program.call"](
         "accounts", "list", user=getpass.getuser()

@@ -6,20 +6,20 @@ import logging
 import pytest
 from support import reference
 
-# The states give these another name on the machine; each is one file there.
+# On the machine, the files of these templates have other names.
 RENAMED = {"dovecot-2.3.conf", "dovecot-2.4.conf", "coturn.conf", "restart.conf"}
 
 
 @pytest.fixture(scope="module")
 def rendered():
-    # Salt's thousands of debug lines would hide the difference that a failure shows.
+    # Salt's thousands of debug lines would hide the message of a failure.
     logging.disable(logging.INFO)
     yield reference.render_all()
     logging.disable(logging.NOTSET)
 
 
 def difference(stored, rendered):
-    """Return a diff of two {path: text}; a path that only one has is a diff of its whole text."""
+    """Return a diff of two {path: text}. A path that only one has appears with its whole text."""
     lines = []
     for path in sorted(stored.keys() | rendered.keys()):
         before, after = (files.get(path, "").splitlines() for files in (stored, rendered))
@@ -29,7 +29,7 @@ def difference(stored, rendered):
 
 
 def test_rendered_configuration_is_the_reference(rendered):
-    """`make reference` writes the files anew; the diff of the commit then shows the change."""
+    """`make reference` writes the files again, and the diff of the commit shows the change."""
     if changed := difference(reference.stored(), rendered):
         pytest.fail(f"not what the templates give; run make reference\n{changed}", pytrace=False)
 

@@ -1,4 +1,4 @@
-"""chatmail_relay: who is on the relay's ports, and how the relay is doing."""
+"""chatmail_relay: the programs on the relay's ports, and the state of the relay."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ def relay_module(salt_modules, tmp_path, monkeypatch):
 
 @pytest.fixture
 def listeners(relay_module, monkeypatch):
-    """Listen on a TCP and a UDP port, and let the module take them for two of the relay's."""
+    """Listen on a TCP and a UDP port, and let the module take these for ports of the relay."""
     with (
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
@@ -94,7 +94,7 @@ def test_unit_is_read_from_the_cgroup(relay_module, monkeypatch, cgroup, unit):
 
 @pytest.fixture
 def running(relay_module, salt_modules, salt_opts, tmp_path):
-    """A relay's settings as the converge wrote them."""
+    """Return a relay's settings. The file of the last converge has them, too."""
     salt_opts["pillar"]["chatmail"] = {
         "mail_domain": "_chat.example.org",
         "mailboxes_dir": str(tmp_path / "mail"),
@@ -152,7 +152,9 @@ def test_status_before_the_first_converge_says_what_to_run(relay_module, salt_mo
         salt_modules["chatmail_relay.status"]()
 
 
-def test_certificate_that_is_none_raises_with_its_path(relay_module, salt_modules, tmp_path):
+def test_error_about_a_file_without_a_certificate_has_its_path(
+    relay_module, salt_modules, tmp_path
+):
     (tmp_path / "x.pem").write_text("junk")
     with pytest.raises(CommandExecutionError, match=r"x\.pem: expected a PEM certificate"):
         salt_modules["chatmail_relay.certificate"](str(tmp_path / "x.pem"))
@@ -161,7 +163,7 @@ def test_certificate_that_is_none_raises_with_its_path(relay_module, salt_module
 
 @pytest.mark.parametrize("kind", ["_modules", "_states"])
 def test_missing_psutil_is_named_with_its_package(kind):
-    """salt-ssh uses Debian's Python, where only a package can put it."""
+    """salt-ssh uses Debian's Python, into which only a package can install psutil."""
     path = Path(__file__).parents[2] / kind / "chatmail_relay.py"
     spec = importlib.util.spec_from_file_location("chatmail_relay", path)
     module = importlib.util.module_from_spec(spec)
@@ -183,10 +185,10 @@ MASTERS = {
 
 @pytest.mark.parametrize("master", [*MASTERS, list(MASTERS)])
 @pytest.mark.parametrize("known", ["now and then", "now alone", "never"])
-def test_master_that_only_the_old_resolver_knows_is_refused(
+def test_master_that_only_the_old_resolver_knows_fails_the_state(
     salt_opts, salt_modules, salt_states, monkeypatch, master, known
 ):
-    """A minion that cannot find its master takes no orders any more, not even to undo it."""
+    """A minion that cannot find its master takes no more orders, not even to undo the change."""
     call = salt_states
     monkeypatch.setitem(salt_opts, "master", master)
     monkeypatch.setitem(salt_opts, "file_client", "remote")
@@ -216,7 +218,7 @@ def raise_not_found(*_):
     raise OSError("Name or service not known")
 
 
-def test_machine_without_a_master_is_not_asked_for_one(salt_states):
+def test_machine_without_a_master_passes_the_check_of_the_master(salt_states):
     ret = salt_states("chatmail_relay.master_found", name="relay")
     assert (ret["result"], ret["changes"]) == (True, {})
 

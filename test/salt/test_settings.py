@@ -18,12 +18,12 @@ OWN_STATE = """
 include:
   - chatmail.modules
 own state:
-  chatmail_probe.shown: []
+  chatmail_probe.compare: []
 """
-# A release's state and the module it calls.
+# The state of a release, and the module that the state calls.
 MODULE = 'def word():\n    return "{word}"\n'
 STATE = """
-def shown(name):
+def compare(name):
     comment = "{word} " + __salt__["chatmail_probe.word"]()
     return {{"name": name, "changes": {{}}, "result": True, "comment": comment}}
 """
@@ -81,7 +81,10 @@ def release(tmp_path):
 
 
 def test_own_state_runs_on_a_minion_that_never_synced_and_after_an_upgrade(salt_call, release):
-    """Only a highstate syncs; state.apply failed at first, and ran old code after an upgrade."""
+    """Salt syncs modules only before a highstate.
+
+    So state.apply once failed on a new minion, and ran old code after an upgrade.
+    """
     reload_state = "chatmail modules and states are of this release"
 
     def run(word, *arguments):
@@ -112,7 +115,7 @@ def test_modules_that_cannot_be_synced_are_named(salt_call):
     assert "extmod_whitelist" in str(done.returned)
 
 
-def test_settings_are_shown_by_the_module_as_templates_see_them(salt_modules, salt_opts):
+def test_module_returns_the_settings_as_templates_see_them(salt_modules, salt_opts):
     salt_opts["pillar"].update(GOOD)
     relay = salt_modules["chatmail_relay.settings"]()
     assert relay["max_mailbox_size_mb"] == 1024

@@ -1,4 +1,4 @@
-"""What publishes and rotates goes by the machine's settings, and rotations say what they do."""
+"""Publishing and rotating use the settings of the machine, and a rotation reports its steps."""
 
 import datetime
 import json
@@ -18,13 +18,13 @@ MACHINE, PILLAR, STATE = "machine.example.org", "pillar.example.org", "state.exa
 
 @pytest.fixture
 def own(tmp_path):
-    """Return the modules, with a pillar in memory that names another domain than the machine."""
+    """Return our modules. The pillar in memory has another domain than the machine."""
     return own_modules.load(tmp_path, own_modules.settings(tmp_path, mail_domain=PILLAR))
 
 
 @pytest.fixture
 def converge(tmp_path, own):
-    """Return a function that writes what a converge with these settings leaves."""
+    """Return a function that writes the settings file as a converge does."""
 
     def write(**changed):
         settings = own_modules.settings(tmp_path, **{"mail_domain": MACHINE, **changed})
@@ -38,8 +38,8 @@ def named(records):
     return {each["name"] for each in records}
 
 
-def test_records_are_those_of_the_machine_and_not_of_a_newer_or_older_pillar(own, converge):
-    """A minion keeps its pillar in memory until saltutil.refresh_pillar."""
+def test_records_follow_the_machines_settings_and_not_the_pillar_in_memory(own, converge):
+    """A minion keeps its pillar in memory until saltutil.refresh_pillar, so it may be too old."""
     assert f"{PILLAR}." in named(own.dns.records())
     converge()
     assert f"{MACHINE}." in named(own.dns.records())
@@ -53,8 +53,8 @@ def test_records_are_those_of_the_machine_and_not_of_a_newer_or_older_pillar(own
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Return the domains that the program is asked to publish, compare or change."""
+def domains(monkeypatch):
+    """Return the list of the domains for which the program publishes or compares records."""
     domains = []
 
     def note(settings, *_arguments):
@@ -69,17 +69,17 @@ def asked(monkeypatch):
     return domains
 
 
-def test_what_an_operator_publishes_or_rotates_is_the_machines(own, converge, asked):
+def test_operators_calls_use_the_domain_of_the_machine(own, converge, domains):
     converge()
     own_modules.make_keys(own)
     own.dns.publish()
     own.dns.changes()
     own.dkim.rotate(wait=0)
-    assert set(asked) == {MACHINE}
+    assert set(domains) == {MACHINE}
 
 
-def test_what_a_hook_publishes_is_the_machines(own, converge, monkeypatch):
-    """The pillar in memory may still name a server, or none."""
+def test_hook_of_the_machines_settings_publishes_the_machines_records(own, converge, monkeypatch):
+    """The pillar in memory may still name a server, or no way to publish."""
     called = []
     own.salt["my_dns.apply"] = called.append
     converge(server=None, hook="my_dns.apply")
@@ -88,17 +88,17 @@ def test_what_a_hook_publishes_is_the_machines(own, converge, monkeypatch):
     assert called == [[MACHINE]]
 
 
-def test_state_goes_by_the_settings_that_it_is_given(own, converge, asked):
-    """A dry run after a change of the pillar announces what the converge will publish."""
+def test_state_uses_the_settings_of_its_argument(own, converge, domains):
+    """So a dry run after a change of the pillar announces what the converge will publish."""
     converge()
     given = {**own.relay, "mail_domain": STATE}
     own.dns_state.published("records", settings=given)
     own.dns_state.__opts__ = {"test": True}
     own.dns_state.published("records", settings=given)
-    assert set(asked) == {STATE}
+    assert set(domains) == {STATE}
 
 
-def test_machines_addresses_are_added_where_none_are_set(own, converge, tmp_path):
+def test_machines_addresses_are_used_when_no_addresses_are_set(own, converge, tmp_path):
     converge(addresses=None)
     own.salt["network.ip_addrs"] = lambda: ["192.0.2.1"]
     own.salt["network.ip_addrs6"] = list
@@ -116,12 +116,12 @@ def test_settings_that_cannot_be_read_are_named(own, tmp_path):
 
 
 @pytest.fixture
-def aged(own, converge, tmp_path, asked):
-    """Return age(days), which makes all keys older, of a relay that signs."""
+def age(own, converge, tmp_path, domains):
+    """Return a function that makes all keys of a relay some days older."""
     converge(dkim={"rotate_after": 30, "retire_after": 60})
     own_modules.make_keys(own)
 
-    def age(days):
+    def make_older(days):
         path = tmp_path / "chatmail/dkim/signing.json"
         state = json.loads(path.read_text())
         for key in (key for keys in state.values() for key in keys):
@@ -129,7 +129,7 @@ def aged(own, converge, tmp_path, asked):
             key["since"] = (since - datetime.timedelta(days=days)).isoformat()
         path.write_text(json.dumps(state))
 
-    return age
+    return make_older
 
 
 def rotated(own, test, **arguments):
@@ -141,8 +141,8 @@ def signing(own):
     return [selector for selector, key in own.dkim.list_().items() if key["status"] == "signing"]
 
 
-def test_rotation_does_what_the_dry_run_announced(own, aged):
-    aged(31)
+def test_rotation_does_what_the_dry_run_announced(own, age):
+    age(31)
     old = signing(own)
     announced, done = rotated(own, test=True), rotated(own, test=False)
     assert (announced["result"], done["result"]) == (None, True)
@@ -150,20 +150,23 @@ def test_rotation_does_what_the_dry_run_announced(own, aged):
     assert done["changes"] == {"signing keys": {"old": old, "new": signing(own)}}
 
 
-def test_rotation_that_must_wait_for_the_last_one_is_not_announced(own, aged):
-    """Keys of 30 days are due, and no rotation begins while the last keys are in DNS for 60."""
-    aged(31)
+def test_rotation_that_must_wait_for_the_last_one_is_not_announced(own, age):
+    """Keys of 30 days are due, but the records of the last keys stay in DNS for 60 days.
+
+    No rotation begins before their end.
+    """
+    age(31)
     rotated(own, test=False)
-    aged(31)
+    age(31)
     for test in (True, False):
-        told = rotated(own, test)
-        assert (told["result"], told["changes"]) == (True, {})
+        ret = rotated(own, test)
+        assert (ret["result"], ret["changes"]) == (True, {})
 
 
-def test_keys_that_wait_for_dns_are_reported_once(own, aged, monkeypatch):
-    """The state announced other signing keys, made keys, and reported no change."""
+def test_keys_that_wait_for_dns_are_reported_once(own, age, monkeypatch):
+    """Once, the state announced other signing keys, then made keys, but reported no change."""
     monkeypatch.setattr(rotating, "wait_for_servers", lambda *_: "DNS is not ready: x is missing")
-    aged(31)
+    age(31)
     old = signing(own)
     waiting = rotated(own, test=False)
     made = [key["selector"] for key in signing_state.read_state()["next"]]
@@ -176,14 +179,14 @@ def test_keys_that_wait_for_dns_are_reported_once(own, aged, monkeypatch):
     assert announced["changes"] == done["changes"] == {"signing keys": {"old": old, "new": made}}
 
 
-def test_keys_that_go_are_announced_by_the_name_that_the_report_has(own, aged, monkeypatch):
-    aged(31)
+def test_dry_run_announces_withdrawn_keys_with_the_same_changes(own, age, monkeypatch):
+    age(31)
     old = signing(own)
     rotated(own, test=False)
-    aged(61)
+    age(61)
     gone = {"records": [{"name": f"{each}._domainkey.{MACHINE}.", "found": []} for each in old]}
     monkeypatch.setattr(rotating, "check", lambda *_: gone)
-    # No new ones begin to sign.
+    # With this age, no new rotation begins.
     announced, done = (rotated(own, test, days=4000) for test in (True, False))
     assert announced["changes"] == done["changes"]
     assert done["changes"] == {"keys withdrawn": {"old": sorted(old), "new": []}}

@@ -30,11 +30,11 @@ STATES = [
 
 
 @pytest.mark.parametrize(("path", "function"), STATES)
-def test_state_works_inside_what_turns_errors_into_results(path, function):
-    """`ret = {…}`, `with _failing(ret):` around all that it does, `return ret`, nothing else."""
+def test_state_does_all_its_work_inside_the_block_that_turns_errors_into_results(path, function):
+    """A state is `ret = {…}`, `with _failing(ret):` around all its work, and `return ret`."""
     _docstring, *body = function.body
     kinds = [ast.Assign, ast.With, ast.Return]
-    # A value may be put together from the arguments first.
+    # Before the block, a state may only compute a value from its arguments.
     simple = [each for each in body[1:-2] if isinstance(each, ast.Assign)]
     assert [type(each) for each in body if each not in simple] == kinds
     assert ast.unparse(body[-2].items[0]) == "_failing(ret)"
@@ -46,12 +46,12 @@ def test_state_works_inside_what_turns_errors_into_results(path, function):
 
 
 def is_call(node):
-    """Tell whether a node calls something of Salt's."""
+    """Tell whether a node calls a function of Salt."""
     return isinstance(node, ast.Call) and "__salt__" in ast.unparse(node)
 
 
 def test_errors_become_results_in_the_same_way_in_each_file():
-    """A file of states cannot import from another, so each has its own copy."""
+    """A file of states cannot import from another one, so each file has a copy of `_failing`."""
     copies = {
         ast.unparse(node)
         for path in FILES
@@ -66,10 +66,10 @@ def test_errors_become_results_in_the_same_way_in_each_file():
 def test_state_has_an_example_with_its_own_arguments(path, function):
     text = inspect.cleandoc(ast.get_docstring(function))
     example = re.search(r"\.\. code-block:: yaml\n\n((?: {4}.*\n?|\n)+)", text)[1]
-    # Jinja's part becomes a text.
+    # YAML cannot read Jinja's braces, so a text replaces them.
     example = yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", example))
     [(name, given)] = next(iter(example.values())).items()
-    # Salt calls mod_watch itself, for a state that watches.
+    # An .sls never names mod_watch: Salt calls it for a state that watches.
     called = {"mod_watch": "built"}.get(function.name, function.name)
     assert name == f"{path.stem}.{called}"
     known = {each.arg for each in function.args.args}
@@ -84,7 +84,7 @@ def test_name_of_the_module_is_the_name_of_the_file(path):
     assert "def __virtual__():" in text
 
 
-# How each state is called here, and what it needs beside the failing function.
+# The arguments with which these tests call each state, beside `name`.
 CALLS = {
     "chatmail_binary.downloaded": {"source": "x", "sha256": "0" * 64},
     "chatmail_certificate.self_signed": {"key": "k", "subject_names": []},
@@ -104,7 +104,7 @@ CALLS = {
 
 
 class Failing(dict):
-    """A `__salt__` whose every function raises the same error."""
+    """A `__salt__` of which each function raises the same error."""
 
     def __init__(self, error):
         self.error = error
@@ -136,22 +136,22 @@ class Failing(dict):
 def test_error_is_a_failed_state_with_its_words_and_no_traceback(state, test, error, tmp_path):
     module = load(state.partition(".")[0], error, test)
     name = str(tmp_path / "name")
-    told = getattr(module, state.partition(".")[2])(name=name, **CALLS[state])
-    assert set(told) == SHAPE
-    assert told["name"] == name
-    if told["result"] is None:
-        # What a dry run needs no other function for: it announces that the state would act.
+    ret = getattr(module, state.partition(".")[2])(name=name, **CALLS[state])
+    assert set(ret) == SHAPE
+    assert ret["name"] == name
+    if ret["result"] is None:
+        # This dry run announces changes and has called no function of Salt.
         assert test
-        assert told["changes"]
+        assert ret["changes"]
         return
-    assert told["result"] is False
-    assert told["changes"] == {}
+    assert ret["result"] is False
+    assert ret["changes"] == {}
     known = ["the words of the error", "No such file or directory"]
-    assert any(words in told["comment"] for words in known)
+    assert any(words in ret["comment"] for words in known)
 
 
 def load(name, error, test):
-    """Return a module of states in which everything of Salt's raises an error."""
+    """Return a module of states in which each function of Salt raises an error."""
     text = (ROOT / "_states" / f"{name}.py").read_text()
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}

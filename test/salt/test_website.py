@@ -1,4 +1,4 @@
-"""The state of the pages."""
+"""The state chatmail_website.built, which builds the web pages."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def run_all(command, stdin, stdin_raw_newlines, python_shell):
 
 @pytest.fixture
 def state():
-    """The state module, as Salt's loader prepares it."""
+    """Return the state module, as Salt's loader prepares it."""
     module = load(ROOT / "_states/chatmail_website.py")
     module.__opts__ = {"test": False}
     module.__salt__ = {"cmd.run_all": run_all}
@@ -25,16 +25,16 @@ def state():
     return module
 
 
-def test_state_dry_run_tells_what_the_run_then_does_and_a_second_run_nothing(state, tmp_path):
+def test_state_dry_run_announces_the_changes_and_a_second_run_has_none(state, tmp_path):
     arguments = {"name": str(tmp_path / "www"), "program": str(PROGRAM), "settings": settings()}
     state.__opts__["test"] = True
-    foretold = state.built(**arguments)
-    assert foretold["result"] is None
+    announced = state.built(**arguments)
+    assert announced["result"] is None
     assert not (tmp_path / "www").exists()
     state.__opts__["test"] = False
     done = state.built(**arguments)
     assert done["result"] is True
-    assert done["changes"] == foretold["changes"]
+    assert done["changes"] == announced["changes"]
     assert "index.html" in done["changes"]["added"]
     for test in (False, True):
         state.__opts__["test"] = test
@@ -60,7 +60,7 @@ def test_state_dry_run_before_the_packages_exist_would_build(state, tmp_path):
 
 
 @pytest.mark.parametrize("test", [False, True])
-def test_state_fails_with_the_programs_own_words(state, tmp_path, test):
+def test_state_fails_with_the_message_of_the_program(state, tmp_path, test):
     state.__opts__["test"] = test
     answer = state.built(str(tmp_path / "www"), str(PROGRAM), settings(www_folder="/nonexistent"))
     assert answer["result"] is False
@@ -69,7 +69,7 @@ def test_state_fails_with_the_programs_own_words(state, tmp_path, test):
 
 
 def test_state_dry_run_with_a_changed_source_would_build(state, tmp_path):
-    """A dry run still has last release's sources, by which the pages are up to date."""
+    """A dry run compares with the old sources on the machine, for which the pages are right."""
     state.__opts__["test"] = True
     answer = state.mod_watch(str(tmp_path), str(PROGRAM), settings(), sfun="built")
     assert answer["result"] is None

@@ -1,6 +1,6 @@
-"""Headless Chromium for tests, driven by its DevTools protocol: one page, looked at from outside.
+"""Headless Chromium for tests of one page. The tests control it by its DevTools protocol.
 
-`BROWSER` is None where Chromium is not installed. https://chromedevtools.github.io/devtools-protocol/
+`BROWSER` is None if Chromium is not installed. https://chromedevtools.github.io/devtools-protocol/
 """
 
 import asyncio
@@ -20,17 +20,17 @@ needed = pytest.mark.skipif(
     not (BROWSER and shutil.which("zbarimg")),
     reason="needs Debian's packages chromium and zbar-tools",
 )
-# Without the background flags Chromium asks its maker's hosts at every start.
+# Without the background flags, Chromium sends requests to Google at every start.
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--ignore-certificate-errors", "--hide-scrollbars", "--remote-debugging-port=0",
 ]  # fmt: skip
-PATIENCE = 30  # seconds that any one step may take
+PATIENCE = 30  # seconds that each step may take
 
 
 class Page:
-    """A browser tab: what it was told, and the errors it reported meanwhile."""
+    """A browser tab, with the events and the errors that it has reported so far."""
 
     def __init__(self, socket):
         self.socket = socket
@@ -125,7 +125,7 @@ def running_browser(*flags):
 
 
 def devtools_address(profile: Path, process: subprocess.Popen) -> str:
-    """Return where Chromium listens, once it has written it down."""
+    """Return the address on which Chromium listens, once the file with this address exists."""
     written = profile / "DevToolsActivePort"
     deadline = time.monotonic() + PATIENCE
     while not written.exists() or len(written.read_text().split()) < 2:
@@ -133,14 +133,14 @@ def devtools_address(profile: Path, process: subprocess.Popen) -> str:
             raise RuntimeError(f"{BROWSER} ended with {process.returncode} before it was ready")
         if time.monotonic() > deadline:
             raise RuntimeError(f"{BROWSER} was not ready within {PATIENCE} s")
-        time.sleep(0.02)  # Chromium tells nobody when the file is there
+        time.sleep(0.02)  # Chromium sends no message when the file is there
     port, path = written.read_text().split()
     return f"ws://127.0.0.1:{port}{path}"
 
 
 @contextlib.asynccontextmanager
 async def open_page(devtools: str):
-    """Yield a Page of a running browser that shares nothing with those before it."""
+    """Yield a new Page of a running browser, without the cookies and the cache of earlier pages."""
     async with aiohttp.ClientSession() as session, connect(session, devtools) as socket:
         browser = Page(socket)
         context = await browser.call("Target.createBrowserContext")

@@ -1,4 +1,4 @@
-"""Pairs of certificate and key in a test's directory."""
+"""Pairs of certificate and key in the directory of a test."""
 
 import ssl
 from pathlib import Path
@@ -11,7 +11,7 @@ def contents(pair):
 
 
 def belong_together(pair):
-    """Let OpenSSL say whether it would serve with this pair."""
+    """Fail unless OpenSSL can serve with this pair."""
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pair["name"], pair["key"])
 
 
@@ -23,7 +23,8 @@ def same(module, paths):
     return contents(in_use(module)) == tuple(Path(path).read_bytes() for path in paths)
 
 
-# Of a relay with an authority, and what certbot says of a name that it cannot validate.
+# The settings of a relay with an ACME authority, and certbot's output about a name that the
+# authority cannot validate.
 SETTINGS = {
     "mail_domain": "chat.example.org",
     "tls_names": ["chat.example.org", "www.chat.example.org", "mta-sts.chat.example.org"],

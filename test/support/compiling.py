@@ -1,4 +1,4 @@
-"""States as Salt's own compiler sees them, without a machine.
+"""Compiles states with Salt's own compiler, without a machine.
 
 A compiled .sls has all its requisites resolved. Nothing is applied.
 """
@@ -22,11 +22,11 @@ def sls_names():
 
 @contextlib.contextmanager
 def compiler(chatmail, release=13):
-    """Give compile(*sls), which returns what these .sls files become, applied together.
+    """Yield compile(*sls), which compiles these .sls files together.
 
     chatmail: the pillar `chatmail`. release: of Debian, 12 or 13.
-    What compile returns is Salt's low data: one dictionary for each state. It raises ValueError
-    with all of Salt's words where an .sls does not render or a requisite names no state.
+    compile returns Salt's low data: one dictionary for each state. If an .sls does not render, or
+    a requisite names no state, compile raises ValueError with Salt's message.
     """
     with tempfile.TemporaryDirectory() as directory:
         opts, _modules = reference.make_minion({"chatmail": chatmail}, release, Path(directory))

@@ -1,4 +1,4 @@
-"""Applying states on a relay, and what a run reports."""
+"""Applies states on a relay, and reads the report of a run."""
 
 import json
 
@@ -13,7 +13,7 @@ def states(run):
 
 
 def not_as_expected(report):
-    """Return what is neither right nor unchanged, for the assertion's message."""
+    """Return the states that failed or changed something, for the message of an assertion."""
     return {
         name: (state["result"], state["comment"], state["changes"])
         for name, state in report.items()
@@ -22,7 +22,7 @@ def not_as_expected(report):
 
 
 def changing(run):
-    """Return the states that a run changed or, with test=True, that it would."""
+    """Return the states with changes in a run, or with predicted changes in a dry run."""
     report = states(run)
     failed = [each["comment"] for each in report.values() if each["result"] is False]
     assert failed == []
@@ -30,7 +30,7 @@ def changing(run):
 
 
 def apply(relay, sls, **chatmail):
-    """Apply states, the pillar `chatmail` changed by the arguments; return the states' report.
+    """Apply states with further settings in the pillar `chatmail`, and return the report.
 
     `test=True` is a dry run, as on the command line.
     """

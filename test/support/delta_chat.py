@@ -1,4 +1,4 @@
-"""Delta Chat cores that talk to each other by a relay."""
+"""Delta Chat cores that talk to each other through a relay."""
 
 import contextlib
 import hashlib
@@ -9,14 +9,14 @@ from pathlib import Path
 from deltachat_rpc_client import DeltaChat, EventType, Rpc
 from relay.client import login_link
 
-# Beside the interpreter, whether or not its environment is activated.
+# The program is beside the interpreter, also when nobody has activated the environment.
 CORE = Path(sys.executable).with_name("deltachat-rpc-server")
 FILE_SIZE = 15 * 1000 * 1000
 
 
 @contextlib.contextmanager
 def core(directory):
-    """A Delta Chat core of its own, which keeps its accounts below directory."""
+    """Run a Delta Chat core, which keeps its accounts below `directory`."""
     with Rpc(str(directory / "accounts"), str(CORE)) as rpc:
         yield DeltaChat(rpc)
 
@@ -30,36 +30,36 @@ def online_account(chat, relay, name):
     return account
 
 
-def received(account):
-    """Return the next incoming message that is not one of Secure-Join's own."""
+def wait_for_incoming(account):
+    """Return the next incoming message that is not part of Secure-Join."""
     return account.wait_for_incoming_msg()
 
 
 def join(alice, bob):
-    """Have two accounts verify each other by Secure-Join, with bob scanning alice's code."""
+    """Let two accounts verify each other by Secure-Join. Bob scans Alice's code."""
     bob.secure_join(alice.get_qr_code())
     alice.wait_for_securejoin_inviter_success()
     bob.wait_for_securejoin_joiner_success()
 
 
 def exchange_texts(alice, bob, count):
-    """Have two accounts ask and answer, each waiting for the other."""
+    """Let two accounts ask and answer. Each waits for the message of the other."""
     to_alice, to_bob = (
         account.create_chat(other) for account, other in ((bob, alice), (alice, bob))
     )
     for number in range(count):
         to_bob.send_text(f"question {number}")
-        assert received(bob).get_snapshot().text == f"question {number}"
+        assert wait_for_incoming(bob).get_snapshot().text == f"question {number}"
         to_alice.send_text(f"answer {number}")
-        assert received(alice).get_snapshot().text == f"answer {number}"
+        assert wait_for_incoming(alice).get_snapshot().text == f"answer {number}"
 
 
 def send_file(alice, bob, directory):
-    """Have alice send bob a large file, kept in directory, that arrives as it was."""
+    """Let Alice send a large file from `directory` to Bob, and compare what arrives."""
     original = directory / "large.bin"
     original.write_bytes(os.urandom(FILE_SIZE))
     alice.create_chat(bob).send_message(file=str(original))
-    message = received(bob)
+    message = wait_for_incoming(bob)
     while message.get_snapshot().download_state != "Done":
         bob.wait_for_event(EventType.MSGS_CHANGED)
     with open(message.get_snapshot().file, "rb") as stream:
@@ -70,7 +70,7 @@ def send_file(alice, bob, directory):
 
 
 def talk(alice, bob, directory):
-    """Have two accounts join each other, exchange texts, and a large file kept in directory."""
+    """Let two accounts join each other and exchange texts and a large file from `directory`."""
     join(alice, bob)
     exchange_texts(alice, bob, 10)
     send_file(alice, bob, directory)

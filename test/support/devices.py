@@ -1,4 +1,4 @@
-"""Devices of an address: their tokens, entries of the server, and a message that wakes them."""
+"""Devices of an address: their tokens, METADATA of the server, and a message that wakes them."""
 
 import re
 import secrets
@@ -8,7 +8,7 @@ from relay.client import encrypted, imap, smtp
 
 
 def set_metadata(connection, mailbox, entry, value):
-    """Set an entry; returns OK or the text of the refusal."""
+    """Set an entry. Return OK or the text of the refusal."""
     try:
         return connection.xatom("SETMETADATA", mailbox, f'({entry} "{value}")')[0]
     except connection.error as refusal:
@@ -16,7 +16,7 @@ def set_metadata(connection, mailbox, entry, value):
 
 
 def get_metadata(connection, mailbox, entry):
-    """Return the value of an entry, or None for NIL."""
+    """Return the value of an entry, None for NIL."""
     connection.xatom("GETMETADATA", mailbox, f"({entry})")
     parts = connection.untagged_responses.pop("METADATA")
     line = b"".join(part if isinstance(part, bytes) else b"".join(part) for part in parts)
@@ -27,8 +27,8 @@ def get_metadata(connection, mailbox, entry):
 
 
 def new_device(relay, account):
-    """Register a device of an address; returns its token."""
-    # No two tests may hear of each other's pushes.
+    """Register a device of an address. Return its token."""
+    # Each token is new, so that no test counts the notifications of another test.
     token = f"openpgp:{secrets.token_urlsafe(300)}"
     with imap(relay, account) as connection:
         assert set_metadata(connection, "INBOX", "/private/devicetoken", token) == "OK"
@@ -36,7 +36,7 @@ def new_device(relay, account):
 
 
 def send(relay, sender, recipient):
-    """Send a message; returns when the relay had taken it (time.time())."""
+    """Send a message. Return the time at which the relay had accepted it (time.time())."""
     with smtp(relay, sender) as connection:
         connection.sendmail(
             sender.address, [recipient.address], encrypted(sender.address, recipient.address)

@@ -1,4 +1,4 @@
-"""Messages with DKIM signatures: ours, dkimpy's, and made by hand."""
+"""Messages with DKIM signatures from our code, from dkimpy, and made by hand."""
 
 import base64
 
@@ -26,7 +26,7 @@ def signed(keys, fields=None, body=b"Hello\r\n"):
 
 
 def check(fields, body, records, domain=DOMAIN) -> str:
-    """Verify; returns the refusal, "" for none. A record that is None is a time-out."""
+    """Verify a message. Return the refusal, "" for none. A record None makes DNS time out."""
 
     def lookup(name, seconds):
         assert 0 < seconds <= verifying.DNS_SECONDS

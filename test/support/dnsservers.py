@@ -1,8 +1,8 @@
-"""Real name servers on loopback addresses: Knot and BIND with TSIG, and Unbound to resolve.
+"""Real name servers on loopback addresses: Knot and BIND with TSIG, and Unbound as a resolver.
 
-The root zone on ROOT delegates example.org and example.net to the addresses below, so that code
-under test finds them as it would anywhere: through /etc/resolv.conf and delegation. All of them
-listen on port 53 of loopback addresses, and are ended by their process id.
+The root zone on ROOT delegates example.org and example.net to the addresses below. So code under
+test finds them in the normal way, by /etc/resolv.conf and delegation. All servers listen on port 53
+of loopback addresses.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ import dns.update
 import dns.zone
 import pytest
 
-# Of this process's own, so that two test runs on one machine do not meet.
+# Each process has its own network, so two test runs on one machine do not disturb each other.
 NETWORK = f"127.{64 + os.getpid() // 250 % 64}.{os.getpid() % 250}"
 ROOT, RESOLVER = f"{NETWORK}.1", f"{NETWORK}.2"
-# Of zone example.org: what takes updates, and another server of the zone.
+# Two servers of the zone example.org. The primary takes updates.
 PRIMARY, SECONDARY = f"{NETWORK}.3", f"{NETWORK}.4"
-# Of zone example.net: where somebody else has a web server.
+# The server of the zone example.net, which belongs to somebody else.
 ELSEWHERE = f"{NETWORK}.5"
 # Nothing listens here.
 NOBODY = f"{NETWORK}.9"
 
 SECRET = "9fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
-# Of a key that may ask and not update.
+# The secret of a key that may query and may not update.
 READER_SECRET = "3fH8kEw0m5h0p0s1fB0wVqY3l6v2m4o8b5Xn1sYxQ1k="
 
 ROOT_ZONE = f"""\
@@ -44,7 +44,7 @@ ns.example.net. 60 A {ELSEWHERE}
 dead. 60 NS ns.dead.
 ns.dead. 60 A {NOBODY}
 """
-# Others' records: they have to survive whatever we do.
+# Records of the operator's other services. They must stay whatever we publish.
 OTHERS = """\
 @ 60 MX 10 mx.other.example.
 @ 60 TXT "proof=of somebody"
@@ -141,7 +141,7 @@ remote-control:
 
 @contextlib.contextmanager
 def _daemon(argv, address, zone):
-    """Run a server until the end of the block; wait until it answers for the zone."""
+    """Run a server until the end of the block. The block begins when it answers for the zone."""
     directory = Path(argv[-1]).parent
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
@@ -166,7 +166,7 @@ def answers(address, zone):
 
 
 def knot(directory, address, zones, secondary_of=None, notify=None):
-    """Run Knot with {zone: text}; as a secondary it takes them from another address."""
+    """Run Knot with {zone: text}. With `secondary_of`, it copies the zones from that address."""
     directory.mkdir()
     rows, remotes = "", ""
     for name, text in zones.items():
@@ -210,7 +210,7 @@ def bind(directory, address, zones):
 
 @contextlib.contextmanager
 def _on_loopback(address):
-    """Give the loopback interface one of the 127/8 addresses, all of which it answers, by name."""
+    """Add an address of 127/8 to the loopback interface, which otherwise does not list it."""
     change = ["ip", "address", "add", f"{address}/32", "dev", "lo"]
     if address.startswith("127."):
         subprocess.run(change, check=True)
@@ -222,7 +222,7 @@ def _on_loopback(address):
 
 
 def unbound(directory, address=RESOLVER):
-    """Run a resolver that begins at ROOT."""
+    """Run a resolver that starts at ROOT."""
     directory.mkdir()
     (directory / "hints").write_text(f". 60 NS ns.\nns. 60 A {ROOT}\n")
     (directory / "unbound.conf").write_text(UNBOUND.format(directory=directory, address=address))
@@ -230,7 +230,7 @@ def unbound(directory, address=RESOLVER):
 
 
 def contents(address, zone="example.org."):
-    """Return all records of a zone but the SOA, as (name, type, data) texts."""
+    """Return all records of a zone except the SOA, as texts (name, type, data)."""
     found = dns.zone.from_xfr(dns.query.xfr(address, zone, keyring=_key(), lifetime=10))
     return {
         (str(name.derelativize(found.origin)), dns.rdatatype.to_text(data.rdtype), data.to_text())
@@ -240,7 +240,7 @@ def contents(address, zone="example.org."):
 
 
 def set_records(name, rdtype, *data, address=PRIMARY, zone="example.org."):
-    """Replace all records of a name and type, as somebody else would."""
+    """Replace all records of a name and type, as the operator may do."""
     message = dns.update.UpdateMessage(zone, keyring=_key())
     message.delete(name, rdtype)
     for each in data:
@@ -257,7 +257,7 @@ SERVERS = {"knot": knot, "bind": bind}
 
 
 def key_file(directory, name="relay", secret=SECRET):
-    """Write a key file as tsig-keygen does, which nobody else may read; return its path."""
+    """Write a key file as tsig-keygen does, which only its owner can read. Return its path."""
     path = directory / "tsig.key"
     path.touch(mode=0o600)
     path.write_text(f'key "{name}" {{\n\talgorithm hmac-sha256;\n\tsecret "{secret}";\n}};\n')
@@ -270,7 +270,7 @@ both = pytest.mark.parametrize("kind", ["knot", "bind"])
 
 @contextlib.contextmanager
 def world(tmp_path, kind="knot", zone=ZONE + OTHERS, root=None):
-    """Run root, resolver, somebody else's zone and a primary for example.org."""
+    """Run the root, a resolver, a server of example.net and a primary of example.org."""
     elsewhere = {"example.net.": ELSEWHERE_ZONE}
     with contextlib.ExitStack() as stack:
         start = stack.enter_context
@@ -283,7 +283,7 @@ def world(tmp_path, kind="knot", zone=ZONE + OTHERS, root=None):
 
 
 def text_of(rdata):
-    """Return a value as our records write it."""
+    """Return a value in the form that our records have."""
     if rdata.rdtype == dns.rdatatype.TXT:
         return b"".join(rdata.strings).decode()
     return rdata.to_text()

@@ -1,4 +1,4 @@
-"""What the filter's rules say of a message."""
+"""Asks the filter's rules about a message."""
 
 from chatmaild.common.refusals import Refusal
 from chatmaild.filter import rules
@@ -7,7 +7,7 @@ from support.messages import RECIPIENT, SENDER, fields
 
 
 def submit(header, body, sender=SENDER) -> str:
-    """Return the SMTP reply to a message that a user sends, "" when it is taken."""
+    """Return the SMTP reply to a message that a user sends, "" if it is accepted."""
     try:
         rules.check_submission(sender, header, body)
     except Refusal as refusal:
@@ -16,7 +16,7 @@ def submit(header, body, sender=SENDER) -> str:
 
 
 def receive(header, body, cleartext=False, sender="", recipient=RECIPIENT) -> str:
-    """Return the SMTP reply to a message from elsewhere, "" when it is taken."""
+    """Return the SMTP reply to a message from another relay, "" if it is accepted."""
     try:
         rules.check_incoming(sender, [recipient], header, body, lambda: cleartext)
     except Refusal as refusal:
@@ -37,6 +37,6 @@ SECURE_JOIN = "Secure-Join: vc-request"
 
 
 def single(text=SECURE_JOIN, **header):
-    """Return header and body of something like a Secure-Join request without parts."""
+    """Return header and body of a message like a Secure-Join request, but without MIME parts."""
     values = {"Secure_Join": "vc-request", "Content_Type": 'text/plain; charset="utf-8"'}
     return fields(**(values | header)), f"{text}\r\n".encode()

@@ -1,7 +1,7 @@
 """Runs the filter with TXT records from a JSON file: {name: [text, …] or null for a time-out}.
 
-A name whose records are "WAIT" is answered when it has others; meanwhile there is a file
-waiting-<thread> for each look-up, beside the JSON file.
+While the value of a name is "WAIT", a look-up of this name waits. During that time there is a file
+`waiting-<thread>` beside the JSON file for each such look-up.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def lookup(name: str, seconds: float) -> list[bytes]:
         waiting.touch()
         while records == "WAIT":
             time.sleep(0.02)
-            with contextlib.suppress(ValueError):  # being written
+            with contextlib.suppress(ValueError):  # a test is writing the file
                 records = json.loads(Path(zone).read_text()).get(name, [])
         waiting.unlink()
     if records is None:

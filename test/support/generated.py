@@ -1,8 +1,8 @@
-"""Values that hypothesis makes for several files of tests."""
+"""Strategies of hypothesis that several test files use."""
 
 from hypothesis import strategies as st
 
-# Public addresses of a machine, of both families, none twice.
+# Public addresses of a machine: IPv4 and IPv6, without duplicates.
 PUBLIC_ADDRESSES = st.lists(
     st.one_of(
         st.integers(1, 254).map(lambda n: f"198.51.100.{n}"),

@@ -8,7 +8,7 @@ from relay.client import tls_context
 
 
 class IdleClient:
-    """Just enough IMAP to wait for mail as Delta Chat does: compressed whenever that is offered."""
+    """An IMAP client that waits for mail as Delta Chat does. It compresses if the server offers."""
 
     def __init__(self, relay, account):
         plain = socket.create_connection((relay.domain, 993), timeout=20)
@@ -20,7 +20,7 @@ class IdleClient:
         self.compressed = "COMPRESS=DEFLATE" in capabilities + self.command("CAPABILITY")
         if self.compressed:
             self.command("COMPRESS DEFLATE")
-            # RFC 4978, section 4: raw deflate, without zlib's header.
+            # RFC 4978 section 4: raw deflate, without the header of zlib.
             self.deflate, self.inflate = zlib.compressobj(wbits=-15), zlib.decompressobj(-15)
         self.command("SELECT INBOX")
 
@@ -31,7 +31,7 @@ class IdleClient:
         self.socket.sendall(data)
 
     def line(self):
-        """Return the next line; a connection that the server closed fails the test."""
+        """Return the next line. The test fails if the server has closed the connection."""
         while b"\r\n" not in self.received:
             data = self.socket.recv(65536)
             if not data:
@@ -58,12 +58,12 @@ class IdleClient:
         assert self.line().startswith("+")
 
     def wait_for_message(self):
-        """Return when the server tells of a new message."""
+        """Return when the server announces a new message."""
         while not self.line().endswith(" EXISTS"):
             pass
 
     def done(self):
-        """End the waiting, and see that the session is as good as before."""
+        """End IDLE, and check that the session still works."""
         self.send("DONE")
         self.answer()
         self.command("NOOP")

@@ -1,4 +1,4 @@
-"""The relay's program, run in the tests' own process, so that a test may change its constants."""
+"""Runs the relay's program in the process of the tests, so that a test can change constants."""
 
 import contextlib
 import importlib
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from chatmaild.common.commands import answer
 
-# Put below the door's own code, this lets it ask the program here.
+# Appended to `chatmail_program`, this replaces the function that starts the program.
 CODE = """
 
 def _run(command, request, user):
@@ -20,17 +20,17 @@ def _run(command, request, user):
 
 
 def run(command, request):
-    """Answer a request as the command `python3 -m chatmaild.<part>.commands` does."""
+    """Answer a request as `python3 -m chatmaild.<part>.commands` does."""
     commands = importlib.import_module(command[-1])
     with (
         unittest.mock.patch("sys.stdin", io.StringIO(request)),
-        contextlib.redirect_stdout(io.StringIO()) as told,
+        contextlib.redirect_stdout(io.StringIO()) as output,
     ):
         answer(commands.COMMANDS)
-    return SimpleNamespace(stdout=told.getvalue(), stderr="", returncode=0)
+    return SimpleNamespace(stdout=output.getvalue(), stderr="", returncode=0)
 
 
 def answer_in_process(salt_opts):
-    """Let the door in Salt's options ask the program in the tests' own process."""
+    """Let the module `chatmail_program` of these options run the program in this process."""
     door = Path(salt_opts["extension_modules"]) / "modules" / "chatmail_program.py"
     door.write_text(door.read_text() + CODE)

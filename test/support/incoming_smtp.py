@@ -1,4 +1,4 @@
-"""Messages handed to port 25 as another relay would, and how they are refused."""
+"""Sends messages to port 25 as another relay does, and reads the refusal."""
 
 import smtplib
 
@@ -7,7 +7,7 @@ from relay.client import tls_context
 
 
 def refusal(connection, sender, recipients, message):
-    """Return (code, text) of the refusal; a message that is accepted fails the test."""
+    """Return (code, text) of the refusal. The test fails if the message is accepted."""
     try:
         connection.sendmail(sender, recipients, message)
     except smtplib.SMTPRecipientsRefused as error:
@@ -20,7 +20,7 @@ def refusal(connection, sender, recipients, message):
 
 
 def deliver(relay, sender, recipient, message):
-    """Hand message to port 25 as another relay would, over STARTTLS."""
+    """Send a message to port 25 over STARTTLS, and return the refusal."""
     with smtplib.SMTP(relay.domain, 25, timeout=20) as connection:
         connection.starttls(context=tls_context())
         return refusal(connection, sender, [recipient], message)

@@ -1,4 +1,4 @@
-"""Logins and new addresses, and the mailboxes that come of them."""
+"""Logins, requests for new addresses, and the mailboxes that they create."""
 
 import contextlib
 import imaplib
@@ -42,13 +42,16 @@ def mailboxes(relay):
 
 
 def all_at_once(attempt, arguments):
-    """Return the results of attempt for each tuple of arguments; a refusal takes 2 s each."""
+    """Call `attempt` for each tuple of arguments, at the same time, and return the results.
+
+    One after another would be slow, because the relay takes 2 s for each refusal.
+    """
     with ThreadPoolExecutor(len(arguments)) as pool:
         return list(pool.map(lambda each: attempt(*each), arguments))
 
 
 def ask(relay, token=None):
-    """Ask for a new address; return the status and what was answered."""
+    """Ask for a new address. Return the status and the JSON of the answer."""
     query = "" if token is None else f"?token={token}"
     request = urllib.request.Request(f"https://{relay.domain}/new{query}", method="POST")
     try:

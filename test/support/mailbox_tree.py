@@ -1,4 +1,4 @@
-"""Trees of mailboxes for the tests of retention and its benchmark, and the program run on them."""
+"""Makes trees of mailboxes for the tests and the benchmark of retention, and runs it on them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ KIB = 1024
 
 
 def settings_for(mailboxes_dir, **changes):
-    """Return what expiry reads of the relay's settings, with the contract's defaults."""
+    """Return the settings that expiry reads, with their defaults."""
     settings = {
         "mailboxes_dir": str(mailboxes_dir),
         "address_domain": DOMAIN,
@@ -29,10 +29,10 @@ def settings_for(mailboxes_dir, **changes):
 
 
 def write_message(directory, arrival, *, serial=0, size=None, disk=4000, mtime=None, flags=":2,S"):
-    """Put a sparse message into a message directory; return its path.
+    """Put a sparse message into a message directory. Return its path.
 
-    arrival: Unix seconds, as in the name. size: that of `S=`, none without.
-    disk: bytes of the file. mtime: that of the file, the arrival if not given.
+    arrival: Unix seconds, for the name. size: bytes, for `S=` in the name; None: no `S=`.
+    disk: bytes of the file. mtime: Unix seconds, for the file; None: the arrival.
     """
     name = f"{int(arrival)}.M{serial:06d}P42.relay"
     if size is not None:
@@ -47,9 +47,9 @@ def write_message(directory, arrival, *, serial=0, size=None, disk=4000, mtime=N
 
 
 def make_mailbox(top, name, *, login, folders=("",), password=True):
-    """Make a mailbox as Dovecot and the accounts service leave it; return its path.
+    """Make a mailbox as Dovecot and chatmail-accounts make it. Return its path.
 
-    login: mtime of `password`, Unix seconds. folders: "" for INBOX, `.Name` for others.
+    login: mtime of `password`, in Unix seconds. folders: "" for INBOX, `.Name` for others.
     """
     mailbox = os.path.join(top, name)
     for folder in folders:
@@ -67,8 +67,8 @@ def make_mailbox(top, name, *, login, folders=("",), password=True):
 def build_tree(top, mailboxes, messages, now, seed=1):
     """Make `mailboxes` mailboxes with `messages` messages each, of every age and size.
 
-    About one in fifty is past its login limit, one in a hundred is over its quota (S= says so; the
-    files are sparse), one in twenty has a second folder.
+    One mailbox in fifty had no login for too long. One in a hundred is over its quota by the sizes
+    in `S=`, while the files are sparse. One in twenty has a second folder. All this is by chance.
     """
     chance = random.Random(seed)
     os.makedirs(top)
@@ -81,7 +81,7 @@ def build_tree(top, mailboxes, messages, now, seed=1):
             top, f"{prefix}{number:08d}@{DOMAIN}", login=now - days * DAY, folders=folders
         )
         for serial in range(messages):
-            # Half past the hour: no age comes to a limit while the tree is made and looked at.
+            # Each age ends with half an hour, so no message reaches a limit during the test.
             arrival = now - chance.randrange(25 * 24) * 3600 - 1800
             disk = 300_000 if chance.random() < 0.05 else chance.randint(1000, 20_000)
             size = chance.randint(60, 100) * KIB * KIB if full else disk + disk // 3
@@ -90,11 +90,11 @@ def build_tree(top, mailboxes, messages, now, seed=1):
 
 
 def run_program(config, command, *options, user=None, sample=False):
-    """Run the command line; return its result, and its memory's peak in MiB if `sample`.
+    """Run the command line. Return its result, and with `sample` the peak of its memory in MiB.
 
-    user: the uid to run as, this process's own if not given.
+    user: the uid to run as; None: the uid of this process.
     """
-    # Another user may not see this checkout and its environment; the program needs neither.
+    # Another user may be unable to read this checkout, so the program runs from a copy.
     copies = Path(config).parent / "program"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, copies / "chatmaild", ignore=ignored, dirs_exist_ok=True)
@@ -119,11 +119,11 @@ def run_program(config, command, *options, user=None, sample=False):
 
 
 def memory_of(pid):
-    """Return the KiB that a process and its children hold, pages that they share counted once."""
+    """Return the memory of a process and its children in KiB. Shared pages count only once."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return 0
     own = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return own + sum(memory_of(int(child)) for child in children)

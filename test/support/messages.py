@@ -17,7 +17,7 @@ def certificate() -> pysequoia.Cert:
 
 @functools.cache
 def armored(text: bytes = b"Content-Type: text/plain\r\n\r\nHello") -> bytes:
-    """Return an OpenPGP message to the certificate, its lines ended as mail wants it."""
+    """Return an armored OpenPGP message to the certificate. Its lines end with CRLF."""
     message = bytes(pysequoia.encrypt(text, recipients=[certificate()]))
     return b"\r\n".join(message.splitlines()) + b"\r\n"
 
@@ -33,7 +33,7 @@ def dearmor(armor: bytes) -> bytes:
 
 
 def armor(data: bytes, header: bytes = b"", checksum: bytes = b"") -> bytes:
-    """Armor by hand, so that it can be wrong."""
+    """Make armor by hand, so that a test can make wrong armor."""
     text = base64.b64encode(data)
     lines = [text[start : start + 64] for start in range(0, len(text), 64)]
     return b"\r\n".join(
@@ -59,7 +59,10 @@ def encrypted_body(armor: bytes | None = None, boundary: bytes = b"=_edge") -> b
 
 
 def fields(author: str = SENDER, **others: str | None) -> list[tuple[bytes, bytes]]:
-    """Return the header of an encrypted message; keywords replace, add or (None) leave out."""
+    """Return the header of an encrypted message.
+
+    others: fields to replace or to add, with `_` for `-` in names. None removes a field.
+    """
     header = {
         "From": f'"Alice" <{author}>',
         "To": f"<{RECIPIENT}>",

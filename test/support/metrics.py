@@ -1,4 +1,4 @@
-"""What the services count and what the endpoint makes of it, for the tests of both."""
+"""Lets services count, and reads the numbers as the endpoint shows them."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "chatmail/program/files/chatmaild"
 
 
-# As 2.3.19 and 2.4.1 send it after a login, a failed one, and a client that idled.
+# What Dovecot 2.3.19 and 2.4.1 send after a login, a failed login, and a client in IDLE.
 FROM_DOVECOT = """\
 # HELP process_start_time_seconds Timestamp of service start
 # TYPE process_start_time_seconds gauge
@@ -51,8 +51,8 @@ chatmail_accounts{kind="all"} 7
 """
 
 
-def python(directory, program):
-    """Run a program as a service's process that counts in `directory`; returns what it printed."""
+def run_python(directory, program):
+    """Run a program as the process of a service that counts in `directory`. Return its output."""
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     if directory:
         environment["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
@@ -62,17 +62,17 @@ def python(directory, program):
 
 
 def counting(process, *calls):
-    """Return a program that counts: each call is the arguments of counters.count."""
+    """Return a program that counts. Each of `calls` has the arguments of one counters.count()."""
     lines = ["from chatmaild.metrics import counters", f"counters.start({process!r})"]
     return "\n".join([*lines, *(f"counters.count(*{call!r})" for call in calls)])
 
 
-def collected(parts):
-    """Return {series: number} of all that the endpoint tells, in Prometheus's notation."""
+def collect(parts):
+    """Return {series: number} of all that the endpoint shows. A series is "name|key=value"."""
     registry = CollectorRegistry()
     registry.register(parts)
     text = generate_latest(registry).decode()
-    # Both formats that a Prometheus may ask for are well-formed.
+    # This checks that the answer is well-formed in OpenMetrics, the other format of Prometheus.
     list(strictly(openmetrics.generate_latest(registry).decode()))
     return {
         sample.name + "".join(f"|{key}={value}" for key, value in sorted(sample.labels.items())): (
@@ -84,7 +84,7 @@ def collected(parts):
 
 
 class Dovecot:
-    """Answers on a Unix socket, after `delay` seconds between two pieces."""
+    """A server on a Unix socket that answers in pieces, with `delay` seconds between them."""
 
     def __init__(self, path, pieces, delay=0.0):
         self.pieces, self.delay = pieces, delay

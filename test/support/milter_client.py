@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ACTIONS = 0x1FF  # all changes are allowed
-# All protocol steps may be skipped or left unanswered, and leading space be kept.
+# The filter may skip each protocol step or leave it unanswered, and leading spaces may stay.
 STEPS = 0x1FFFFF
 NO_REPLY_HEADER, NO_REPLY_BODY, LEADING_SPACE = 0x80, 0x80000, 0x100000
 SKIPPED = {"C": 0x1, "H": 0x2, "T": 0x200, "N": 0x40}
@@ -16,9 +16,10 @@ SECONDS = 60
 
 
 class Outcome(NamedTuple):
-    """What became of a message: `reply` is "" when it was accepted.
+    """The result of a message.
 
-    removed: the recipients taken out.
+    reply: the SMTP reply of a refusal, "" for an accepted message. removed: recipients that the
+    filter has removed.
     """
 
     reply: str
@@ -34,11 +35,11 @@ class Outcome(NamedTuple):
 
 
 class Rejected(Exception):
-    """A command other than the end of the message was refused; the text is the SMTP reply."""
+    """The filter refused a command before the end of the message. The text is the SMTP reply."""
 
 
 class MilterClient:
-    """One SMTP session's connection to a milter."""
+    """The connection of one SMTP session to a milter."""
 
     def __init__(self, path: Path):
         self._socket = socket.socket(socket.AF_UNIX)
@@ -64,7 +65,7 @@ class MilterClient:
     def message(
         self, sender: str, recipients: list[str], fields: list[tuple[bytes, bytes]], body: bytes
     ) -> Outcome:
-        """Send a message to its end. Raises Rejected when it does not come that far."""
+        """Send a whole message. Raises Rejected if the filter refuses an earlier command."""
         self.mail(sender)
         for recipient in recipients:
             self.recipient(recipient)
@@ -152,7 +153,7 @@ def _reply(command: str, data: bytes) -> str:
 
 
 def _change(command: str, fields: list, data: bytes) -> None:
-    """Insert a field or change one in place; a removed one leaves None, so that none moves."""
+    """Insert or change a field. A removed field becomes None, so that no other field moves."""
     (index,) = struct.unpack(">I", data[:4])
     name, value = data[4:].split(b"\0")[:2]
     value = value.replace(b"\n", b"\r\n")

@@ -1,4 +1,4 @@
-"""A notification service that fails on demand, and what the tests of the notifier share."""
+"""A notification service that fails on demand, and helpers for the tests of the notifier."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,10 @@ HOUR = 3600
 
 
 class Service:
-    """A notification service: answers the statuses it was given, then 200; keeps every try."""
+    """A notification service. It answers with the given statuses, then with 200.
+
+    tries: (token, status, time) of each request.
+    """
 
     def __init__(self, *statuses):
         self.statuses = list(statuses)
@@ -29,8 +32,8 @@ class Service:
         headers = {"Location": "/elsewhere"} if status == 302 else {}
         return web.Response(status=status, headers=headers)
 
-    async def seen(self, count):
-        """Return the tokens of all tries, once there are this many."""
+    async def wait_for_tries(self, count):
+        """Wait until there are this many tries. Return the tokens of all of them."""
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.tries) >= count)
         return [token for token, *_ in self.tries]
@@ -47,19 +50,19 @@ def run(coroutine):
     asyncio.run(asyncio.wait_for(coroutine, 20))
 
 
-def no_forgetting(address, token):
-    pytest.fail("a token was dropped")
+def must_not_forget(address, token):
+    pytest.fail("the notifier forgot a token")
 
 
-async def emptied(directory):
-    """Return when no notification is pending."""
+async def wait_until_empty(directory):
+    """Wait until no notification is pending."""
     async with asyncio.timeout(10):
         while list(directory.iterdir()):
             await asyncio.sleep(0.01)
 
 
-async def failed(queue, count):
-    """Return when this many notifications have failed, and wait for their next try."""
+async def wait_for_failures(queue, count):
+    """Wait until this many notifications have failed and will be tried again."""
     async with asyncio.timeout(10):
         while sum(map(len, queue._failed.values())) < count:
             await asyncio.sleep(0.01)

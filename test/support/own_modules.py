@@ -1,7 +1,7 @@
 """Our DKIM and DNS modules and states in this process, with keys, resolver and settings of a test.
 
-The program behind them runs in this process too, so that a test may change its constants. Salt
-itself loads the modules, and Debian's Python runs the program, in the tests that run salt-call.
+The program that they call runs in this process, too, so that a test can change its constants. For
+tests that run salt-call, Salt itself loads the modules, and Debian's Python runs the program.
 """
 
 import grp
@@ -25,9 +25,9 @@ ACCOUNT = "https://acme-v02.api.letsencrypt.org/acme/acct/123"
 
 
 def settings(directory, **changed):
-    """Return what the modules read of a relay's settings.
+    """Return the settings that the modules read.
 
-    changed: settings with another value, those of the group `dns` without it.
+    changed: settings with other values. A setting `dns:name` is given as `name`.
     """
     given = {
         "addresses": ADDRESSES,
@@ -99,14 +99,14 @@ def _load(kind, short, salt):
 
 
 def make_keys(own):
-    """Make an RSA and an Ed25519 key and sign with them; return their selectors."""
+    """Make an RSA and an Ed25519 key, and let the relay sign with them. Return their selectors."""
     generate = own.dkim.generate
     made = [generate(algorithm=algorithm)["selector"] for algorithm in key_files.ALGORITHMS]
     return own.dkim.sign_with(made)
 
 
 def bad_records(own):
-    """Return {"name type": found} of what `check` takes for missing or wrong."""
+    """Return {"name type": found} of the records that `check` reports as missing or wrong."""
     return {
         f"{entry['name']} {entry['type']}": entry["found"]
         for entry in own.dns.check()["records"]
@@ -114,8 +114,8 @@ def bad_records(own):
     }
 
 
-# A machine of one's own, as far as files go: /etc and /usr/local/lib are overlays that vanish, with
-# the relay's directory and the ACME account of the test in them, its resolver, and its users.
+# A mount namespace with the files of a relay. /etc and /usr/local/lib are overlays that end with
+# it. They have the test's /etc/chatmail, ACME account, resolv.conf and program, and the users.
 MACHINE = """
 set -e
 mount -t tmpfs tmpfs "$1/layer"
@@ -138,9 +138,9 @@ exec "$@"
 
 
 def run_in_machine(directory, *argv, **options):
-    """Run a program in a mount namespace where this test's files are the machine's.
+    """Run a program in a mount namespace that has the files of this test in the relay's places.
 
-    directory: the one given to `load`, whose keys are those of the machine.
+    directory: the directory that `load` got. Its keys are the keys of the relay.
     """
     for name in ("layer", "chatmail", "accounts"):
         (directory / name).mkdir(exist_ok=True)
@@ -150,9 +150,9 @@ def run_in_machine(directory, *argv, **options):
 
 
 def salt_call(directory, *arguments, pillar, sls=None):
-    """Run salt-call on that machine; return the CompletedProcess, with text.
+    """Run salt-call in the mount namespace of `run_in_machine`. Return the CompletedProcess.
 
-    pillar: the mapping `chatmail`. sls: {name: text} of states besides the formula's.
+    pillar: the mapping `chatmail`. sls: {name: text} of states beside those of the formula.
     """
     conf, roots = directory / "conf", directory / "roots"
     for each in (conf, roots, directory / "pillar"):

@@ -1,4 +1,4 @@
-"""The real iroh-relay, built by cargo once and kept beside the lab's images."""
+"""The real iroh-relay. cargo builds it once, and it is kept beside the lab's images."""
 
 import os
 import platform
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from lab.host import CACHE, lock, say
 
-# What Delta Chat's iroh speaks with (docs/realtime.md).
+# The version that works with the iroh in Delta Chat (docs/realtime.md).
 VERSION = "0.35.0"
 
 
 def iroh_relay():
-    """Return the path of the program. It is built where there is none, and runs on this glibc."""
+    """Return the path of the program, which works with this host's glibc. Build it if necessary."""
     kept = CACHE / f"iroh-relay-{VERSION}-{platform.machine()}"
     with lock("iroh-relay"):
         if not kept.is_dir():
@@ -23,7 +23,7 @@ def iroh_relay():
 
 
 def build(kept):
-    """Build the program into a directory, one job at a time; where there is no cargo, skip."""
+    """Build the program into a directory, one job at a time. Without cargo, skip the test."""
     cargo = shutil.which("cargo") or shutil.which("cargo", path=Path.home() / ".cargo/bin")
     if cargo is None:
         pytest.skip("needs cargo, to build the iroh relay")

@@ -130,7 +130,7 @@ def stored():
 
 
 def write(files):
-    """Make `test/reference` hold these files and no other."""
+    """Write these files to `test/reference`, and delete all other files there."""
     for path in stored().keys() - files.keys():
         (REFERENCE / path).unlink()
     for path, text in files.items():

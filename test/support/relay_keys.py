@@ -11,7 +11,7 @@ DOMAIN = "chat.example.org"
 
 
 def keep_in(directory, monkeypatch):
-    """Let the keys lie in this directory, and be those of the group of this process."""
+    """Let the program keep its keys in this directory, with the group of this process."""
     if os.geteuid() != 0:
         pytest.skip("keys of root need root")
     monkeypatch.setattr(key_files, "DIRECTORY", directory)
@@ -19,14 +19,14 @@ def keep_in(directory, monkeypatch):
 
 
 def make():
-    """Make an RSA and an Ed25519 key and sign with them; return their selectors."""
+    """Make an RSA and an Ed25519 key, and let the relay sign with them. Return their selectors."""
     made = [key_files.generate(algorithm=each)["selector"] for each in key_files.ALGORITHMS]
     signing_state.sign_with(made)
     return made
 
 
 def sign_with_key(directory, selector, domain=DOMAIN):
-    """Return a message signed by the filter's own code with one key."""
+    """Return a message that the filter's code has signed with one key."""
     message = b"From: a@%b\r\nTo: b@example.net\r\nSubject: [...]\r\n" % domain.encode()
     message += b"Date: Sun, 22 Nov 2026 12:00:00 +0000\r\n"
     fields = mime.parse_fields(message.removesuffix(b"\r\n"))

@@ -1,4 +1,4 @@
-"""What expiry has to remove, told by going over paths, slowly; and runs held against that."""
+"""Computes slowly, path by path, what expiry must remove, and compares runs with the result."""
 
 import os
 import re
@@ -20,7 +20,7 @@ MEGABYTE = KIB * KIB
 
 
 def everything(top):
-    """Return all paths below a directory but the directory's own, links not followed."""
+    """Return all paths below a directory. Links are not followed."""
     return {
         os.path.relpath(os.path.join(directory, name), top)
         for directory, directories, files in os.walk(top)
@@ -29,7 +29,7 @@ def everything(top):
 
 
 def files_of(mailbox):
-    """Return what the day limits are for: plain files of any name, in the folders' directories."""
+    """Return the files to which the limits in days apply: all plain files in cur, new and tmp."""
     folders = [mailbox, *(p for p in mailbox.iterdir() if p.is_dir() and not p.is_symlink())]
     return [
         file
@@ -43,11 +43,11 @@ def files_of(mailbox):
 
 
 def messages_of(mailbox):
-    """Return what counts as a message: the files whose name begins with a time."""
+    """Return the messages: the files with a name that begins with a time."""
     return [file for file in files_of(mailbox) if re.match(r"\d+\.", file.name)]
 
 
-def counted(file):
+def quota_size(file):
     """Return the bytes that Dovecot's quota counts for a message."""
     after = file.name.partition(",S=")[2]
     digits = re.match(r"\d*", after).group()
@@ -56,8 +56,8 @@ def counted(file):
     return file.lstat().st_size
 
 
-def due(file, config, now):
-    """Tell whether a message is past one of the day limits."""
+def is_due(file, config, now):
+    """Tell whether a message is older than its limit in days."""
     status = file.lstat()
     age = (now - status.st_mtime) / DAY
     if age > config["delete_mails_after"]:
@@ -66,12 +66,12 @@ def due(file, config, now):
     return large and age > config["delete_large_after"]
 
 
-def cut(files, target, now):
-    """Return the messages that go to bring the rest to the target, oldest first."""
+def choose_oldest(files, target, now):
+    """Return the oldest messages, as many as must go so that the others fit into the target."""
     files = sorted(files, key=lambda file: (int(file.name.split(".")[0]), file.name))
     gone = []
     for file in files:
-        if sum(counted(other) for other in files if other not in gone) <= target:
+        if sum(quota_size(other) for other in files if other not in gone) <= target:
             break
         if now - int(file.name.split(".")[0]) >= DAY:
             gone.append(file)
@@ -79,7 +79,7 @@ def cut(files, target, now):
 
 
 def last_use(mailbox):
-    """Return the Unix time of the last login, or since when there can have been none."""
+    """Return the Unix time of the last login. Without one, it is the time of the mailbox."""
     password = mailbox / "password"
     if not os.path.lexists(password):
         return mailbox.stat().st_mtime
@@ -88,7 +88,7 @@ def last_use(mailbox):
 
 
 def oracle(config, now):
-    """Return the paths that a run has to remove, all that goes with a directory included."""
+    """Return the paths that a run must remove, with all paths below a removed directory."""
     top, gone = Path(config["mailboxes_dir"]), set()
     for mailbox in top.iterdir():
         if mailbox.is_symlink() or not mailbox.is_dir() or not ADDRESS.fullmatch(mailbox.name):
@@ -99,9 +99,9 @@ def oracle(config, now):
             gone |= {mailbox.name} | {f"{mailbox.name}/{path}" for path in everything(mailbox)}
             continue
         files = files_of(mailbox)
-        old = [file for file in files if due(file, config, now)]
+        old = [file for file in files if is_due(file, config, now)]
         kept = [file for file in messages_of(mailbox) if file not in old]
-        full = cut(kept, config["max_mailbox_size"] * 70 // 100, now)
+        full = choose_oldest(kept, config["max_mailbox_size"] * 70 // 100, now)
         gone |= {os.path.relpath(file, top) for file in old + full}
         if (old or full) and (mailbox / "maildirsize").exists():
             gone.add(f"{mailbox.name}/maildirsize")
@@ -109,7 +109,7 @@ def oracle(config, now):
 
 
 def sweep(config, *, dry_run=False, workers=1):
-    """Run; return (the result, the paths announced)."""
+    """Run expiry. Return (the result, the announced paths)."""
     announced = []
 
     def watch(_total, newest):
@@ -120,7 +120,7 @@ def sweep(config, *, dry_run=False, workers=1):
 
 
 def check_against_oracle(config, workers=1):
-    """Dry-run and run; both must do what the oracle says, and say the same numbers."""
+    """Make a dry run and a run. Both must agree with the oracle and report the same numbers."""
     top = config["mailboxes_dir"]
     before = everything(top)
     wanted = oracle(config, time.time())
@@ -144,7 +144,7 @@ def check_against_oracle(config, workers=1):
 
 
 def fingerprint(top):
-    """Return name, kind, size and time of everything below a directory."""
+    """Return {path: (mode, size, time, links)} of everything below a directory."""
     found = {}
     for path in everything(top):
         status = os.lstat(os.path.join(top, path))

@@ -1,4 +1,4 @@
-"""A filter as it runs on a relay, with its directories beneath one of the test's."""
+"""Runs a filter as on a relay, with its directories below a directory of the test."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 SERVICES = Path(__file__).parents[2] / "chatmail/program/files"
 
-# Whose mail the tests send; only who has a mailbox may.
+# The senders of the tests. Each gets a mailbox, because the filter refuses other senders.
 SENDERS = ("alice0000", "sent", "again", "hasty", "other")
 
 SETTINGS = {
@@ -79,7 +79,7 @@ class Filter:
         (home / "relay.json").write_text(json.dumps(self.settings))
 
     def publish(self, **records) -> None:
-        """Put records into DNS; None as a value times out."""
+        """Put records into DNS. A value None makes a look-up time out."""
         self.zone |= records
         (self.home / "zone.json").write_text(json.dumps(self.zone))
 
@@ -91,7 +91,7 @@ class Filter:
             (home / "enforceE2EEincoming").touch()
 
     def start(self) -> None:
-        """Start the process; returns when it has told systemd that it is ready."""
+        """Start the process. Return when it has told systemd that it is ready."""
         notify = self.home / "notify"
         notify.unlink(missing_ok=True)
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -121,7 +121,7 @@ class Filter:
         return [int(pid) for pid in task.read_text().split()]
 
     def stop(self) -> int:
-        """End the process; returns its exit status."""
+        """End the process. Return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(30)

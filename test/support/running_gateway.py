@@ -55,7 +55,7 @@ class Smtpd(peers.SmtpPeer):
 
 @contextlib.asynccontextmanager
 async def running_gateway(tmp_path, smtpd=None):
-    """The handler, as nginx sees it; give a function that posts and tells status and text."""
+    """Run the gateway as nginx sees it. Yield post(), which returns status and text."""
     smtpd_port = peers.free_port()
     made = gateway.Gateway("ours.example", MAX_SIZE, str(tmp_path), smtpd_port)
     runner = web.AppRunner(made.application(), access_log=None)
@@ -88,7 +88,7 @@ def post(tmp_path, smtpd=None, **request):
 
 
 class Slow(Smtpd):
-    """Postfix that takes its time before the message itself."""
+    """Postfix's smtpd, which answers RCPT only after `may_go_on`."""
 
     def __init__(self):
         super().__init__()

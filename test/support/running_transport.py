@@ -18,7 +18,7 @@ from support.transport_peers import LOOPBACK, MESSAGE, dns_server, free_port, lm
 
 
 class Transport:
-    """The service under test, with its Delivery, and its LMTP socket once `listen` was called."""
+    """The service under test, with its Delivery. After `listen` it has an LMTP socket, too."""
 
     def __init__(self, delivery, https, destinations, dns_server, ports, spool, clock):
         self.delivery = delivery
@@ -57,7 +57,10 @@ async def transport(
     block=(),
     private_networks=LOOPBACK,
 ):
-    """Run the service's sending half against a zone; domains in `block` get nothing."""
+    """Run the part of the service that sends, with the DNS records of `zone`.
+
+    block: domains to which the service sends nothing.
+    """
     lists = {"block": block, "allow": []}
     async with dns_server(zone) as (server, resolver):
         ports = free_port(), free_port()
@@ -80,7 +83,7 @@ async def transport(
             await https.close()
 
 
-# The service as it is started on a relay, but for its ports, its resolver and a CA of the test.
+# The service as on a relay, except for its ports, its resolver and a CA of the test.
 PROCESS = """
 import functools, sys
 import dns.asyncresolver
@@ -117,7 +120,7 @@ __main__.main()
 
 @contextlib.contextmanager
 def systemd(directory):
-    """What systemd would listen on; give the socket that receives what the service tells."""
+    """Open the socket on which systemd would listen for the messages of the service."""
     path = directory / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(path))
@@ -130,7 +133,7 @@ def systemd(directory):
 
 @contextlib.asynccontextmanager
 async def service(directory, authority, dns_port, ports, notified):
-    """Run the service as a process; give it once it told that it is ready, kill it at the end."""
+    """Run the service as a process. Yield it when it says that it is ready, kill it at the end."""
     ca = directory / "ca.pem"
     ca.write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
     arguments = (directory, ca, dns_port, *ports, free_port())
@@ -144,15 +147,15 @@ async def service(directory, authority, dns_port, ports, notified):
         stderr=asyncio.subprocess.PIPE,
     )
     ended = asyncio.create_task(process.wait())
-    told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
+    notice = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 100))
     try:
         async with asyncio.timeout(20):
-            await asyncio.wait({ended, told}, return_when=asyncio.FIRST_COMPLETED)
-        assert told.done(), (await process.stderr.read()).decode()
-        assert told.result() == b"READY=1"
+            await asyncio.wait({ended, notice}, return_when=asyncio.FIRST_COMPLETED)
+        assert notice.done(), (await process.stderr.read()).decode()
+        assert notice.result() == b"READY=1"
         yield process
     finally:
-        told.cancel()
+        notice.cancel()
         if process.returncode is None:
             process.kill()
         await ended
@@ -164,7 +167,7 @@ MX = {("b.example", "MX"): ["10 mx.b.example."], ("mx.b.example", "A"): ["127.0.
 
 @contextlib.asynccontextmanager
 async def world(tmp_path, authority, zone=MX, https=None, smtp=None, tls="mx.b.example", **kwargs):
-    """The service with one other relay at 127.0.0.2; give both its LMTP socket's path."""
+    """Run the service and one other relay at 127.0.0.2. Yield the service and its LMTP path."""
     async with contextlib.AsyncExitStack() as stack:
         ours = await stack.enter_async_context(transport(zone, authority, tmp_path, **kwargs))
         context = authority.server(tls) if isinstance(tls, str) else tls
@@ -177,7 +180,7 @@ async def world(tmp_path, authority, zone=MX, https=None, smtp=None, tls="mx.b.e
 
 
 def deliver(tmp_path, authority, recipients=("x@b.example",), data=MESSAGE, **kwargs):
-    """Send one message through a world; return the replies."""
+    """Send one message through a `world`. Return the replies."""
 
     async def run():
         async with world(tmp_path, authority, **kwargs) as (_, path):

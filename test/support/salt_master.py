@@ -1,7 +1,7 @@
-"""Salt on this side of a relay: a master that a minion asks, and salt-ssh, which needs no minion.
+"""A Salt master for the minion of a relay, and salt-ssh, which needs no minion.
 
-Both are those of the tests' own environment. They have the formula of this checkout, and as pillar
-what the relay has.
+Both programs are from the environment of the tests. They have the formula of this checkout and the
+pillar of the relay.
 """
 
 import json
@@ -15,9 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def configure(directory, pillar, **options):
-    """Write a master's configuration below a directory; return the directory that it is in.
+    """Write the configuration of a master below a directory. Return its directory.
 
-    pillar: {name: text} of the pillar's files. options: further ones of the master's.
+    pillar: {name: text} of the pillar's files. options: further options of the master.
     """
     configuration, roots, pillars = (directory / name for name in ("etc", "roots", "pillar"))
     for each in (configuration, roots, pillars):
@@ -46,7 +46,7 @@ def pillar_files(relay):
 
 
 def run(program, configuration, *arguments):
-    """Run a program of Salt's with a configuration; return its CompletedProcess, with text."""
+    """Run a program of Salt with a configuration. Return its CompletedProcess."""
     command = [Path(sys.executable).with_name(program), f"--config-dir={configuration}"]
     return subprocess.run(
         [*command, "--out=json", *arguments],
@@ -59,27 +59,27 @@ def run(program, configuration, *arguments):
 
 
 class SaltSsh:
-    """salt-ssh with one machine, `relay`, that a key opens."""
+    """salt-ssh with one machine, `relay`, on which it logs in with a key."""
 
     def __init__(self, directory, pillar, address, key):
-        # Boxes get the addresses of others that are gone, and with them other host keys.
+        # A new box may have the address of an earlier one, but it has another host key.
         known = str(directory / "known_hosts")
         self.configuration = configure(directory, pillar, known_hosts_file=known)
         machine = {"host": address, "user": "root", "priv": str(key)}
         (self.configuration / "roster").write_text(json.dumps({"relay": machine}))
 
     def run(self, *arguments):
-        """Call a function on the machine; return its CompletedProcess."""
-        # The host key of a machine that was made a moment ago is known to nobody.
+        """Call a function on the machine. Return the CompletedProcess."""
+        # The machine is new, so its host key is unknown.
         return run("salt-ssh", self.configuration, "--ignore-host-keys", "relay", *arguments)
 
     def call(self, *arguments):
-        """Call a function on the machine; return its result."""
+        """Call a function on the machine. Return its result."""
         return result(self.run(*arguments))
 
 
 class Master:
-    """A master that accepts every minion and key; `with Master(...) as master` ends it."""
+    """A master that accepts every minion and key. `with Master(...) as master` ends it."""
 
     def __init__(self, directory, pillar, address):
         self.configuration = configure(
@@ -102,7 +102,7 @@ class Master:
         self.process.wait(30)
 
     def call(self, *arguments):
-        """Call a function on the minion `relay`; return its result."""
+        """Call a function on the minion `relay`. Return its result."""
         return result(run("salt", self.configuration, "relay", *arguments))
 
     def await_minion(self, seconds=90):
@@ -110,12 +110,12 @@ class Master:
         deadline = time.monotonic() + seconds
         while run("salt", self.configuration, "--timeout=5", "relay", "test.ping").returncode != 0:
             if time.monotonic() > deadline:
-                said = (self.configuration.parent / "master.out").read_text()
-                raise AssertionError(f"the minion does not answer within {seconds} s:\n{said}")
+                output = (self.configuration.parent / "master.out").read_text()
+                raise AssertionError(f"the minion does not answer within {seconds} s:\n{output}")
 
 
 def result(done):
-    """Return what a function answered."""
+    """Return the result of a function from the output of Salt."""
     try:
         return json.loads(done.stdout)["relay"]
     except (ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""chatmail/settings.py, and pillars put to it."""
+"""Loads chatmail/settings.py and lets it check pillars."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +18,7 @@ def resolve(grains=TRIXIE, **pillar):
 
 
 def refused(grains=TRIXIE, **pillar):
-    """Return the lines of the refusal, its first one left out."""
+    """Return the lines of the refusal without the first one."""
     with pytest.raises(settings.SettingsError) as caught:
         resolve(grains, **pillar)
     return str(caught.value).splitlines()[1:]

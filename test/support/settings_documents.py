@@ -9,9 +9,9 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# The required setting has no default; the documents show this one.
+# The required setting has no default. The documents show this value.
 EXAMPLE_DOMAIN = "chat.example.org"
-# What yamllint and the Markdown documents allow.
+# The longest lines that yamllint and the Markdown documents allow.
 YAML_WIDTH, MARKDOWN_WIDTH = 100, 120
 
 PILLAR_HEAD = """\
@@ -43,14 +43,14 @@ def load_settings():
 
 
 def facts(key):
-    """Return the sentences about a setting's unit and about what it may be."""
+    """Return the sentences about a setting's unit and its allowed values."""
     sentences = [f"Unit: {key.unit}."] if key.unit else []
     return " ".join([*sentences, f"Allowed: {allowed_values(key)}."])
 
 
 def allowed_values(key):
-    """Return what a setting may be, in the words of its own error message."""
-    # YAML has other words for true and false; that matters in an error message only.
+    """Return the allowed values of a setting, in the words of its error message."""
+    # Quotes matter only in an error message, because the documents show a pillar.
     words = _refusal(key, object()).removesuffix(", without quotes")
     for value, word in ((None, "null"), ("", '""')):
         if not _refusal(key, value) and key.check(value) == value:
@@ -59,7 +59,7 @@ def allowed_values(key):
 
 
 def _refusal(key, value):
-    """Return what the check of a setting says against a value, "" if it accepts the value."""
+    """Return the message with which a setting's check refuses a value, "" if it accepts it."""
     try:
         key.check(value)
     except ValueError as error:
@@ -68,7 +68,7 @@ def _refusal(key, value):
 
 
 def yaml_value(value):
-    """Return a default as it stands in a pillar."""
+    """Return a default as a pillar has it."""
     words = {None: "null", False: "false", True: "true"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
@@ -109,7 +109,7 @@ def settings_page(keys):
 
 
 def _wrapped(text, width, prefix=""):
-    """Return the lines of a paragraph, each with `prefix`; words and URLs stay whole."""
+    """Return the lines of a paragraph, each with `prefix`. Long words and URLs are not broken."""
     return textwrap.wrap(
         text,
         width,

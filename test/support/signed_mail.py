@@ -1,4 +1,4 @@
-"""Mail from a classic server: signed, handed over, and looked for."""
+"""Mail from a classic server: signs it, delivers it, and looks for it."""
 
 import json
 import smtplib
@@ -15,7 +15,7 @@ def new_id():
 
 
 def signed(message, server, domain=None):
-    """Sign with the server's key, as `domain`."""
+    """Return the message with a signature of `domain` by the server's key."""
     field = dkim.sign(
         message,
         SELECTOR.encode(),
@@ -27,7 +27,7 @@ def signed(message, server, domain=None):
 
 
 def deliver(relay, sender, recipient, message):
-    """Hand a message to port 25 over STARTTLS; return code and text of the answer to it."""
+    """Send a message to port 25 over STARTTLS. Return code and text of the reply to DATA."""
     with smtplib.SMTP(relay.domain, 25, timeout=40) as connection:
         connection.starttls(context=tls_context())
         connection.ehlo()
@@ -38,14 +38,14 @@ def deliver(relay, sender, recipient, message):
 
 
 def in_inbox(relay, account, message_id):
-    """Return whether the message is in the INBOX."""
+    """Tell whether the message is in the INBOX."""
     with imap(relay, account) as connection:
         connection.select("INBOX", readonly=True)
         return bool(connection.uid("search", "HEADER", "Message-ID", message_id)[1][0])
 
 
 def delay(relay, recipient):
-    """Return why the relay holds a message to `recipient` back; None if it does not, or not yet."""
+    """Return why a message to `recipient` is still in the queue, None without such a reason."""
     for line in relay.run("postqueue -j").stdout.splitlines():
         for held in json.loads(line)["recipients"]:
             if held["address"] == recipient and "delay_reason" in held:

@@ -1,6 +1,6 @@
-"""Who chatmail-transport talks to, on loopback: Postfix, DNS, HTTPS and SMTP servers, and a CA.
+"""The peers of chatmail-transport on loopback: Postfix, DNS, HTTPS and SMTP servers, and a CA.
 
-Each peer has an address of its own in 127.0.0.0/8; all use the same two ports.
+Each peer has its own address in 127.0.0.0/8. All peers use the same two ports.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-# aiosmtpd logs every line of a message; 30 MB of them would be kept by pytest. What it reports as
-# an error is that a session of the service ended early, which some tests are about.
+# aiosmtpd logs every line of a message, and pytest would keep 30 MB of them. aiosmtpd also logs an
+# error when a session ends early, which some tests do on purpose.
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
 
-# Where the peers are.
+# The networks of the peers.
 LOOPBACK = ("127.0.0.0/8", "::1/128", "0.0.0.0/32")
 
 
@@ -38,7 +38,7 @@ MESSAGE = b"From: <a@ours.example>\r\nSubject: [...]\r\n\r\nhello\r\n"
 
 
 class Authority:
-    """A certificate authority; makes server contexts, and the client context that trusts it."""
+    """A certificate authority. It makes server contexts, and the client context that trusts it."""
 
     def __init__(self, directory):
         self._directory = directory
@@ -68,7 +68,7 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
     def server(self, *names, days=1):
-        """A server's TLS context with a certificate for these names."""
+        """Return the TLS context of a server with a certificate for these names."""
         self._serial += 1
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peer")])
@@ -87,7 +87,7 @@ class Authority:
         return context
 
     def client(self):
-        """What the service uses, trusting this CA beside the system's."""
+        """Return the TLS context of the service. It trusts this CA beside those of the system."""
         context = tls_context(True)
         pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
         context.load_verify_locations(cadata=pem)
@@ -102,9 +102,9 @@ def _general_name(name):
 
 
 class Dns(asyncio.DatagramProtocol):
-    """A DNS server. `zone` maps (name, type) to records as text; names without any do not exist.
+    """A DNS server. `zone` maps (name, type) to records as text. Other names do not exist.
 
-    A value of "SERVFAIL" answers just that, "SILENT" answers nothing.
+    For the value "SERVFAIL" it answers SERVFAIL, for "SILENT" it does not answer.
     """
 
     def __init__(self, zone):
@@ -136,7 +136,7 @@ class Dns(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def dns_server(zone):
-    """Run a Dns; give it and a resolver that asks it."""
+    """Run a Dns. Yield it and a resolver that asks it."""
     loop = asyncio.get_running_loop()
     transport, server = await loop.create_datagram_endpoint(lambda: Dns(zone), ("127.0.0.1", 0))
     resolver = dns.asyncresolver.Resolver(configure=False)
@@ -155,9 +155,9 @@ def free_port(address="127.0.0.1"):
 
 
 class HttpsPeer:
-    """Another relay's /mxdeliv. `answers` are used up one a request, then it is 200.
+    """The /mxdeliv of another relay. Each request gets the next of `answers`, then 200.
 
-    kind: the answer's Content-Type.
+    kind: the Content-Type of an answer.
     seconds: how long an answer takes.
     """
 
@@ -192,7 +192,7 @@ class HttpsPeer:
         if self.kind:
             response.content_type = self.kind
         else:
-            # aiohttp adds one of its own to an answer that has a body.
+            # Without this, aiohttp adds its own Content-Type to an answer with a body.
             response.headers["Content-Type"] = ""
         return response
 
@@ -207,14 +207,14 @@ class HttpsPeer:
         try:
             yield self
         finally:
-            # aiohttp would wait for those that take their time.
+            # Otherwise aiohttp would wait for the slow requests.
             for task in self.under_way:
                 task.cancel()
             await runner.cleanup()
 
 
 class SmtpPeer:
-    """A mail server by aiosmtpd. `refusals` maps a recipient, or "DATA", to its reply."""
+    """A mail server by aiosmtpd. `refusals` maps a recipient or "DATA" to a reply."""
 
     def __init__(self, **refusals):
         self.refusals = refusals
@@ -260,7 +260,7 @@ class SmtpPeer:
 
 
 class BlackHole:
-    """Accepts connections and says nothing until it hangs up on all of them."""
+    """A server that accepts connections and sends nothing. `hang_up` closes all of them."""
 
     def __init__(self):
         self.connections = 0
@@ -285,7 +285,7 @@ class BlackHole:
 
 
 async def lmtp_replies(reader, count):
-    """Read whole replies; return each as one line of text."""
+    """Read this many replies. Return the last line of each as text."""
     replies = []
     while len(replies) < count:
         line = (await reader.readline()).decode()
@@ -297,7 +297,7 @@ async def lmtp_replies(reader, count):
 
 
 async def lmtp_send(path, recipients, data=MESSAGE, sender="a@ours.example"):
-    """Hand a message in as Postfix does; return the reply to DATA for each recipient."""
+    """Send a message as Postfix does. Return the reply to DATA for each recipient."""
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         commands = [
@@ -317,14 +317,15 @@ async def lmtp_send(path, recipients, data=MESSAGE, sender="a@ours.example"):
         writer.close()
 
 
-# What a server says to a session without TLS, from its greeting to the end of the message.
+# The replies of a server in a session without TLS, from its greeting to the end of the message.
 PLAIN_SMTP = [b"220 x\r\n", b"250 x\r\n", *[b"250 ok\r\n"] * 2, b"354 go\r\n", b"250 ok\r\n"]
 
 
 def scripted(*sessions):
-    """A server for start_server: session by session, a reply a command, then it hangs up.
+    """Return a server for asyncio.start_server. Each of `sessions` has the replies for one session.
 
-    After DATA it reads the whole message before it replies or hangs up.
+    The server sends one reply for each command and closes the connection after the last one. After
+    DATA it reads the whole message first.
     """
     sessions = list(sessions)
 

@@ -1,4 +1,4 @@
-"""The pages of a relay as `chatmail/website` builds them, for the tests of them."""
+"""Builds the pages of a relay with `chatmail/website`, for the tests of the pages."""
 
 import importlib.util
 import re
@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Pictures that a person may look at.
+# Tests put pictures there, for a person to look at.
 ARTIFACTS = ROOT / "artifacts" / "website"
 PROGRAM = ROOT / "chatmail/website/files/build.py"
 
@@ -38,12 +38,12 @@ def pages(*arguments, **more):
 
 
 def words(page):
-    """Return a page's text as a reader sees it."""
+    """Return the text of a page as a reader sees it."""
     return " ".join("".join(ElementTree.fromstring(as_xml(page)).itertext()).split())
 
 
 def as_xml(page):
-    """Return a page as XML, which has no elements without an end."""
+    """Return a page as XML: elements without an end tag get one."""
     page = re.sub(
         r"<((?:meta|link|img|br)\b[^>]*)>", r"<\1/>", page.removeprefix("<!DOCTYPE html>")
     )

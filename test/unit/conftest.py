@@ -1,4 +1,4 @@
-"""What every test of the services needs."""
+"""Fixtures for all tests of the services."""
 
 import pytest
 from chatmaild.metrics import counters
@@ -13,7 +13,7 @@ COUNTED = {
 
 @pytest.fixture(autouse=True)
 def counts(monkeypatch):
-    """What the test has counted; a name or a label's value that no table lists fails it."""
+    """Return the counts of the test. A name or label that no table lists fails the test."""
     found = []
 
     def count(name, *labels):

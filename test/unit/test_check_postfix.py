@@ -1,4 +1,4 @@
-"""check-postfix, which looks at a new configuration of Postfix before it is put in its place."""
+"""check-postfix, which checks a new configuration of Postfix before it comes into its place."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ PROGRAM = Path(__file__).resolve().parents[2] / "chatmail/postfix/files/check-po
 
 @pytest.fixture
 def check(tmp_path):
-    """Return a function that runs the program with a postconf that runs some code."""
+    """Return a function that runs the program with a stand-in for postconf."""
     programs = tmp_path / "bin"
     programs.mkdir()
 
     def run(file, code):
-        # There may be no Postfix here, whose files the program copies.
+        # The program copies files of Postfix, which may be missing here.
         for name, text in (("postconf", code), ("cp", "exit 0")):
             (programs / name).write_text(f"#!/bin/sh\n{text}\n")
             (programs / name).chmod(0o755)
@@ -35,15 +35,15 @@ def test_file_without_warnings_passes(check, file):
 
 @pytest.mark.parametrize("file", ["main.cf", "master.cf"])
 @pytest.mark.parametrize("status", [0, 1])
-def test_refusal_of_postfix_is_told(check, file, status):
-    """A file that postconf cannot read ended the program before it could say why."""
-    said = "postconf: fatal: line 3: missing '=' after attribute name"
-    done = check(file, f'echo "{said}" >&2; exit {status}')
+def test_message_of_postfix_is_shown(check, file, status):
+    """Once, the program ended without a message if postconf could not read the file."""
+    message = "postconf: fatal: line 3: missing '=' after attribute name"
+    done = check(file, f'echo "{message}" >&2; exit {status}')
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_failure_without_a_word_is_a_refusal(check):
+def test_failure_without_a_message_is_a_refusal(check):
     done = check("main.cf", "exit 75")
     assert done.returncode == 1
     assert "postconf failed with status 75" in done.stderr

@@ -1,4 +1,4 @@
-"""What Dovecot's configuration becomes by the settings, for both of its versions."""
+"""The configuration of Dovecot for some settings, for both of its versions."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ spec.loader.exec_module(settings)
 
 
 def configuration(release, **pillar):
-    """Return dovecot.conf as lines."""
+    """Return the lines of dovecot.conf."""
     grains = {"os": "Debian", "osmajorrelease": release, "cpuarch": "x86_64", "ipv4": []}
     grains["pythonpath"] = []
     relay = settings.resolve({"chatmail": {"mail_domain": "chat.example.org", **pillar}}, grains)
@@ -27,7 +27,7 @@ def configuration(release, **pillar):
     ("pillar", "expected"),
     [({}, "optimized"), ({"fsync": True}, "optimized"), ({"fsync": False}, "never")],
 )
-def test_mail_is_written_through_to_the_disk_unless_the_operator_says_no(release, pillar, expected):
-    """A power cut took mail that Postfix had let go of, which nobody would send again."""
+def test_mail_is_synced_to_the_disk_unless_the_operator_says_no(release, pillar, expected):
+    """Once, a power failure lost mail that was no longer in the queue of Postfix."""
     lines = [line for line in configuration(release, **pillar) if "mail_fsync" in line]
     assert lines == [f"mail_fsync = {expected}"]

@@ -1,4 +1,4 @@
-"""The package's subpackages depend on each other as this table says, so without a circle."""
+"""The subpackages import each other as this table says, without a circle."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "chatmail/program/files/chatmaild"
 
-# What each subpackage may import, besides itself.
+# The subpackages that each subpackage imports.
 ALLOWED = {
     "common": set(),
     "message": set(),
@@ -26,7 +26,7 @@ ALLOWED = {
 
 
 def imported(path):
-    """Yield the subpackages that a file imports, wherever in it the import stands."""
+    """Yield the subpackages that a file imports, also inside of functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         assert not getattr(node, "level", 0), f"{path}: an import with a dot in front"
         if isinstance(node, ast.ImportFrom):
@@ -36,7 +36,7 @@ def imported(path):
         yield from (name.split(".")[1] for name in names if name.startswith("chatmaild."))
 
 
-def test_subpackages_import_what_the_table_allows_and_all_of_it():
+def test_subpackages_import_exactly_what_the_table_says():
     found = {
         directory.name: {each for path in directory.glob("*.py") for each in imported(path)}
         - {directory.name}

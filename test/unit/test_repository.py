@@ -1,4 +1,4 @@
-"""The rules of this repository that a reader would otherwise have to watch over."""
+"""Rules of this repository that otherwise a reviewer would have to check."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ def relative(path):
 
 
 def public_functions(kind):
-    """Return (file, function) of every function that Salt would offer."""
+    """Return (file, function) of each function that Salt offers."""
     found = []
     for path in sorted((ROOT / kind).glob("*.py")):
         for node in ast.parse(path.read_text()).body:
@@ -60,7 +60,7 @@ def test_function_that_a_document_names_exists(path):
 
 
 def inline_code(path):
-    """Return what a document has between backticks, the lines of its code blocks included."""
+    """Return the texts between backticks in a document, and the lines of its code blocks."""
     text = path.read_text()
     blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^    (.*)", text, re.MULTILINE)
@@ -73,7 +73,7 @@ def inline_code(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_line_of_a_document_has_at_most_120_characters(path):
-    """A row of a table cannot be wrapped, nor can a line of code."""
+    """Rows of tables and lines of code are exceptions, because they cannot be wrapped."""
     text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line for line in text.splitlines() if not line.startswith(("|", "    "))]
     assert [line for line in lines if len(line) > 120] == []
@@ -88,11 +88,11 @@ def test_link_of_a_document_leads_to_a_file(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_file_that_a_document_names_exists(path):
-    """Only the repository's own folders are looked at: `/etc/…` is on a machine."""
+    """The test looks only at folders of the repository. `/etc/…` is on a machine."""
     code = "\n".join(inline_code(path))
     folders = "_modules|_states|chatmail|docs|test"
     named = set(re.findall(rf"(?<![\w/.:])(?:{folders})/[\w./-]*\w", code))
-    # A file of the package is named from there on, such as `filter/rules.py`.
+    # A document names a file of the package by its path there, such as `filter/rules.py`.
     package_file = rf"(?<![\w/.:-])(?!(?:{folders})/)[a-z]+/\w+\.py\b"
     named |= {f"{PACKAGE}/{name}" for name in re.findall(package_file, code)}
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
@@ -100,7 +100,7 @@ def test_file_that_a_document_names_exists(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_pillar_that_a_document_shows_is_accepted(path):
-    """A block without `mail_domain` is a part of a pillar."""
+    """A block without `mail_domain` is only a part of a pillar."""
     for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
         shown = yaml.safe_load(block)
         if "chatmail" in shown:
@@ -153,14 +153,14 @@ def test_values_come_from_the_settings_and_not_from_pillar_or_grains(path):
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=relative)
 def test_template_calls_no_salt_function(path):
-    """salt-ssh ships only what the low state names, so a template gets all it needs as context."""
+    """salt-ssh sends only files that the low state names, so templates need context instead."""
     if path == ROOT / "chatmail/settings.jinja":
         return
     assert not re.search(r"\bsalt[.\[]", path.read_text())
 
 
 def test_no_test_file_imports_from_another():
-    """What several need is in test/support/, so that one file can be run and moved by itself."""
+    """Shared code is in test/support/, so each test file can run and move alone."""
     importing = [
         relative(path)
         for path in (ROOT / "test").rglob("*.py")
@@ -179,7 +179,7 @@ def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
     assert str(formula["version"]) == releases[0]
 
 
-# What is generated
+# Generated documents.
 
 
 @pytest.mark.parametrize("path", settings_documents.documents(), ids=relative)
@@ -188,7 +188,7 @@ def test_document_of_the_settings_is_what_make_documents_writes(path):
 
 
 def test_settings_of_a_group_stand_together():
-    """A group that began twice would be a key that YAML reads once, without a word."""
+    """If a group began twice, the pillar would have a key twice, and YAML silently keeps one."""
     groups = [key.name.rpartition(":")[0] for key in settings.KEYS]
     begun = [group for group, before in zip(groups, ["", *groups], strict=False) if group != before]
     named = [group for group in begun if group]
@@ -228,7 +228,7 @@ def test_example_pillar_resolves_to_the_defaults(release):
 def test_every_key_of_the_example_pillar_is_explained():
     lines = (ROOT / "pillar.example").read_text().splitlines()
     keys = [number for number, line in enumerate(lines) if re.match(r" +[a-z_0-9]+:", line)]
-    # A comment stands above a key, or above the one right before it that it shares it with.
+    # The comment is above the key, or above the key before it, which shares the comment.
     unexplained = [
         lines[number]
         for number in keys
@@ -241,20 +241,20 @@ def test_every_key_of_the_example_pillar_is_explained():
     "path", sorted((ROOT / "chatmail").rglob("files/chatmail-*.service*")), ids=relative
 )
 def test_unit_of_ours_has_a_limit_of_memory_and_says_why(path):
-    """One that a hostile peer makes grow must not take the machine with it."""
+    """A service that grows because of a hostile peer must not use up the machine's memory."""
     assert re.search(
         r"^# [^\n]*\d+ [^\n]*MB[^\n]*\n(#[^\n]*\n)*MemoryMax=\d+M$", path.read_text(), re.M
     )
 
 
 def test_transport_gets_all_recipients_of_a_message_at_once():
-    """In two transactions, a domain that has recipients in both gets two copies."""
+    """With two transactions, a domain with recipients in both would get two copies."""
     main_cf = (ROOT / "chatmail/postfix/files/main.cf.jinja").read_text()
     limits = dict(re.findall(r"^(\w+_recipient_limit) = (\d+)$", main_cf, re.M))
     assert limits["chatmail_destination_recipient_limit"] == limits["smtpd_recipient_limit"]
 
 
-# certbot writes where the operator told it to.
+# certbot may write files where the operator wants them, also below /home.
 @pytest.mark.parametrize(
     "path",
     [
@@ -272,7 +272,7 @@ def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
 
 
 def test_file_of_code_has_at_most_400_lines():
-    """A table of settings may be longer: chatmail/settings.py, see docs/architecture.md."""
+    """chatmail/settings.py may be longer, because of its table (docs/architecture.md)."""
     folders = ("chatmail", "_modules", "_states", "_runners", "test")
     lengths = {
         relative(path): len(path.read_text().splitlines())

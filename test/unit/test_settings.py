@@ -1,4 +1,4 @@
-"""chatmail/settings.py: pillar in, settings out, every mistake named at once."""
+"""chatmail/settings.py makes settings from a pillar, and names all mistakes at once."""
 
 import json
 
@@ -88,7 +88,7 @@ GOOD = [
 ]
 
 
-# Keys of a group, by the name that messages give them.
+# Keys of a group, with the name that they have in messages.
 GOOD_NESTED = [
     ("resolver:forwarders", [], []),
     ("resolver:forwarders", ["192.0.2.1", "2001:DB8::1"], ["192.0.2.1", "2001:db8::1"]),
@@ -239,7 +239,7 @@ def test_bad_value_is_refused_by_name_with_what_is_allowed(name, value, why):
     assert "allowed is " in lines[0], why
 
 
-def test_result_shares_nothing_with_the_defaults():
+def test_change_of_a_result_does_not_change_the_defaults():
     resolve()["clean"]["purge"] = True
     resolve()["resolver"]["forwarders"].append("192.0.2.1")
     assert resolve()["clean"] == {"purge": False}
@@ -248,7 +248,7 @@ def test_result_shares_nothing_with_the_defaults():
 
 # Properties.
 
-# The first text of a checkout takes Hypothesis a second (it tabulates Unicode).
+# In a new checkout, Hypothesis needs a second for its first text, to make a table of Unicode.
 patient = hypothesis.settings(
     deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -277,7 +277,7 @@ def test_any_pillar_gives_settings_or_one_message_that_names_the_keys(pillar):
         relay = settings.resolve({"chatmail": pillar}, TRIXIE)
     except settings.SettingsError as error:
         lines = str(error).splitlines()
-        # Every line is a report of its own: no value breaks a line or repeats one.
+        # Each line is one report: no value makes a second line.
         assert int(lines[0].split()[0]) == len(lines) - 1
         assert all(line.startswith("- ") and len(line) < 400 for line in lines[1:])
     else:
@@ -289,7 +289,9 @@ def test_any_pillar_gives_settings_or_one_message_that_names_the_keys(pillar):
 @given(st.sets(st.sampled_from(["max_load_1m", "delete_mails_after", "password_min_length"])))
 def test_partial_pillar_keeps_every_other_default(names):
     relay, default = resolve(**dict.fromkeys(names, 11)), resolve()
-    del relay["settings_digests"]  # They follow from the others: test_settings_read.py.
+    del relay[
+        "settings_digests"
+    ]  # The digests depend on the other settings (test_settings_read.py).
     assert {name for name in relay if relay[name] != default[name]} == names
 
 
@@ -303,7 +305,7 @@ def test_sizes_come_back_in_bytes(number, unit):
 @patient
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES))
 def test_resolving_what_was_resolved_changes_nothing(pillar):
-    """Every accepted value is already in the form that would be accepted again."""
+    """Each value of the result is accepted again and stays the same."""
     try:
         relay = resolve(**pillar)
     except settings.SettingsError:

@@ -1,4 +1,4 @@
-"""What follows from the settings, and the one form in which a value comes back."""
+"""Values that follow from the settings, and the form in which settings come back."""
 
 import pytest
 from support.settings import TRIXIE, refused, resolve
@@ -58,7 +58,7 @@ def test_form_of_the_mail_domain_decides_what_follows(
     ],
 )
 def test_relay_without_a_domain_alone_takes_clients_with_tls_1_2(domain, oldest):
-    """There Delta Chat checks no certificate, and Apple's clients speak no TLS 1.3 then."""
+    """Delta Chat checks no certificate there, and then Apple's clients speak no TLS 1.3."""
     assert resolve(mail_domain=domain)["oldest_client_tls"] == oldest
 
 
@@ -100,13 +100,13 @@ def test_derived_numbers():
         (["192.0.2.1"], "192.0.2.1"),
         (["2001:db8::1", "192.0.2.1"], "192.0.2.1"),
         (["2001:db8::1"], None),
-        # NAT gives one.
+        # The machine is behind NAT.
         (["192.0.2.1", "192.0.2.2"], None),
-        # The machine has it itself.
+        # The machine itself has the address.
         (["198.51.100.7"], None),
     ],
 )
-def test_public_ipv4_address_that_only_nat_knows_is_what_turn_gives_out(addresses, expected):
+def test_turn_uses_the_public_ipv4_address_of_a_relay_behind_nat(addresses, expected):
     grains = {**TRIXIE, "ipv4": ["127.0.0.1", "198.51.100.7"]}
     assert resolve(grains, dns={"addresses": addresses})["turn_external_ip"] == expected
 
@@ -132,7 +132,7 @@ def test_iroh_binary_is_the_known_one_of_the_architecture_or_the_operators(
     assert binary["sha256"].startswith(sha256_begins)
 
 
-def test_architecture_without_a_known_iroh_binary_has_none_and_all_else():
+def test_architecture_without_a_known_iroh_binary_has_all_other_settings():
     relay = resolve({**TRIXIE, "cpuarch": "riscv64"})
     assert relay["iroh_binary"] == {"url": None, "sha256": None}
     assert relay["form"] == "domain"
@@ -172,7 +172,7 @@ def test_networks_of_the_federation_come_back_in_short_form():
     ]
 
 
-def test_domains_of_the_federation_come_back_as_they_stand_in_addresses():
+def test_domains_of_the_federation_come_back_in_the_form_of_addresses():
     given = {"block": ["Spam.Example.", "[192.0.2.1]", "192.0.2.2"], "allow": ["_test.example"]}
     assert resolve(federation=given)["federation"] == {
         "block": ["[192.0.2.1]", "[192.0.2.2]", "spam.example"],
@@ -190,7 +190,7 @@ def test_domains_of_the_federation_come_back_as_they_stand_in_addresses():
         ("2001:db8::1", "[2001:db8::1]:53"),
     ],
 )
-def test_server_of_dns_gets_the_usual_port(given, expected):
+def test_dns_server_without_a_port_gets_port_53(given, expected):
     group = {"server": given, "tsig_key_file": "/etc/chatmail/tsig.key"}
     if expected is None:
         assert refused(dns=group)[0].startswith("- dns:server: ")

@@ -1,4 +1,4 @@
-"""What the refusal of a pillar says."""
+"""The messages about a wrong pillar."""
 
 import pytest
 from support.settings import TRIXIE, refused, settings
@@ -24,8 +24,8 @@ def test_international_name_is_refused_with_its_punycode():
     assert "xn--mnchen-3ya.example" in refused(mail_domain="münchen.example")[0]
 
 
-def test_unknown_key_without_likeness_keeps_its_value_to_itself():
-    """A secret in the wrong place must not reach logs by way of the error message."""
+def test_message_about_an_unknown_key_without_a_similar_one_has_no_value():
+    """A secret under a wrong key must not come into logs with the error message."""
     (line,) = refused(turn_secrets="hunter2")
     assert line.startswith("- turn_secrets: no such setting")
     assert "hunter2" not in line
@@ -36,7 +36,7 @@ def test_nested_key_written_with_a_colon_is_refused():
 
 
 def test_control_characters_in_a_key_do_not_break_the_message():
-    """A newline in a key's name made two lines of one report."""
+    """Once, a newline in the name of a key made two lines of one report."""
     assert refused(**{"a\nb": 1}) == [
         r"- 'a\nb': no such setting; pillar.example lists all of them"
     ]
@@ -89,7 +89,7 @@ def test_value_in_error_is_reported_once_and_not_as_a_contradiction_too():
 
 
 @pytest.mark.parametrize("pillar", [{}, {"chatmail": {}}, {"chatmail": {"nocreate": True}}])
-def test_missing_mail_domain_is_the_one_complaint(pillar):
+def test_missing_mail_domain_is_the_only_mistake(pillar):
     with pytest.raises(settings.SettingsError, match="mail_domain: missing") as caught:
         settings.resolve(pillar, TRIXIE)
     assert str(caught.value).startswith("1 problem")

@@ -1,4 +1,4 @@
-"""Each service is restarted when a setting that it reads changes, and by no other setting."""
+"""A service restarts when a setting that it reads changes, and for no other setting."""
 
 import ast
 import importlib.util
@@ -9,8 +9,9 @@ from chatmaild.accounts import limits
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "chatmail/program/files"
-# `limits` reads those under names that it computes; what makes new addresses serves accounts alone.
+# `limits` computes the names of these settings.
 COMPUTED = {"accounts": {"max_load_1m", "min_available_memory", "min_free_disk_space"}}
+# A module that several services import reads these settings, but only for new addresses.
 OF_NEW_ADDRESSES = {"password_min_length", "username_max_length", "username_min_length"}
 
 
@@ -22,7 +23,7 @@ def settings_module():
 
 
 def imported(name, found):
-    """Add a module of chatmaild, and all that it imports of chatmaild, to `found`."""
+    """Add a module of chatmaild to `found`, with all modules of chatmaild that it imports."""
     path = PROGRAM / (name.replace(".", "/") + ".py")
     if name in found or not path.exists():
         return found
@@ -36,7 +37,7 @@ def imported(name, found):
 
 
 def read_in(tree):
-    """Return the names of all settings that a module reads: settings["name"], also of self."""
+    """Return the names in settings["name"] and self.settings["name"] of a module."""
     return {
         node.slice.value
         for node in ast.walk(tree)
@@ -49,7 +50,7 @@ def read_in(tree):
 
 @pytest.mark.parametrize("service", ["accounts", "filter", "metadata", "metrics", "transport"])
 def test_settings_read_names_what_the_code_of_a_service_reads(service):
-    """A setting that is missing there takes effect only after the next restart."""
+    """A change of a setting that is missing there would take effect only after another restart."""
     modules = imported(f"chatmaild.{service}.__main__", {})
     read = set().union(*map(read_in, modules.values())) | COMPUTED.get(service, set())
     if service != "accounts":
@@ -57,7 +58,7 @@ def test_settings_read_names_what_the_code_of_a_service_reads(service):
     assert set(settings_module().SETTINGS_READ[service]) == read
 
 
-def test_computed_names_are_all_that_limits_measures(tmp_path):
+def test_computed_names_are_the_names_of_the_limits(tmp_path):
     assert set(limits.measure({"mailboxes_dir": tmp_path})) == COMPUTED["accounts"]
 
 

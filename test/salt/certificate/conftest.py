@@ -1,4 +1,4 @@
-"""What the tests of the certificate module and states share."""
+"""Fixtures for the tests of the certificate module and states."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def self_signed(salt_states, pair):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Return the program's paths by name, which are the test's own; no daemon reloads."""
+    """Let the program use paths of the test, and reload no daemon. Return the values by name."""
     places = {
         "TLS": (installing, tmp_path / "tls"),
         "CERTBOT": (certbot_part, tmp_path / "letsencrypt"),
@@ -50,9 +50,9 @@ def module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make(salt_states, tmp_path):
-    """Return a function that makes a pair in a directory, and answers [certificate, key]."""
+    """Return a function that makes a pair in a directory and returns [certificate, key]."""
 
-    def made(directory, names=("chat.example.org",), **arguments):
+    def make_pair(directory, names=("chat.example.org",), **arguments):
         (tmp_path / directory).mkdir(parents=True, exist_ok=True)
         paths = [str(tmp_path / directory / name) for name in ("fullchain.pem", "privkey.pem")]
         done = salt_states(
@@ -65,12 +65,16 @@ def make(salt_states, tmp_path):
         assert done["result"] is True
         return paths
 
-    return made
+    return make_pair
 
 
 @pytest.fixture
 def certbot(module, make, tmp_path, monkeypatch):
-    """Play certbot: names in `certbot.failing` cannot be validated; a text there fails it all."""
+    """Take certbot's place.
+
+    certbot.asked: its command lines so far. certbot.failing: names that cannot be validated.
+    certbot.error: if this is not empty, each run fails with this output.
+    """
 
     def run(command, **_):
         if command[0] != "certbot":

@@ -1,4 +1,4 @@
-"""The certificate of an authority. A stand-in plays certbot."""
+"""The certificate of an ACME authority. A stand-in takes the place of certbot."""
 
 import datetime
 import itertools
@@ -29,7 +29,7 @@ def test_certificate_is_asked_for_once(acme, certbot, make, salt_modules):
     assert len(certbot.asked) == 1
 
 
-def test_failing_name_is_left_out_and_tried_again_without_another_issue(
+def test_name_that_fails_is_left_out_and_the_next_run_tries_it_again(
     acme, certbot, make, salt_modules, module
 ):
     make("tls")
@@ -41,7 +41,7 @@ def test_failing_name_is_left_out_and_tried_again_without_another_issue(
     assert set(json.loads(module["FAILURE"].read_text())["missing"]) == {"www.chat.example.org"}
     assert len(certbot.asked) == 2
 
-    # Asked again for all three, and not again for the two that are good.
+    # The next run asks once for all three names. It does not ask again for the two good names.
     again = acme()
     assert (again["result"], again["changes"]) == (True, {})
     assert len(certbot.asked) == 3
@@ -92,15 +92,15 @@ def test_valid_certificate_stays_when_its_renewal_fails(
     assert acme(**settings)["changes"] == {}
 
 
-def test_pair_of_somebody_else_gives_way_to_the_authoritys(acme, certbot, salt_modules, make):
-    """As after a change from the operator's files to ACME while certbot's is still good."""
+def test_valid_certificate_of_certbot_replaces_another_pair(acme, certbot, salt_modules, make):
+    """A relay that returns from the operator's files to ACME needs no new certificate."""
     acme()
     salt_modules["chatmail_certificate.install"](*make("theirs", names=["other.example.org"]))
     assert acme()["changes"]["certificate"]["new"]["names"] == sorted(SETTINGS["tls_names"])
     assert len(certbot.asked) == 1
 
 
-def test_tsig_secret_goes_to_a_file_of_roots_and_nowhere_else(acme, certbot, module, tmp_path):
+def test_tsig_secret_is_only_in_a_file_that_root_alone_reads(acme, certbot, module, tmp_path):
     key = tmp_path / "tsig.key"
     key.touch(0o600)
     key.write_text('key "relay." {\n\talgorithm hmac-sha512;\n\tsecret "c2VjcmV0";\n};\n')
@@ -120,21 +120,23 @@ def test_tsig_secret_goes_to_a_file_of_roots_and_nowhere_else(acme, certbot, mod
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "cannot be read"),
         ("c2VjcmV0", "holds no TSIG key"),
         ('key "a" { secret "c2VjcmV0"; };', "holds no TSIG key"),
     ],
 )
-def test_tsig_file_that_is_none_is_refused_without_its_content(acme, certbot, tmp_path, text, said):
+def test_file_without_a_tsig_key_is_refused_and_its_content_not_shown(
+    acme, certbot, tmp_path, text, message
+):
     if text is not None:
         (tmp_path / "tsig.key").touch(0o600)
         (tmp_path / "tsig.key").write_text(text)
     dns = {"server": "192.0.2.1:53", "tsig_key_file": str(tmp_path / "tsig.key")}
     done = acme(acme_challenge="dns-01", dns=dns)
     assert done["result"] is False
-    assert said in done["comment"]
+    assert message in done["comment"]
     assert "c2VjcmV0" not in str(done)
     assert certbot.asked == []
 

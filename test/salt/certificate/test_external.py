@@ -27,7 +27,7 @@ def test_external_pair_is_put_in_use_once(external, make, module):
 
 
 def test_pair_is_swapped_as_a_whole_however_far_a_run_gets(salt_modules, make, module, monkeypatch):
-    """Cut off at each rename in turn, what lies there is one of the two pairs."""
+    """The test interrupts a run at each rename. The pair in use is then the old or the new one."""
     for first in ("plain files", "links"):
         for step in range(12):
             shutil.rmtree(module["TLS"], ignore_errors=True)
@@ -62,7 +62,7 @@ def test_pair_is_swapped_as_a_whole_however_far_a_run_gets(salt_modules, make, m
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda paths: os.unlink(paths[1]), "privkey.pem cannot be read: No such file"),
         (lambda paths: os.unlink(paths[0]), "fullchain.pem cannot be read: No such file"),
@@ -73,7 +73,7 @@ def test_pair_is_swapped_as_a_whole_however_far_a_run_gets(salt_modules, make, m
 )
 @pytest.mark.parametrize("test", [True, False])
 def test_unusable_external_pair_is_refused_and_the_old_one_stays(
-    external, make, module, damage, said, test
+    external, make, module, damage, message, test
 ):
     make("tls")
     before = contents(in_use(module))
@@ -81,7 +81,7 @@ def test_unusable_external_pair_is_refused_and_the_old_one_stays(
     damage(paths)
     refused = external(paths, test=test)
     assert (refused["result"], refused["changes"]) == (False, {})
-    assert said in refused["comment"]
+    assert message in refused["comment"]
     assert contents(in_use(module)) == before
 
 

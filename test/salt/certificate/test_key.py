@@ -1,4 +1,4 @@
-"""The key of the certificate: renewals keep it, and one function changes it."""
+"""The key of the certificate: renewals keep the key, and one function replaces it."""
 
 import os
 import stat
@@ -31,7 +31,7 @@ def test_renewal_of_a_self_signed_certificate_keeps_its_key(self_signed, pair):
 
 
 def test_certbot_is_asked_to_keep_the_key(acme, certbot):
-    """Each renewal made a new key."""
+    """Once, each renewal made a new key."""
     acme()
     acme(acme_directory="https://new.example/dir")
     assert len(certbot.asked) == 2
@@ -47,7 +47,7 @@ def test_new_key_comes_from_the_authority_for_the_names_of_the_certificate(
     acme()
     before, names = key_of(module), names_in_use(salt_modules)
     shown = salt_modules["chatmail_certificate.new_key"](SETTINGS)
-    # certbot keeps the new one from then on.
+    # With both options, certbot makes a new key and keeps it at the next renewals.
     assert {"--reuse-key", "--new-key"} <= set(certbot.asked[-1])
     assert certbot.asked[-1][certbot.asked[-1].index("--domains") + 1].split(",") == names
     assert (shown["names"], key_of(module) != before) == (names, True)
@@ -84,7 +84,7 @@ def test_new_key_of_a_self_signed_certificate_is_made_and_stays(salt_modules, ma
         assert stat.S_IMODE((module["TLS"] / name).stat().st_mode) == mode
 
 
-def test_new_key_for_the_operators_files_is_the_operators_task(salt_modules, make, module):
+def test_new_key_for_the_operators_files_is_refused(salt_modules, make, module):
     make("tls")
     before = contents(in_use(module))
     paths = make("theirs")
@@ -95,5 +95,5 @@ def test_new_key_for_the_operators_files_is_the_operators_task(salt_modules, mak
 
 
 def test_good_pair_of_the_operator_gives_no_warning(external, make):
-    """An empty list of warnings made Salt count one and show none."""
+    """Once, the list of warnings was empty: Salt counted one warning and showed none."""
     assert "warnings" not in external(make("theirs"))

@@ -57,7 +57,7 @@ def test_ip_relay_has_an_ip_address_as_name(self_signed, pair, salt_modules):
 
 
 def test_domain_longer_than_a_common_name_gets_a_certificate(self_signed, pair):
-    """A common name has at most 64 characters; making one for a longer domain raised."""
+    """A common name has at most 64 characters. Once, a longer domain made the state fail."""
     name = f"_{'a' * 60}.example.org"
     assert self_signed(names=[name])["result"] is True
     belong_together(pair)
@@ -97,7 +97,7 @@ def test_broken_file_is_repaired(self_signed, pair, which, broken):
     belong_together(pair)
 
 
-def test_lax_access_to_the_key_is_taken_back(self_signed, pair):
+def test_wrong_permissions_of_the_key_are_corrected(self_signed, pair):
     self_signed()
     os.chmod(pair["key"], 0o644)
     changed = self_signed()["changes"]
@@ -106,7 +106,7 @@ def test_lax_access_to_the_key_is_taken_back(self_signed, pair):
 
 
 def test_crash_after_each_step_leaves_a_pair_that_belongs_together(self_signed, pair, monkeypatch):
-    """Only the certificate is replaced, by one rename: cut off before or after, the pair works."""
+    """The state renames only the certificate. Before and after that rename the pair works."""
     self_signed()
     real = os.replace
 
@@ -128,7 +128,7 @@ def test_crash_after_each_step_leaves_a_pair_that_belongs_together(self_signed, 
 
 
 def test_placeholder_leaves_the_certificate_of_a_ca_alone(self_signed, pair):
-    """What a deploy hook copied there must survive the next converge."""
+    """A converge must not replace a certificate that a deploy hook has put in place."""
     self_signed(names=["elsewhere.example.org"])
     issued = contents(pair)
     kept = self_signed(placeholder=True)
@@ -152,7 +152,7 @@ def test_missing_directory_fails_with_its_name_and_dry_run_does_not(salt_states,
 
 
 def test_key_of_a_certificate_that_a_ca_issued_is_kept(self_signed, pair):
-    """An RSA key that is there already is as good as ours; replacing it would open a gap."""
+    """An RSA key that already exists is as good as ours, so it stays with its certificate."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -168,7 +168,7 @@ def test_key_of_a_certificate_that_a_ca_issued_is_kept(self_signed, pair):
 
 
 def test_certificate_is_made_by_a_state_as_it_is_written_in_an_sls(salt_call, pair):
-    """Salt multiplies a state by an argument called `names`, so ours must not be called that."""
+    """The argument is `subject_names`: for `names`, Salt would run the state once for each name."""
     sls = {
         "include": ["chatmail.modules"],
         "self-signed certificate": {

@@ -11,7 +11,7 @@ from support.generated import PUBLIC_ADDRESSES
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="keys of root need root")
 
-# Generated cases change one set of settings again and again, which is what is meant.
+# The generated cases of a test share one fixture, and each sets all that it reads.
 GENERATED = settings(
     max_examples=40,
     deadline=None,

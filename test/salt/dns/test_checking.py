@@ -1,4 +1,4 @@
-"""Records are compared with what real name servers answer: aliases, delegation, several servers."""
+"""The check compares records with real name servers: aliases, delegation, several servers."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ from support.own_modules import ADDRESSES, DOMAIN, bad_records
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
 
-def test_alias_that_leads_here_is_right_and_stays(own, tmp_path):
-    """Both www and mta-sts may lead here by an alias elsewhere, or by addresses of their own."""
+def test_alias_that_leads_to_the_relay_is_right_and_stays(own, tmp_path):
+    """Both www and mta-sts may be an alias of another name of the relay, or have its addresses."""
     own.relay["dns"]["addresses"] = ADDRESSES[:1]
     with world(tmp_path):
         own.dns.publish()
@@ -34,7 +34,7 @@ def test_alias_that_leads_here_is_right_and_stays(own, tmp_path):
         assert bad_records(own) == {}
 
 
-def test_key_record_behind_an_alias_is_right_as_long_as_it_is_ours(own, tmp_path):
+def test_key_record_behind_an_alias_is_right_while_it_has_our_key(own, tmp_path):
     name = f"{own.selectors[0]}._domainkey.{DOMAIN}."
     chunks = " ".join(f'"{chunk}"' for chunk in own.dkim.txt(own.selectors[0])["chunks"])
     with world(tmp_path):
@@ -52,7 +52,7 @@ def test_key_record_behind_an_alias_is_right_as_long_as_it_is_ours(own, tmp_path
 
 
 def test_alias_in_place_of_the_domain_is_replaced_at_once(own, tmp_path):
-    """Nothing can stand beside an alias, not even where it leads to the right addresses."""
+    """A name with an alias can have no other record, even if the alias has the right addresses."""
     with world(tmp_path, zone=dnsservers.ZONE):
         set_records(f"{DOMAIN}.", "CNAME", "relay.example.net.")
         kinds = {"A", "AAAA", "MX", "TXT", "CAA"}
@@ -69,7 +69,7 @@ def test_name_that_the_relay_does_not_have_is_refused(own):
 
 
 def test_alias_that_leads_nowhere_is_named_with_the_rest_of_the_answer(own, tmp_path):
-    """A dead zone behind one alias must not hide what is true of the other records."""
+    """A dead zone behind one alias must not hide the state of the other records."""
     authoritative.QUESTION_TIMEOUT = 1
     with world(tmp_path):
         own.dns.publish()
@@ -86,7 +86,7 @@ def test_alias_that_leads_nowhere_is_named_with_the_rest_of_the_answer(own, tmp_
 
 
 def test_delegation_below_the_known_zone_is_followed(own, tmp_path):
-    """The resolver still knows the parent's servers only; they refer us to those of the domain."""
+    """We know only the servers of the parent zone. They refer us to the servers of the domain."""
     own_zone = {f"{DOMAIN}.": GOOD_ZONE.replace(PRIMARY, SECONDARY)}
     delegated = f"chat 60 NS ns.chat\nns.chat 60 A {SECONDARY}\n"
     with (
@@ -108,7 +108,7 @@ def test_delegation_below_the_known_zone_is_followed(own, tmp_path):
 
 
 def test_hidden_primary_is_updated_and_the_public_servers_are_asked(own, tmp_path):
-    """The primary stands in no NS record; its secondary is what the world asks."""
+    """No NS record names the primary. Other relays ask its secondary."""
     root = dnsservers.ROOT_ZONE.replace(PRIMARY, SECONDARY)
     zone = dnsservers.ZONE.replace(PRIMARY, SECONDARY)
     copied = dnsservers.knot(
@@ -168,7 +168,7 @@ def test_silent_servers_of_a_part_are_named(own, tmp_path):
         own.dns.check()
 
 
-def test_resolver_that_is_down_is_told(own):
+def test_resolver_that_is_down_is_an_error(own):
     with pytest.raises(CommandExecutionError, match="does the resolver of this machine work"):
         own.dns.check()
 

@@ -1,4 +1,4 @@
-"""Records are published by a function of the operator's, or by hand."""
+"""A function of the operator publishes the records, or the operator does so by hand."""
 
 import http.server
 import json
@@ -19,7 +19,7 @@ from support.own_modules import ADDRESSES, DOMAIN
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
 
-def test_hook_gets_the_changes_and_its_refusal_is_told(own, tmp_path):
+def test_hook_gets_the_changes_and_its_refusal_is_an_error(own, tmp_path):
     own.relay["dns"] |= {"server": None, "hook": "my_dns.apply"}
     with world(tmp_path):
         with pytest.raises(CommandExecutionError, match="there is no Salt function my_dns"):
@@ -44,7 +44,7 @@ def test_hook_gets_the_changes_and_its_refusal_is_told(own, tmp_path):
 
 
 class Provider(http.server.BaseHTTPRequestHandler):
-    """What deSEC's API does with a bulk change."""
+    """A server that accepts a bulk change, as deSEC's API does."""
 
     seen = ()
 
@@ -58,7 +58,7 @@ class Provider(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_hook_of_the_documentation_makes_one_request_of_all_changes(own, tmp_path):
+def test_hook_of_the_documentation_sends_all_changes_in_one_request(own, tmp_path):
     text = (own_modules.REPOSITORY / "docs" / "dns.md").read_text()
     hook = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], hook)  # ours, from the docs

@@ -1,4 +1,4 @@
-"""Records are published to real Knot and BIND, as a whole or not at all."""
+"""Real Knot and BIND take an update: all of its records or none."""
 
 import os
 
@@ -12,11 +12,8 @@ from support.own_modules import ADDRESSES, DOMAIN, bad_records
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="name servers on port 53 need root")
 
 
-# Against name servers.
-
-
 @both
-def test_empty_zone_becomes_complete_and_others_records_stay(own, tmp_path, kind):
+def test_empty_zone_becomes_complete_and_foreign_records_stay(own, tmp_path, kind):
     with world(tmp_path, kind):
         before = contents(PRIMARY)
         state = own.dns_state
@@ -57,7 +54,7 @@ BROKEN = {
 
 
 @both
-def test_broken_record_of_each_type_is_named_and_mended(own, tmp_path, kind):
+def test_broken_record_of_each_type_is_named_and_repaired(own, tmp_path, kind):
     names = {"RSA": own.selectors[0], "ED25519": own.selectors[1]}
     with world(tmp_path, kind):
         own.dns.publish()
@@ -74,66 +71,67 @@ def test_broken_record_of_each_type_is_named_and_mended(own, tmp_path, kind):
                 assert bad_records(own) == {}
         kept = {row for row in complete if row[1] in ("TXT", "CAA") and row[0] == f"{DOMAIN}."}
         after = contents(PRIMARY)
-        # Emptied with the rest, others' values could not come back: all but those are as before.
+        # The test also removed foreign TXT and CAA records of the domain, which we do not publish.
+        # All other records are as before.
         assert {(n, t) for n, t, _ in after} == {(n, t) for n, t, _ in complete}
         assert complete - after <= kept
 
 
-def refused(own, match):
-    """Let `publish` fail with this text; nothing may have changed and no secret is told."""
+def expect_refusal(own, match):
+    """Assert that `publish` and the state fail, with this text and without the secret."""
     with pytest.raises(CommandExecutionError, match=match) as raised:
         own.dns.publish()
-    told = str(raised.value) + str(own.dns_state.published("records"))
-    assert dnsservers.SECRET not in told
+    output = str(raised.value) + str(own.dns_state.published("records"))
+    assert dnsservers.SECRET not in output
     assert own.dns_state.published("records")["result"] is False
 
 
 @both
-def test_wrong_keys_are_told_apart_and_nothing_is_published(own, tmp_path, kind):
+def test_each_kind_of_wrong_key_has_its_message_and_nothing_is_published(own, tmp_path, kind):
     other = dnsservers.SECRET.replace("9", "7")
     with world(tmp_path, kind):
         before = contents(PRIMARY)
         dnsservers.key_file(tmp_path, name="nobody")
-        refused(own, "does not know TSIG key nobody")
+        expect_refusal(own, "does not know TSIG key nobody")
         dnsservers.key_file(tmp_path, secret=other)
-        refused(own, "another secret or algorithm")
+        expect_refusal(own, "another secret or algorithm")
         dnsservers.key_file(tmp_path, name="reader", secret=dnsservers.READER_SECRET)
         refusal = {
             "knot": "or not for this zone",
             "bind": "refused the update.*REFUSED.*Nothing was",
         }
-        refused(own, refusal[kind])
+        expect_refusal(own, refusal[kind])
         assert contents(PRIMARY) == before
 
 
 @both
-def test_zone_that_does_not_exist_is_told(own, tmp_path, kind):
+def test_zone_that_does_not_exist_is_an_error(own, tmp_path, kind):
     with world(tmp_path, kind):
         own.relay["mail_domain"] = "chat.example.com"
-        refused(own, "serves no zone that holds chat.example.com.*create the zone")
+        expect_refusal(own, "serves no zone that holds chat.example.com.*create the zone")
         own.relay["mail_domain"], own.relay["dns"]["zone"] = DOMAIN, "other.example.org"
-        refused(own, "does it serve zone|cannot be in zone")
+        expect_refusal(own, "does it serve zone|cannot be in zone")
 
 
 @both
-def test_primary_without_its_zone_is_told(own, tmp_path, kind):
-    """A zone that does not load makes both answer SERVFAIL."""
+def test_primary_that_cannot_load_its_zone_is_an_error(own, tmp_path, kind):
+    """Both programs then answer SERVFAIL."""
     broken = {"example.org.": dnsservers.ZONE + "chat A nonsense\n", "example.info.": GOOD_ZONE}
     with dnsservers.SERVERS[kind](tmp_path / kind, PRIMARY, dict(reversed(broken.items()))):
         own.relay["dns"]["zone"] = "example.org"
-        refused(own, "SERVFAIL")
+        expect_refusal(own, "SERVFAIL")
         own.relay["dns"]["zone"] = None
-        refused(own, "SERVFAIL")
+        expect_refusal(own, "SERVFAIL")
 
 
-def test_server_that_is_down_is_told(own, tmp_path):
+def test_server_that_is_down_is_an_error(own, tmp_path):
     own.relay["dns"]["server"] = f"{dnsservers.NOBODY}:53"
-    refused(own, f"{dnsservers.NOBODY}:53 does not answer")
+    expect_refusal(own, f"{dnsservers.NOBODY}:53 does not answer")
 
 
 @both
 def test_zone_that_changes_meanwhile_is_left_alone(own, tmp_path, monkeypatch, kind):
-    """Two runs at once, or an operator's edit: all of our changes are refused together."""
+    """After a second run or an edit of the operator, the server refuses all of our changes."""
     with world(tmp_path, kind):
         plan = publishing.make_plan
 
@@ -153,8 +151,8 @@ def test_zone_that_changes_meanwhile_is_left_alone(own, tmp_path, monkeypatch, k
 
 
 @both
-def test_record_that_cannot_stand_beside_others_is_told(own, tmp_path, kind):
-    """A CNAME cannot stand beside somebody's TXT record; servers ignore that part silently."""
+def test_alias_that_the_server_silently_ignores_is_an_error(own, tmp_path, kind):
+    """A name with a TXT record of the operator can have no CNAME. Servers ignore that silently."""
     with world(tmp_path, kind):
         set_records(f"www.{DOMAIN}.", "TXT", '"mine"')
         with pytest.raises(CommandExecutionError, match=f"did not change www.{DOMAIN}. CNAME"):

@@ -72,7 +72,7 @@ def test_one_state_apply_makes_keys_and_zone_complete(tmp_path, kind):
 
 
 def cli_examples():
-    """Return the commands in the docstrings of both modules; each function has one at least."""
+    """Return the commands in the docstrings of both modules, at least one for each function."""
     found = []
     for name in ("chatmail_dkim", "chatmail_dns"):
         text = (own_modules.REPOSITORY / "_modules" / f"{name}.py").read_text()
@@ -83,7 +83,10 @@ def cli_examples():
 
 
 def test_each_cli_example_runs_as_written(tmp_path):
-    """What makes keys, then what publishes them, then the rest: each then says that all is well."""
+    """The commands that make keys come first, then the one that publishes, then the others.
+
+    In this order, none of them has a reason to fail.
+    """
     own_modules.load(tmp_path, own_modules.settings(tmp_path))
     (tmp_path / "chatmail").mkdir()
     dnsservers.key_file(tmp_path / "chatmail")

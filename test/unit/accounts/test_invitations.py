@@ -1,4 +1,4 @@
-"""Invitations on disk: what holds, how often, and who can read them."""
+"""Invitations on disk: how long and how often each is valid, and who can read the files."""
 
 import os
 import stat
@@ -29,19 +29,19 @@ def redeem(directory, token, now=NOW):
         return False
 
 
-def test_invitation_holds_as_often_as_it_says(directory):
+def test_invitation_is_valid_for_its_number_of_uses(directory):
     token = make(directory, uses=3)
     assert [redeem(directory, token) for _ in range(5)] == [True] * 3 + [False] * 2
     assert os.listdir(directory) == []
 
 
-def test_invitation_holds_until_its_last_day_is_over(directory):
+def test_invitation_is_valid_until_its_last_day_is_over(directory):
     token = make(directory, uses=2, days=2)
     assert redeem(directory, token, NOW + 2 * DAY)
     assert not redeem(directory, token, NOW + 2 * DAY + 1)
 
 
-def test_disk_holds_hashes_that_only_the_service_reads(directory):
+def test_disk_has_only_hashes_that_only_the_service_reads(directory):
     token = make(directory, note="choir")
     [path] = directory.iterdir()
     assert token not in path.name + path.read_text()
@@ -65,27 +65,27 @@ def test_use_that_fails_does_not_count(directory):
     assert redeem(directory, token)
 
 
-def test_list_tells_what_holds_by_ids_that_revoke_takes(directory):
+def test_list_has_valid_invitations_with_ids_for_revoke(directory):
     long, short = make(directory, uses=2, days=30, note="choir"), make(directory, days=1)
     listed = invitations.list_valid(directory, NOW)
     assert listed[invitations.identifier(long)] == (2, int(NOW) + 30 * DAY, "choir")
     assert set(listed) == {invitations.identifier(long), invitations.identifier(short)}
     assert set(invitations.list_valid(directory, NOW + 2 * DAY)) == {invitations.identifier(long)}
-    assert len(os.listdir(directory)) == 1  # the other one has left no trace
+    assert len(os.listdir(directory)) == 1  # the revoked one has left no trace
     assert invitations.revoke(directory, invitations.identifier(long))
     assert not invitations.revoke(directory, invitations.identifier(long))
     assert not redeem(directory, long)
 
 
 @pytest.mark.parametrize("name", ["", "i", "*", "i" + "?" * 11, "../../etc", "i0123456789ab"])
-def test_revoke_of_what_is_no_id_revokes_nothing(directory, name):
+def test_revoke_of_a_text_that_is_no_id_revokes_nothing(directory, name):
     token = make(directory)
     assert not invitations.revoke(directory, name)
     assert redeem(directory, token)
 
 
 def test_revoke_during_a_use_waits_and_is_not_undone_by_it(directory):
-    """The use would write the invitation anew, with one less."""
+    """Otherwise the use would write the invitation again, with one use less."""
     token = make(directory, uses=5)
     revoked = threading.Thread(
         target=invitations.revoke, args=(directory, invitations.identifier(token))
@@ -112,6 +112,6 @@ def test_revoke_during_a_use_waits_and_is_not_undone_by_it(directory):
         ({"note": None}, "note: "),
     ],
 )
-def test_impossible_invitation_is_refused_by_name(directory, given, named):
+def test_invitation_with_an_impossible_value_names_it(directory, given, named):
     with pytest.raises(ValueError, match=f"^{named}"):
         make(directory, **given)

@@ -1,4 +1,4 @@
-"""What the relay keeps of an address on disk: made, blocked, unblocked, told of."""
+"""The files of an address: how they are made, blocked, unblocked and described."""
 
 import os
 import stat
@@ -18,13 +18,13 @@ LAST_LOGIN = 20_000 * DAY
 
 @pytest.fixture
 def top(tmp_path):
-    """The directory of the mailboxes."""
+    """Return the directory of the mailboxes."""
     return tmp_path
 
 
 @pytest.fixture
 def home(top):
-    """The directory of an address that was used last on the day LAST_LOGIN."""
+    """Return the directory of an address with its last login on the day LAST_LOGIN."""
     assert mailboxes.create(top, ADDRESS, PASSWORD)
     os.utime(top / ADDRESS / "password", (LAST_LOGIN, LAST_LOGIN))
     return top / ADDRESS
@@ -36,11 +36,11 @@ def stored_hash(top, address=ADDRESS):
     return hashed
 
 
-def create_from_a_process_of_its_own(mailboxes_dir, number):
+def create_in_another_process(mailboxes_dir, number):
     return mailboxes.create(Path(mailboxes_dir), ADDRESS, f"password of process {number}")
 
 
-def test_created_address_has_a_hash_that_dovecot_makes_itself_and_asks_for_encryption(top):
+def test_created_address_has_a_hash_as_dovecot_makes_it_and_demands_encryption(top):
     assert mailboxes.create(top, ADDRESS, PASSWORD)
 
     home = Path(top, ADDRESS)
@@ -50,14 +50,16 @@ def test_created_address_has_a_hash_that_dovecot_makes_itself_and_asks_for_encry
     assert (home / "enforceE2EEincoming").read_bytes() == b""
     hashed = stored_hash(top)
     assert hashed.startswith("$6$")
-    assert "rounds=" not in hashed  # the cost of `doveadm pw`
+    assert (
+        "rounds=" not in hashed
+    )  # so the hash has the default number of rounds, as from `doveadm pw`
     assert sha512_crypt.verify(PASSWORD, hashed)
 
 
 def test_ten_processes_racing_for_an_address_make_one(top):
     with ProcessPoolExecutor(10) as pool:
         mailboxes = [top] * 10
-        created = list(pool.map(create_from_a_process_of_its_own, mailboxes, range(10)))
+        created = list(pool.map(create_in_another_process, mailboxes, range(10)))
     assert created.count(True) == 1
     winner = created.index(True)
     assert sha512_crypt.verify(f"password of process {winner}", stored_hash(top))
@@ -78,14 +80,14 @@ with ThreadPoolExecutor(20) as pool:
 
 
 def test_first_addresses_of_a_process_may_come_at_the_same_time(top):
-    """Some were refused: each thread imported passlib, of which the others saw a half."""
+    """Once, some were refused: while one thread imported passlib, another saw half of it."""
     code = {"PYTHONPATH": str(Path(mailboxes.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", AT_ONCE, top], env=code, check=True)
     assert len(os.listdir(top)) == 20
 
 
 def test_directory_without_password_becomes_the_address(top):
-    """A crash between the two steps, or mail restored without its password, locks nobody out."""
+    """A crash between two steps, or a restore without the password, leaves such a directory."""
     Path(top, ADDRESS, "cur").mkdir(parents=True)
     assert mailboxes.create(top, ADDRESS, PASSWORD)
     assert sha512_crypt.verify(PASSWORD, stored_hash(top))
@@ -93,7 +95,7 @@ def test_directory_without_password_becomes_the_address(top):
 
 @pytest.mark.parametrize("content", ["", "{SHA512-CRYPT}$6$old"])
 def test_existing_password_file_is_never_replaced(top, content):
-    """An empty file blocks an address: creating it again would unblock it for anybody."""
+    """An empty file blocks an address. Creating it again would unblock it for everybody."""
     password = Path(top, ADDRESS, "password")
     password.parent.mkdir()
     password.write_text(content)
@@ -126,7 +128,7 @@ def test_blocked_address_has_an_empty_password_and_gets_the_old_one_back(home):
 
 
 def test_block_keeps_the_last_login_and_the_mode(home):
-    """Else a blocked address would never expire, or its hash could be read."""
+    """Otherwise a blocked address would never expire, or others could read its hash."""
     mailboxes.block(home)
     for name in ("password", mailboxes.BLOCKED):
         status = (home / name).stat()
@@ -146,7 +148,7 @@ def test_block_and_unblock_twice_change_nothing(home):
     assert (home / "password").read_text() == before
 
 
-def test_block_after_an_interrupted_one_keeps_the_hash_that_counts(home):
+def test_block_after_an_interrupted_one_keeps_the_right_hash(home):
     (home / mailboxes.BLOCKED).write_text("{SHA512-CRYPT}$6$older")
     before = (home / "password").read_text()
     assert mailboxes.block(home)
@@ -173,16 +175,16 @@ def test_unblock_without_a_kept_hash_says_so(home):
     assert mailboxes.is_blocked(home)
 
 
-def test_address_that_does_not_exist_is_neither_blocked_nor_made(top):
+def test_block_of_an_address_that_does_not_exist_makes_nothing(top):
     with pytest.raises(FileNotFoundError):
         mailboxes.block(top / ADDRESS)
     assert os.listdir(top) == []
 
 
-# What is told.
+# Descriptions.
 
 
-def test_description_counts_the_mail_of_all_folders_and_tells_no_hash(home):
+def test_description_counts_the_mail_of_all_folders_and_has_no_hash(home):
     for folder, sub, size in (("", "new", 10), ("", "cur", 20), (".Sent", "cur", 40)):
         directory = home / folder / sub
         directory.mkdir(parents=True)
@@ -193,7 +195,7 @@ def test_description_counts_the_mail_of_all_folders_and_tells_no_hash(home):
     assert mailboxes.describe(home) == {**found, "blocked": True}
 
 
-def test_addresses_are_what_has_a_name_and_a_password(top, home):
+def test_addresses_are_directories_with_the_name_of_an_address_and_a_password(top, home):
     (top / "without000@_chat.example.org").mkdir()
     for name in ("abcdefghi@example.org", "lost+found", ".expired-0123456789abcdef"):
         (top / name).mkdir()

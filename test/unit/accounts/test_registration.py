@@ -19,7 +19,7 @@ ADDRESS, PASSWORD = "abcdefghi@_chat.example.org", "pässwort %&+/\"'"
 
 @pytest.fixture
 def relay(tmp_path, monkeypatch):
-    """Settings of a self-signed relay whose limits are never reached."""
+    """Return the settings of a self-signed relay with limits that no test reaches."""
     monkeypatch.setattr(registration, "NOCREATE", tmp_path / "nocreate")
     monkeypatch.setattr(invitations, "DIRECTORY", tmp_path / "invitations")
     mailboxes = tmp_path / "mail"
@@ -56,7 +56,7 @@ def ask(relay, *requests):
 
 
 def ask_together(relay, *requests):
-    """Return [(status, JSON)] of requests that are all under way at once."""
+    """Return [(status, JSON)] of requests that are sent at the same time."""
 
     async def one(client, method, path, headers=None):
         answer = await client.request(method, path, headers=headers)
@@ -70,7 +70,7 @@ def ask_together(relay, *requests):
 
 
 def logged(caplog):
-    """Return what the service itself said; the test's server has an access log."""
+    """Return the log of the service without the access log of the test's server."""
     return [
         record.getMessage() for record in caplog.records if record.name == registration.__name__
     ]
@@ -90,7 +90,7 @@ def stored_hash(relay, address=ADDRESS):
 # Over HTTP.
 
 
-def test_create_answers_created_then_exists_for_whatever_password(relay):
+def test_create_answers_created_then_exists_for_any_password(relay):
     answers = ask(relay, creation(), creation(), creation(password="another password"))
     assert [status for status, _, _ in answers] == [201, 200, 200]
     assert sha512_crypt.verify(PASSWORD, stored_hash(relay))
@@ -118,14 +118,14 @@ def test_concurrent_requests_for_one_address_make_one(relay):
         {"X-Address": "../../abcd@_chat.example.org", "X-Password": "123456789"},
     ],
 )
-def test_inadmissible_is_refused_and_leaves_nothing(relay, headers):
+def test_inadmissible_address_or_password_is_refused_and_leaves_nothing(relay, headers):
     [(status, _, reason)] = ask(relay, ("POST", "/create", headers))
     assert status == 403
     assert reason
     assert os.listdir(relay["mailboxes_dir"]) == []
 
 
-def test_closed_registration_refuses_new_addresses_whoever_removes_the_file(relay):
+def test_closed_registration_refuses_new_addresses_also_without_the_file(relay):
     relay["registration"] = "closed"
     create, new = ask(relay, creation(), ("POST", "/new"))
     assert (create[0], new[0]) == (403, 403)
@@ -170,7 +170,7 @@ def test_disk_error_is_temporary_and_logged_without_address_or_password(relay, c
     assert PASSWORD not in caplog.text
 
 
-def test_nothing_is_logged_about_whom(relay, caplog):
+def test_log_has_no_address_and_no_client(relay, caplog):
     caplog.set_level(logging.INFO)
     ask(relay, creation(), creation(), ("POST", "/new"))
     assert "abcdefghi" not in caplog.text
@@ -181,7 +181,7 @@ def test_nothing_is_logged_about_whom(relay, caplog):
 
 @pytest.mark.parametrize("path", ["/new", "/cgi-bin/newemail.py"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_new_on_a_self_signed_relay_gives_credentials_that_the_first_login_makes_real(
+def test_new_on_a_self_signed_relay_gives_credentials_for_which_the_first_login_makes_an_address(
     relay, method, path
 ):
     first, second = ask(relay, (method, path), (method, path))
@@ -206,7 +206,7 @@ def test_new_with_a_real_certificate_gives_no_link_and_sends_get_to_the_app(rela
 
 
 def test_login_link_of_a_test_domain(relay):
-    """With `ic=3` Apple's clients stopped at TLS 1.2 and could not log in."""
+    """Once, the link had `ic=3`, with which Apple's clients use TLS 1.2 and cannot log in."""
     assert registration.dclogin_url(relay, ADDRESS, "p&w") == f"dclogin:{ADDRESS}?p=p%26w&v=1"
 
 
@@ -216,16 +216,16 @@ def test_login_link_of_an_ip_relay_names_its_servers(relay):
     assert link == "dclogin:abcdefghi@[192.0.2.1]?p=pw&v=1&ih=192.0.2.1&sh=192.0.2.1&ic=3"
 
 
-def test_methods_and_paths_of_others_are_not_answered(relay):
+def test_other_methods_and_paths_are_refused(relay):
     answers = ask(relay, ("GET", "/create"), ("PUT", "/new"), ("GET", "/"))
     assert [status for status, _, _ in answers] == [405, 405, 404]
 
 
-# How often one network may ask.
+# How many addresses one network may get.
 
 
 def new_from(client, token=None):
-    """Return the request that nginx passes on for a client's IP address."""
+    """Return the request that nginx sends for a client with an IP address."""
     query = "" if token is None else f"?token={token}"
     return "POST", f"/new{query}", {"X-Real-IP": client}
 
@@ -237,7 +237,7 @@ def new_from(client, token=None):
         (("2001:db8:1::1", "2001:db8:1:ffff::2"), ("2001:db8:2::1", "192.0.2.1")),
     ],
 )
-def test_new_counts_what_a_network_asks_for(relay, caplog, neighbours, strangers):
+def test_new_counts_the_requests_of_a_network(relay, caplog, neighbours, strangers):
     relay["max_registrations_per_hour"] = 4
     clients = [*neighbours, *neighbours, *neighbours, *strangers]
     statuses = [status for status, _, _ in ask(relay, *map(new_from, clients))]
@@ -251,12 +251,12 @@ def login_from(client, number):
     return method, path, headers | {"X-Real-IP": client}
 
 
-def test_logins_make_no_more_addresses_than_their_network_may(relay, caplog):
-    """492 a second were made by login, three inodes each; only /new had a limit."""
+def test_logins_make_no_more_addresses_than_the_limit_of_their_network(relay, caplog):
+    """Once, only /new had a limit. Logins made 492 addresses a second, with three inodes each."""
     relay["max_registrations_per_hour"] = 4
     clients = ["192.0.2.1", "192.0.2.254"] * 3 + ["192.0.3.1", "", "2001:db8::1"]
     requests = [login_from(client, number) for number, client in enumerate(clients)]
-    # What /new hands out is made by a login from the same network.
+    # A login from the same network makes the address that /new has offered.
     answers = ask(relay, *[new_from("192.0.2.1")] * 4, *requests, ("GET", "/limits"))
     assert [status for status, _, _ in answers[4:-1]] == [201] * 4 + [429] * 2 + [201] * 3
     assert len(os.listdir(relay["mailboxes_dir"])) == 7
@@ -282,7 +282,7 @@ def test_logins_at_once_do_not_pass_the_limit_together(relay):
     ids=["too few", "enough", "a file system without a number"],
 )
 def test_few_free_inodes_refuse_new_addresses(relay, caplog, monkeypatch, files, free, status):
-    """Space was left, but no file could be made any more, of mail neither."""
+    """Without free inodes, no file can be made, not even for mail, although there is space."""
     disk = SimpleNamespace(f_bavail=1 << 30, f_frsize=4096, f_files=files, f_favail=free)
     monkeypatch.setattr(limits.os, "statvfs", lambda _path: disk)
     assert ask(relay, creation())[0][0] == status
@@ -290,7 +290,7 @@ def test_few_free_inodes_refuse_new_addresses(relay, caplog, monkeypatch, files,
     assert logged(caplog) == (refusals if status == 503 else [])
 
 
-def test_limits_tell_what_new_addresses_depend_on(relay):
+def test_limits_have_the_values_on_which_new_addresses_depend(relay):
     asked = [new_from("192.0.2.1")] * 3 + [new_from("192.0.3.1")] + [("GET", "/limits")]
     found = json.loads(ask(relay, *asked)[-1][2])
     assert found.pop("max_registrations_per_hour") == 3
@@ -304,7 +304,7 @@ def test_limits_tell_what_new_addresses_depend_on(relay):
 
 @pytest.fixture
 def invited(relay):
-    """The settings of a relay where addresses are made by invitation."""
+    """Return the settings of a relay that makes addresses by invitation."""
     relay["registration"] = "invite"
     return relay
 
@@ -324,19 +324,19 @@ def test_invitation_of_three_uses_makes_three_addresses_for_ten_at_once(invited)
     assert list(invitations.DIRECTORY.iterdir()) == []
 
 
-def test_address_of_an_invitation_has_the_password_that_was_answered(invited):
+def test_address_of_an_invitation_has_the_password_of_the_answer(invited):
     [(_, answer)] = ask_together(invited, new_from("192.0.2.1", invitation()))
     assert sha512_crypt.verify(answer["password"], stored_hash(invited, answer["email"]))
     assert answer["dclogin_url"].startswith(f"dclogin:{answer['email']}?p=")
 
 
-def test_login_makes_no_address_where_invitations_do(invited):
+def test_login_makes_no_address_on_a_relay_with_invitations(invited):
     assert ask(invited, creation())[0][0] == 403
     assert os.listdir(invited["mailboxes_dir"]) == []
 
 
 @pytest.mark.parametrize("token", [None, "", "x", "A" * 22, "../../../../etc/passwd", "A" * 5000])
-def test_what_is_no_invitation_makes_no_address(invited, token):
+def test_text_that_is_no_invitation_makes_no_address(invited, token):
     invitation()
     [(status, answer)] = ask_together(invited, new_from("192.0.2.1", token))
     assert status == 403
@@ -349,8 +349,8 @@ def test_expired_invitation_makes_no_address(invited):
     assert ask(invited, new_from("192.0.2.1", token))[0][0] == 403
 
 
-def test_network_that_guesses_is_shut_out_and_others_are_not(invited):
-    """Also where it asks a hundred times at once, and then with a token that is right."""
+def test_network_that_guesses_is_refused_and_others_are_not(invited):
+    """It asks a hundred times at once. Then it is refused even with a right token."""
     token = invitation(uses=2)
     wrong = [new_from("192.0.2.1", f"{number:022}") for number in range(100)]
     statuses = [status for status, _ in ask_together(invited, *wrong)]
@@ -378,7 +378,7 @@ def test_invitation_waits_while_there_are_no_new_addresses(invited):
 
 
 def test_look_at_an_invitation_does_not_use_it_up(invited):
-    """Programs that preview links in chats would."""
+    """Programs that show previews of links in chats would use it up."""
     token = invitation()
     [(status, headers, _)] = ask(invited, ("GET", f"/new?token={token}"))
     assert (status, headers["Location"]) == (301, f"/#{token}")

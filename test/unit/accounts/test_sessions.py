@@ -1,4 +1,4 @@
-"""The end of the IMAP sessions of an address, with a Dovecot of the test."""
+"""Ending the IMAP sessions of an address. A stand-in takes the place of Dovecot."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ ADDRESS = "abcdefghi@_chat.example.org"
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with Dovecot's answers; `asked` is what was run, `ended` the processes ended."""
+    """Take Dovecot's place. `asked`: the commands so far. `ended`: the ended processes."""
 
     class Machine:
         def __init__(self):
             self.asked, self.ended, self.woken = [], [], 0
-            # Process ids, and which of them are a client's own.
+            # The process ids of the sessions, and of those that are not hibernated.
             self.sessions, self.live = [], set()
 
         def wake(self):
@@ -48,7 +48,7 @@ def machine(monkeypatch):
 
 
 def test_sessions_end_in_processes_of_their_own(machine):
-    """What imap-hibernate holds is woken first: its process has clients of others."""
+    """Hibernated sessions are woken first: imap-hibernate has clients of other addresses, too."""
     machine.sessions, machine.live = [10, 11, 12], {10}
     assert sessions.disconnect(ADDRESS, machine.wake) == 3
     assert machine.asked[0] == ["doveadm", "who", "-1", "--", ADDRESS]
@@ -61,14 +61,14 @@ def test_stopped_dovecot_has_no_session_to_end(machine):
     assert sessions.disconnect(ADDRESS, machine.wake) == 0
 
 
-def test_session_that_does_not_end_fails_with_what_to_do(machine, monkeypatch):
+def test_session_that_does_not_end_is_an_error_that_says_what_to_do(machine, monkeypatch):
     machine.sessions = [1]
     monkeypatch.setattr(sessions, "DISCONNECT_SECONDS", 0)
     with pytest.raises(OperatorError, match="systemctl restart dovecot"):
         sessions.disconnect(ADDRESS, machine.wake)
 
 
-def test_other_failure_of_doveadm_is_told(machine, monkeypatch):
+def test_other_failure_of_doveadm_is_an_error_with_its_message(machine, monkeypatch):
     failed = SimpleNamespace(returncode=64, stdout="", stderr="no such option\n")
     monkeypatch.setattr(sessions.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(OperatorError, match=r"^doveadm who: no such option$"):

@@ -68,9 +68,9 @@ def test_password_good(password):
     [
         ("", "at least 9"),
         ("12345678", "at least 9"),
-        ("ä" * 8, "at least 9"),  # characters count, not their bytes
+        ("ä" * 8, "at least 9"),  # the limit counts characters, not bytes
         ("x" * (MAX_PASSWORD_BYTES + 1), "at most 511"),
-        ("ä" * 256, "at most 511"),  # and here bytes count, as crypt(3) does
+        ("ä" * 256, "at most 511"),  # the other limit counts bytes, as crypt(3) does
         ("12345678\x009", "none of them zero"),
     ],
 )
@@ -80,16 +80,16 @@ def test_password_bad(password, reason):
     assert password not in refusal or not password
 
 
-def test_existing_address_outlives_a_change_of_the_length_limits():
+def test_existing_address_stays_valid_after_a_change_of_the_length_limits():
     assert is_address("ab@chat.example.org", "chat.example.org")
 
 
-def test_address_at_an_ip_literal_is_an_address_there_only():
+def test_address_at_an_ip_literal_is_an_address_only_on_that_relay():
     assert is_address("abcdefghi@[192.0.2.1]", "[192.0.2.1]")
     assert not is_address("abcdefghi@192.0.2.1", "[192.0.2.1]")
 
 
-def test_address_longer_than_a_file_name_may_be_is_none():
+def test_address_longer_than_a_file_name_is_no_address():
     domain = ".".join(["d" * 63] * 3) + ".org"
     longest = "a" * (MAX_ADDRESS - len(domain) - 1) + "@" + domain
     assert is_address(longest, domain)
@@ -97,7 +97,7 @@ def test_address_longer_than_a_file_name_may_be_is_none():
 
 
 @given(st.text(alphabet="ab./\\@\0 A-_\n", max_size=12), st.sampled_from(["", "@d.org"]))
-def test_whatever_is_an_address_is_one_path_component_of_its_own(name, suffix):
+def test_address_is_always_one_component_of_a_path(name, suffix):
     name += suffix
     if is_address(name, "d.org"):
         assert "/" not in name
@@ -118,7 +118,7 @@ def test_new_credentials_are_admissible_under_every_setting(shortest, more, pass
     assert inadmissible(*new_credentials(relay), relay) is None
 
 
-def test_new_credentials_are_long_enough_not_to_be_guessed_and_never_the_same():
+def test_new_credentials_are_too_long_to_guess_and_never_the_same():
     drawn = {new_credentials(RELAY) for _ in range(1000)}
     assert len({address for address, _ in drawn}) == 1000
     assert all(len(address) == 9 + len("@chat.example.org") for address, _ in drawn)

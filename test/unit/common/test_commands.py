@@ -1,4 +1,4 @@
-"""The inner side of a door: a request on standard input, an answer on standard output."""
+"""The program behind a Salt module: a request on standard input, an answer on standard output."""
 
 import io
 import json
@@ -34,20 +34,20 @@ def ask(monkeypatch, capsys):
     return ask
 
 
-def test_settings_travel_with_the_request_or_come_from_a_file(ask, tmp_path):
+def test_settings_come_with_the_request_or_from_a_file(ask, tmp_path):
     assert ask(do="echo", settings={"a": 1}, arguments={"b": 2}) == {"result": [{"a": 1}, {"b": 2}]}
     (tmp_path / "relay.json").write_text('{"a": 3}')
     assert ask(do="echo", settings=str(tmp_path / "relay.json")) == {"result": [{"a": 3}, {}]}
 
 
 def test_machine_without_settings_says_what_to_do(ask, tmp_path):
-    told = ask(do="echo", settings=str(tmp_path / "none.json"))
-    assert "Run `salt-call state.apply chatmail` first" in told["error"]
-    assert str(tmp_path / "none.json") in told["error"]
+    reply = ask(do="echo", settings=str(tmp_path / "none.json"))
+    assert "Run `salt-call state.apply chatmail` first" in reply["error"]
+    assert str(tmp_path / "none.json") in reply["error"]
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "expected"),
     [
         ("refuse", {"error": "it cannot be done: do this first"}),
         ("doubt", {"error": "bits 7 are not possible", "invalid": True}),
@@ -55,10 +55,10 @@ def test_machine_without_settings_says_what_to_do(ask, tmp_path):
         ("broken", {"error": "power failure"}),
     ],
 )
-def test_failure_is_a_sentence_and_no_traceback(ask, command, told):
-    assert ask(do=command, settings={}) == told
+def test_failure_is_a_sentence_and_no_traceback(ask, command, expected):
+    assert ask(do=command, settings={}) == expected
 
 
-def test_command_of_another_release_is_told(ask):
-    told = ask(do="new", settings={})
-    assert "chatmail.program" in told["error"]
+def test_command_of_another_release_is_an_error_that_says_so(ask):
+    reply = ask(do="new", settings={})
+    assert "chatmail.program" in reply["error"]

@@ -1,4 +1,4 @@
-"""Which domains the relay exchanges mail with."""
+"""The domains with which the relay exchanges mail."""
 
 import pytest
 from chatmaild.common.federation import Federation
@@ -9,7 +9,7 @@ def refuses(domain, block=(), allow=(), own="chat.example.com"):
     return Federation({"address_domain": own, "federation": lists}).refuses(domain)
 
 
-# Each with the one list that holds "example.org", "net" and "[192.0.2.5]".
+# LIST names these domains, and the names below them.
 NAMED = [
     "example.org",
     "EXAMPLE.Org",

@@ -1,4 +1,4 @@
-"""How many messages an address may send: contract, section 4."""
+"""The rate limit of an address: contract, section 4."""
 
 from chatmaild.common.rate_limit import FIRST_WALK, RateLimit
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that a test sets forward."""
 
     def __init__(self):
         self.now = 1000.0
@@ -27,7 +27,7 @@ def test_take_allows_a_burst_and_then_the_rate():
     assert [limit.take("alice") for _ in range(6)] == [True] * 5 + [False]
 
 
-def test_take_refused_costs_nothing():
+def test_take_that_is_refused_takes_no_token():
     clock = Clock()
     limit = RateLimit(per_minute=60, burst=1, clock=clock)
     assert limit.take("alice")
@@ -36,7 +36,7 @@ def test_take_refused_costs_nothing():
     assert limit.take("alice")
 
 
-def test_allows_tells_what_take_would_and_takes_nothing():
+def test_allows_predicts_take_and_takes_no_token():
     clock = Clock()
     limit = RateLimit(per_minute=60, burst=2, clock=clock)
     assert all(limit.allows("alice") for _ in range(10))
@@ -47,7 +47,7 @@ def test_allows_tells_what_take_would_and_takes_nothing():
     assert limit.allows("alice")
 
 
-def test_busiest_is_what_one_key_has_not_regained():
+def test_busiest_is_the_largest_number_of_missing_tokens():
     clock = Clock()
     limit = RateLimit(per_minute=60, burst=10, clock=clock)
     assert limit.busiest() == 0

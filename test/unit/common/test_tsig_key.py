@@ -26,7 +26,7 @@ def test_key_file_of_any_tool_is_read(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "holds no TSIG key"),
         ("key x { algorithm hmac-sha256; };", "holds no TSIG key"),
@@ -34,10 +34,10 @@ def test_key_file_of_any_tool_is_read(tmp_path, text):
         (f'key x {{ algorithm hmac-sha256; secret "{dnsservers.SECRET}!"; }};', "holds no TSIG"),
     ],
 )
-def test_broken_key_file_is_told_without_its_secret(tmp_path, text, told):
+def test_message_about_a_broken_key_file_has_no_secret(tmp_path, text, message):
     path = dnsservers.key_file(tmp_path)
     path.write_text(text)
-    with pytest.raises(OperatorError, match=told) as raised:
+    with pytest.raises(OperatorError, match=message) as raised:
         read_tsig_key(path)
     assert dnsservers.SECRET[:8] not in str(raised.value)
     assert raised.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""What the tests of the records share."""
+"""Fixtures for the tests of the records."""
 
 import json
 

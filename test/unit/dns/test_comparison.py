@@ -1,4 +1,4 @@
-"""Records are compared by meaning, not by text."""
+"""The comparison of records goes by their meaning, not by their text."""
 
 import dns.rdata
 import pytest
@@ -11,7 +11,7 @@ from support.dnsservers import text_of
 
 KEY = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA1arFHsuWB9"
 
-# Each row: type, wanted, found.
+# Each row: type, expected value, found value.
 
 GOOD = [
     ("TXT", f"v=DKIM1;k=rsa;s=email;t=s;p={KEY}", f"v=DKIM1; k=rsa; p={KEY}"),
@@ -69,7 +69,7 @@ def test_value_of_another_meaning_is_wrong(rdtype, wanted, found):
 
 
 def test_second_value_of_one_kind_is_wrong():
-    """Two policies of a kind count as none; a second MX or address takes mail elsewhere."""
+    """Two policies of a kind count as none. A second MX or address sends mail elsewhere."""
     for rdtype, wanted, other in (
         ("TXT", "v=spf1 a ~all", "v=spf1 mx ~all"),
         ("MX", "10 chat.example.org.", "20 mx.example.net."),
@@ -79,7 +79,7 @@ def test_second_value_of_one_kind_is_wrong():
         assert comparison.judge(rdtype, [wanted], [wanted, other]) == "wrong"
 
 
-# All records of a relay.
+# The tests below use all records of a relay.
 
 
 def cased(draw_flips, name):
@@ -93,7 +93,7 @@ def cased(draw_flips, name):
 )
 @given(data=st.data())
 def test_same_record_in_any_chunking_case_and_order_is_right(settings, data):
-    """What providers' panels do to a value: split it, change case, drop or add final dots."""
+    """Panels of DNS providers split a value, change its case, and drop or add final dots."""
     for group in comparison.make_groups(settings, list_records(settings), None):
         if not group.wanted or group.type == "CNAME":
             continue
@@ -103,7 +103,7 @@ def test_same_record_in_any_chunking_case_and_order_is_right(settings, data):
 
 
 def disguised(data, rdtype, value):
-    """Return a value as DNS gives it back after somebody typed it in another way."""
+    """Return a value as DNS has it after somebody has typed it in another way."""
     if rdtype == "TXT":
         octets, chunks = value.encode(), []
         while octets:

@@ -1,4 +1,4 @@
-"""The records that DNS should hold for a relay, and the same as the text of a zone."""
+"""The records that DNS should have for a relay, and the same records as text of a zone."""
 
 import subprocess
 
@@ -13,7 +13,7 @@ from support import dnsservers
 from support.generated import PUBLIC_ADDRESSES
 from support.own_modules import ACCOUNT, ADDRESSES, DOMAIN
 
-# Generated cases change one set of settings again and again, which is what is meant.
+# The generated cases of a test share one fixture, and each sets all that it reads.
 GENERATED = hypothesis_settings(
     max_examples=15,
     deadline=None,
@@ -75,7 +75,7 @@ def test_relay_that_is_an_address_needs_no_dns(settings):
     assert checking.report(settings) == "198.51.100.7 needs no DNS records."
 
 
-def test_ca_that_is_not_known_gets_a_record_only_by_its_name(settings, tmp_path):
+def test_unknown_authority_gets_a_caa_record_only_with_the_setting_of_its_name(settings, tmp_path):
     settings["acme_directory"] = "https://ca.example/acme/dir"
     assert not [v for _, kind, v in values(settings) if kind == "CAA"]
     account = tmp_path / "accounts" / "ca.example" / "acme" / "dir" / "1"
@@ -103,7 +103,7 @@ LABELS = st.sampled_from(["chat", "xn--bcher-kva", "xn--80ak6aa92e", "a-b", "x" 
 def test_zone_text_is_accepted_by_bind_and_knot(
     settings, tmp_path, labels, test_domain, addresses, caa
 ):
-    """As a zone of its own, and as a part of another one; international names among them."""
+    """The text is a zone of its own, or a part of another zone. Some names are international."""
     domain = ("_" if test_domain else "") + ".".join(labels) + ".example.org"
     form = "test" if test_domain else "domain"
     settings |= {"mail_domain": domain, "form": form, "tls_mode": "acme" if caa else "external"}

@@ -1,4 +1,4 @@
-"""Content-Type, transfer encodings and folded fields, by themselves."""
+"""Content-Type, transfer encodings and folded fields, one at a time."""
 
 import pytest
 from chatmaild.message import mime
@@ -22,13 +22,13 @@ def test_fold_belongs_to_the_field_before_it(header, expected):
     assert mime.parse_fields(header) == expected
 
 
-def test_values_are_those_of_one_name():
+def test_values_of_one_field_name_are_returned():
     fields = [(b"B", b" \tone\r\n two\t "), (b"a", b" x"), (b"C", b" y"), (b"b", b" three ")]
     assert mime.values(fields, "B") == [b"one two", b"three"]
     assert mime.values(fields, "D") == []
 
 
-# A Content-Type and what it says; None where it is malformed.
+# A Content-Type, and its type and parameters; None if it is malformed.
 TYPES = {
     "a type": (b"text/html", ("text/html", {})),
     "a type in capitals": (b"TEXT/Html", ("text/html", {})),
@@ -60,7 +60,7 @@ def test_content_type_is_a_type_and_its_parameters(value, expected):
         assert mime.content_type([field(value)]) == expected
 
 
-def test_content_type_is_text_where_there_is_none_and_malformed_where_there_are_two():
+def test_missing_content_type_is_text_and_two_are_malformed():
     assert mime.content_type([]) == ("text/plain", {})
     assert mime.content_type([field(b"text/html", b"X-Type")]) == ("text/plain", {})
     with pytest.raises(mime.Malformed, match="more than one Content-Type"):
@@ -87,7 +87,7 @@ def test_boundary_that_is_improper_is_malformed(parameters):
 
 
 @pytest.mark.parametrize("boundary", [b"x", b"x" * 70, b"a b", b"0'()+_,./:=?-"])
-def test_boundary_that_is_proper_divides(boundary):
+def test_boundary_that_is_proper_divides_the_body(boundary):
     body = b"--%b\r\none\r\n--%b--\r\n" % (boundary, boundary)
     parameters = {"boundary": boundary, "boundary-more": b"y", "charset": b"z"}
     found, _ = mime.parts(body, parameters, 3)
@@ -99,7 +99,7 @@ def test_line_that_goes_on_after_the_boundary_is_malformed_at_the_very_end():
         mime.parts(b"--x\r\none\r\n--x", {"boundary": b"x"}, 3)
 
 
-# A transfer encoding, the octets as they come, and as they are meant; None where malformed.
+# A transfer encoding, the encoded octets, and the decoded octets; None if they are malformed.
 ENCODINGS = {
     "none": (None, b"a=3Db\r\n", b"a=3Db\r\n"),
     "7bit": (b"7bit", b"a=3Db\r\n", b"a=3Db\r\n"),
@@ -118,7 +118,7 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize(("encoding", "content", "expected"), ENCODINGS.values(), ids=ENCODINGS)
-def test_leaf_has_its_transfer_encoding_undone(encoding, content, expected):
+def test_transfer_encoding_of_a_leaf_is_decoded(encoding, content, expected):
     fields = [field(b"text/html")]
     if encoding is not None:
         fields.append(field(encoding, b"Content-Transfer-Encoding"))

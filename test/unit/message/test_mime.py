@@ -1,4 +1,4 @@
-"""Parts and headers, one edge at a time; whole messages are in the filter's tests."""
+"""Parts and headers, one edge case at a time. The tests of the filter have whole messages."""
 
 import pytest
 from chatmaild.message import mime
@@ -34,7 +34,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize(("body", "expected"), BODIES.values(), ids=BODIES)
-def test_parts_are_what_stands_between_the_delimiters(body, expected):
+def test_parts_are_the_text_between_the_delimiters(body, expected):
     assert read(body) == expected
     assert read(b"\r\n" + body) == expected
 
@@ -62,7 +62,7 @@ def test_parts_that_could_be_read_in_two_ways_are_malformed(body):
         read(body)
 
 
-def test_parts_beyond_the_most_are_malformed():
+def test_more_parts_than_allowed_are_malformed():
     assert len(read(TWO, most=2)) == 2
     with pytest.raises(mime.Malformed, match="more than 1 parts"):
         read(TWO, most=1)
@@ -78,7 +78,7 @@ def test_parts_come_with_the_text_around_them():
     assert mime.parts(ONE.removesuffix(b"\r\n"), BOUNDARY, 1)[1] == b""
 
 
-# A part, its header, and what follows; None where it is malformed.
+# A part, its header, and the text after it; None if it is malformed.
 PARTS = {
     "a header and text": (b"A: b\r\n\r\ntext", ([(b"A", b" b")], b"text")),
     "two fields and lines": (

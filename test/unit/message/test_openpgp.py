@@ -1,4 +1,4 @@
-"""What counts as an armored OpenPGP message: contract, section 6."""
+"""The check for an armored OpenPGP message: contract, section 6."""
 
 import time
 
@@ -22,7 +22,7 @@ def old_packet(tag: int, body: bytes, kind: int = 1) -> bytes:
 
 
 def partial(tag: int, *chunks: bytes, last: bytes = b"") -> bytes:
-    """Return a packet in chunks, each a power of two long, and a last one below 192 bytes."""
+    """Return a packet in chunks. Their lengths are powers of two, the last is below 192 bytes."""
     sized = [bytes([0xE0 | len(chunk).bit_length() - 1]) + chunk for chunk in chunks]
     return bytes([0xC0 | tag]) + b"".join(sized) + bytes([len(last)]) + last
 
@@ -117,8 +117,8 @@ GNUPG = {
 
 
 @pytest.mark.parametrize("packets", GNUPG.values(), ids=GNUPG)
-def test_is_encrypted_armor_of_gnupg_is_for_others_only(packets):
-    """GnuPG since 2.3 writes its own data packet, and its mail to a relay came back."""
+def test_is_encrypted_armor_accepts_gnupg_only_in_mail_to_other_relays(packets):
+    """GnuPG since 2.3 writes a data packet of its own. Once, the relay refused such mail."""
     assert openpgp.is_encrypted_armor(messages.armor(packets), outgoing=False)
     assert not openpgp.is_encrypted_armor(messages.armor(packets), outgoing=True)
     for rest in (b"\0", SEIPD, packet(11, b"Hello")):
@@ -127,7 +127,7 @@ def test_is_encrypted_armor_of_gnupg_is_for_others_only(packets):
 
 
 def test_is_encrypted_message_with_millions_of_chunks_gives_up():
-    """One-byte chunks cost seconds of CPU before their number was limited."""
+    """Without a limit of their number, chunks of one byte cost seconds of CPU time."""
     chunks = b"\xd2" + b"\xe0e" * (openpgp.MAX_LENGTHS + 1) + b"\x00"
     with pytest.raises(openpgp.NotOpenPGP, match="more than"):
         openpgp.is_encrypted_message(chunks, outgoing=True)
@@ -164,7 +164,7 @@ GOOD = PKESK + SEIPD
 BEGIN, END = b"-----BEGIN PGP MESSAGE-----\r\n", b"-----END PGP MESSAGE-----"
 TEXT = messages.armor(GOOD).removeprefix(BEGIN + b"\r\n").removesuffix(END + b"\r\n")
 
-# The armor, whether it may be sent, whether it may arrive.
+# The armor, whether a user may send it, whether it may arrive.
 ARMORS = {
     "as it should be": (BEGIN + b"\r\n" + TEXT + END + b"\r\n", True, True),
     "no line end at the end": (BEGIN + b"\r\n" + TEXT + END, True, True),
@@ -259,7 +259,7 @@ def test_is_encrypted_armor_reads_the_armor(armor, sent, taken):
 
 @pytest.mark.parametrize("rest", [b"A", b"AA", b"AAA", b"=", b"A=", b"A==", b"===="])
 def test_is_encrypted_armor_with_letters_after_the_last_four_refuses(rest):
-    """Another reader might pad them, and find further octets behind the message."""
+    """Another program might pad them, and find further octets behind the message."""
     whole = packet(18, b"e" * 99)
     assert len(whole) % 3 == 0
     armor = messages.armor(whole)
@@ -280,7 +280,7 @@ def test_is_encrypted_armor_decodes_alike_at_every_step(monkeypatch, step, paddi
 
 @pytest.mark.parametrize("lines", [b"\r\n", b" ", b"\t\r\n", b"Comment: \r\n", b"Version: "])
 def test_is_encrypted_armor_with_30_mb_around_the_text_takes_no_time(lines):
-    """Repetitions within repetitions may try every way to divide 30 MB among them."""
+    """A regular expression with nested repetitions may try every way to divide 30 MB."""
     long = lines * (30_000_000 // len(lines))
     start = time.monotonic()
     openpgp.is_encrypted_armor(long + BEGIN + b"\r\n" + TEXT + END, outgoing=False)
@@ -289,7 +289,7 @@ def test_is_encrypted_armor_with_30_mb_around_the_text_takes_no_time(lines):
 
 
 def test_is_encrypted_armor_with_30_mb_of_zeros_refuses():
-    """A zip of zeros, or anything else that is no OpenPGP packet, whatever its size."""
+    """Zeros are no OpenPGP packet."""
     assert not openpgp.is_encrypted_armor(messages.armor(bytes(22_000_000)), outgoing=False)
 
 

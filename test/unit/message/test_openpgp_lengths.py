@@ -1,4 +1,4 @@
-"""OpenPGP at its limits, to one octet."""
+"""The limits of OpenPGP messages, exact to one octet."""
 
 import pytest
 from chatmaild.message import openpgp
@@ -8,7 +8,7 @@ from support import messages
 MESSAGE = b"\xd2\x2e" + b"e" * 46
 
 
-def test_message_of_100000_lengths_is_read_and_none_of_more():
+def test_message_of_100000_lengths_is_accepted_and_one_more_is_refused():
     chunks = b"\xe0e" * 99_999
     assert openpgp.is_encrypted_message(b"\xd2" + chunks + b"\0", outgoing=True)
     with pytest.raises(openpgp.NotOpenPGP, match="more than 100000"):
@@ -20,7 +20,7 @@ def test_message_of_100000_lengths_is_read_and_none_of_more():
 )
 @pytest.mark.parametrize("position", [0, 4, 30, 60])
 def test_letters_that_are_not_of_base64_are_refused_four_at_a_time_too(letters, position):
-    """A lenient decoder passes over them and finds the message."""
+    """A lenient decoder ignores such letters and finds the message."""
     armor = messages.armor(MESSAGE)
     start = armor.index(b"\r\n\r\n") + 4 + position
     assert openpgp.is_encrypted_armor(armor, outgoing=True)
@@ -29,7 +29,7 @@ def test_letters_that_are_not_of_base64_are_refused_four_at_a_time_too(letters, 
     assert not openpgp.is_encrypted_armor(broken, outgoing=False)
 
 
-def test_armor_header_of_10000_octets_is_read_and_none_of_more():
+def test_armor_header_of_10000_octets_is_accepted_and_one_more_is_refused():
     for octets, taken in ((10_000, True), (10_001, False)):
         header = b"Comment: ".ljust(octets - 2, b"x") + b"\r\n"
         armor = messages.armor(MESSAGE, header)

@@ -1,4 +1,4 @@
-"""A message on its way: in memory while small, else in a file without a name."""
+"""A message on its way: in memory if it is small, otherwise in a file without a name."""
 
 import os
 
@@ -8,7 +8,7 @@ from chatmaild.message.spool import Message
 
 
 def names(directory) -> list[str]:
-    """Return what a directory's open files are called, as the kernel tells."""
+    """Return the names of the open files in a directory, as the kernel shows them."""
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     targets = [os.readlink(link) for link in links if os.path.islink(link)]
     return [target for target in targets if target.startswith(str(directory))]

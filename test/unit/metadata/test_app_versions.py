@@ -1,4 +1,4 @@
-"""The versions of messengers, and what Delta Chat's core makes of them."""
+"""The versions of messengers, and how Delta Chat's core reads them."""
 
 import json
 
@@ -8,14 +8,14 @@ from chatmaild.metadata import app_versions, entries
 
 @pytest.fixture(autouse=True)
 def paths(tmp_path, monkeypatch):
-    """The operator's file, not made, and a place for the last good one."""
+    """Return the paths of the operator's file and of the last good one. Neither exists."""
     monkeypatch.setattr(app_versions, "OPERATORS", tmp_path / "appversions.json")
     monkeypatch.setattr(app_versions, "LAST_GOOD", tmp_path / "last.json")
     app_versions._check_file.cache_clear()
 
 
 def source(**changes):
-    """Return a source; a value of None leaves something out."""
+    """Return a source. A value of None leaves a member out."""
     members = {
         "sourceId": "gplay",
         "versionInteger": 754,
@@ -29,15 +29,15 @@ def versions(*sources, **more):
     return {"clients": [{"clientId": "deltachat", "sources": list(sources)}], **more}
 
 
-def told():
+def shown_versions():
     return entries.find_server_entry("appversions", {}, 0)
 
 
 def core(text):
     """Read as Delta Chat's core does (src/appversions.rs): {(client, source): version, …}.
 
-    serde's derived readers take a member that is missing for empty and one that is unknown for
-    nothing; one of another type, and one that comes twice, fail the whole.
+    serde's derived readers ignore an unknown member, and take a missing one for empty. A member of
+    another type, or one that comes twice, makes the whole text invalid.
     """
 
     def members(found, **kinds):
@@ -65,9 +65,9 @@ def core(text):
     return found
 
 
-def test_shipped_file_is_one_that_the_core_reads():
-    """There was none, so a relay told of no update unless its operator wrote a file."""
-    answer = told()
+def test_core_reads_the_shipped_file():
+    """Once, there was no such file. A relay then had no news of updates without an own file."""
+    answer = shown_versions()
     assert "\n" not in answer
     number, version, url = core(answer)["deltachat", "gplay"]
     assert number >= 758
@@ -75,16 +75,16 @@ def test_shipped_file_is_one_that_the_core_reads():
     assert url.startswith("https://github.com/deltachat/deltachat-android/releases/download/v")
 
 
-def test_operators_file_is_told_in_its_place_on_one_line():
+def test_operators_file_replaces_the_shipped_one_and_comes_on_one_line():
     content = versions(source(), source(sourceId="ü", versionInteger=1), note="mine")
     app_versions.OPERATORS.write_text(json.dumps(content, indent=2, ensure_ascii=False))
-    answer = told()
+    answer = shown_versions()
     assert "\n" not in answer
     assert answer.isascii()
     assert json.loads(answer) == content
     assert core(answer)["deltachat", "gplay"] == (754, "2.57.0", "https://example.org/a.apk")
     app_versions.OPERATORS.unlink()
-    assert core(told())["deltachat", "gplay"][0] >= 758
+    assert core(shown_versions())["deltachat", "gplay"][0] >= 758
 
 
 BAD = {
@@ -118,38 +118,38 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_file_that_the_core_could_not_use_leaves_the_last_good_one(bad, caplog):
-    """Any JSON was told, and a wrong one silenced all news of updates."""
+    """Once, the relay sent any JSON. After a wrong one, clients had no news of updates at all."""
     content = bad if isinstance(bad, str | bytes) else json.dumps(bad)
     app_versions.OPERATORS.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert core(told())["deltachat", "gplay"][0] >= 758
+    assert core(shown_versions())["deltachat", "gplay"][0] >= 758
     good = versions(source(versionInteger=1))
     app_versions.OPERATORS.write_text(json.dumps(good))
-    assert json.loads(told()) == good
+    assert json.loads(shown_versions()) == good
     caplog.clear()
     app_versions.OPERATORS.write_bytes(content if isinstance(content, bytes) else content.encode())
     app_versions._check_file.cache_clear()  # as after a restart
     for _ in range(3):
-        assert json.loads(told()) == good
+        assert json.loads(shown_versions()) == good
     assert len(caplog.records) == 1
 
 
-def test_what_is_wrong_is_said(caplog):
+def test_log_says_what_is_wrong_in_the_file(caplog):
     app_versions.OPERATORS.write_text(json.dumps(versions(source(versionInteger="754"))))
-    told()
+    shown_versions()
     problem = 'versionInteger of a source is "754", and a whole number is expected'
     assert problem in caplog.text
 
 
-def test_last_good_one_that_cannot_be_kept_or_read_costs_nothing(monkeypatch, tmp_path):
+def test_last_good_file_that_cannot_be_written_or_read_does_no_harm(monkeypatch, tmp_path):
     monkeypatch.setattr(app_versions, "LAST_GOOD", tmp_path / "none" / "last.json")
     good = versions(source(versionInteger=1))
     app_versions.OPERATORS.write_text(json.dumps(good))
-    assert json.loads(told()) == good
+    assert json.loads(shown_versions()) == good
     app_versions.OPERATORS.write_text("{")
-    assert core(told())["deltachat", "gplay"][0] >= 758
+    assert core(shown_versions())["deltachat", "gplay"][0] >= 758
 
 
 def test_file_that_is_a_directory_leaves_the_last_good_one(caplog):
     app_versions.OPERATORS.mkdir()
-    assert core(told())["deltachat", "gplay"][0] >= 758
+    assert core(shown_versions())["deltachat", "gplay"][0] >= 758
     assert "cannot be read" in caplog.text

@@ -1,4 +1,4 @@
-"""Dovecot's dict protocol as tables of requests and replies, at every way to split the bytes."""
+"""Dovecot's dict protocol as tables of requests and replies, in pieces of every size."""
 
 import pytest
 from chatmaild.metadata import dict_protocol
@@ -12,7 +12,7 @@ USER = "abcdefghi@_chat.example.org"
 
 
 class Store:
-    """Values by (user, key); keys that begin with `refused` cannot be used."""
+    """A store of values by (user, key). It refuses keys that begin with `refused`."""
 
     def __init__(self):
         self.values = {(USER, "shared/known"): "value", (USER, "shared/odd"): "a\tb\nc\x01d\0e\rf"}
@@ -76,7 +76,7 @@ GOOD = {
 
 BAD = {
     "no greeting": f"Lshared/known\t{USER}\n",
-    "version that nobody speaks yet": "H5\t0\t0\t\tmetadata\n",
+    "version that does not exist yet": "H5\t0\t0\t\tmetadata\n",
     "second greeting": HELLO_2_4 * 2,
     "empty line": f"{HELLO_2_4}\n",
     "unknown command": f"{HELLO_2_4}Zshared/known\t{USER}\n",
@@ -96,7 +96,7 @@ BAD = {
 
 
 def answers(sent, size):
-    """Return what is answered to these characters when they come in pieces of this size."""
+    """Return the answer to these characters if they come in pieces of this size."""
     store = Store()
     conversation = Conversation(store.lookup, store.change)
     data = sent.encode("latin-1")
@@ -112,7 +112,7 @@ def test_request_is_answered_the_same_in_pieces_of_every_size(sent, expected):
 
 @pytest.mark.parametrize("sent", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20])
-def test_client_that_speaks_something_else_is_told_off(sent, size):
+def test_client_with_another_protocol_is_refused(sent, size):
     if len(sent) > 60000 and size < 4096:
         size = 1000  # pieces of one byte would take minutes there
     with pytest.raises(ProtocolError) as error:
@@ -120,12 +120,12 @@ def test_client_that_speaks_something_else_is_told_off(sent, size):
     assert USER not in str(error.value)
 
 
-def test_longest_line_is_taken():
+def test_longest_allowed_line_is_accepted():
     line = "L" + "x" * (dict_protocol.MAX_LINE - len(f"L\t{USER}") - 1) + f"\t{USER}\n"
     assert answers(HELLO_2_4 + line, 4096) == "N\n"
 
 
-def test_bytes_that_are_no_text_come_back_as_they_were():
+def test_bytes_that_are_no_text_come_back_unchanged():
     value = bytes(set(range(256)) - {0, 1, 9, 10, 13}).decode("latin-1")
     sent = f"{HELLO_2_4}B1\t{USER}\t0\nS1\tpriv/new\t{value}\nC1\nLpriv/new\t{USER}\n"
     assert answers(sent, 100) == f"O1\nO{value}\n"

@@ -1,4 +1,4 @@
-"""The dict service over its socket: who may read and set what."""
+"""chatmail-metadata on its socket: which entries an address may read and set."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ DAY = 24 * 3600
 
 
 class Told:
-    """Stands where the notifier stands, and keeps what it is told."""
+    """Takes the place of the notifier, and keeps its calls."""
 
     def __init__(self):
         self.devices = []
@@ -32,7 +32,7 @@ def notifier():
 
 @pytest.fixture
 def relay(tmp_path):
-    """Settings of a relay with two addresses."""
+    """Return the settings of a relay with two addresses."""
     for address in (ALICE, BOB):
         (tmp_path / address).mkdir()
         (tmp_path / address / "password").write_text("{SHA512-CRYPT}x")
@@ -47,7 +47,7 @@ def relay(tmp_path):
 
 @pytest.fixture
 def woken(monkeypatch):
-    """The directories whose idling clients were to be woken."""
+    """Return the list of the directories whose clients in IDLE were woken."""
     homes = []
     monkeypatch.setattr(dictionary.wake, "wake_soon", homes.append)
     return homes
@@ -64,7 +64,7 @@ def test_token_is_added_for_its_owner_alone(relay, notifier):
     assert dictionary.lookup(relay, BOB, "priv/guid/devicetoken") is None
 
 
-def test_entry_set_to_nil_is_gone(relay, notifier):
+def test_entry_that_is_set_to_nil_is_removed(relay, notifier):
     put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
     put(relay, notifier, ALICE, "priv/guid/devicetoken", None)
     assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") is None
@@ -140,14 +140,14 @@ def test_nothing_else_can_be_set(relay, notifier, key):
         f"{'a' * 300}@{DOMAIN}",
     ],
 )
-def test_name_that_is_no_address_reaches_no_file(relay, notifier, user):
+def test_user_name_that_is_no_address_opens_no_file(relay, notifier, user):
     with pytest.raises(Refused, match="not an address"):
         put(relay, notifier, user, "priv/guid/devicetoken", "token")
     with pytest.raises(Refused, match="not an address"):
         dictionary.lookup(relay, user, "priv/guid/devicetoken")
 
 
-def test_refusals_hold_neither_value_nor_address(relay, notifier):
+def test_refusals_have_neither_value_nor_address(relay, notifier):
     refusals = []
     for user, value in ((ALICE, "se cret"), (f"gone00000@{DOMAIN}", "secret")):
         with pytest.raises(Refused) as refusal:
@@ -157,7 +157,7 @@ def test_refusals_hold_neither_value_nor_address(relay, notifier):
 
 
 def over_socket(relay, notifier, path, talk):
-    """Run talk(open) beside a server on path; open() connects and returns (reader, writer)."""
+    """Run a server on path, and talk(open). open() connects and returns (reader, writer)."""
 
     async def main():
         handler = partial(
@@ -192,7 +192,7 @@ def test_dovecots_own_conversation_of_2_4(relay, notifier, tmp_path):
     assert entries.list_tokens(tmp_path / ALICE, time.time()) == ["tokA"]
 
 
-def test_client_that_speaks_something_else_is_hung_up_on(relay, notifier, tmp_path, caplog):
+def test_connection_with_another_protocol_is_closed(relay, notifier, tmp_path, caplog):
     async def talk(connect):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -204,7 +204,7 @@ def test_client_that_speaks_something_else_is_hung_up_on(relay, notifier, tmp_pa
     assert "no greeting" in caplog.text
 
 
-def test_connection_that_falls_silent_is_ended(relay, notifier, tmp_path, monkeypatch):
+def test_silent_connection_is_closed(relay, notifier, tmp_path, monkeypatch):
     monkeypatch.setattr(dictionary, "CONNECTION_TIMEOUT", 0.05)
 
     async def talk(connect):

@@ -1,4 +1,4 @@
-"""Watchers of a mailbox see something happen a moment after each delivery."""
+"""A moment after each delivery, watchers of the mailbox notice a change."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from chatmaild.metadata import wake
 
 @pytest.fixture
 def touched(monkeypatch, tmp_path):
-    """The directories touched, in order, without the object of imap_notify. Delays are short."""
+    """Return the list of the touched directories, in order, without the object. Delays are short."""
     seen = []
     monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
     monkeypatch.setattr(wake, "DELAY", 0.001)
@@ -27,21 +27,21 @@ def after_delivery(home):
     asyncio.run(scenario())
 
 
-def test_delivery_that_somebody_has_seen_touches_once(tmp_path, touched):
+def test_delivery_that_a_client_has_seen_touches_once(tmp_path, touched):
     (tmp_path / "new").mkdir()
     after_delivery(tmp_path)
     assert touched == [tmp_path / "new"]
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_delivery_that_nobody_has_seen_touches_again_but_not_for_ever(tmp_path, touched):
+def test_delivery_that_no_client_has_seen_touches_a_few_times_more(tmp_path, touched):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "1700000000.M1P1.relay").touch()
     after_delivery(tmp_path)
     assert touched == [tmp_path / "new"] * 3
 
 
-def test_address_that_is_gone_is_passed_over(tmp_path, touched):
+def test_deleted_address_is_ignored(tmp_path, touched):
     after_delivery(tmp_path / "gone")
     assert len(touched) == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What the tests of the metrics share."""
+"""Fixtures for the tests of the metrics."""
 
 import pytest
 from chatmaild.metrics.endpoint import Parts
@@ -6,7 +6,7 @@ from chatmaild.metrics.endpoint import Parts
 
 @pytest.fixture
 def relay(tmp_path):
-    """The three places where the endpoint looks, empty; as a Parts and its directories."""
+    """Return a Parts that finds nothing yet, and its three paths."""
     counted, retention = tmp_path / "counted", tmp_path / "retention"
     for service in ("accounts", "filter", "metadata", "transport"):
         (counted / service).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the services count, across processes and restarts."""
+"""The counters of the services, across processes and restarts."""
 
 import ast
 import subprocess
@@ -7,36 +7,36 @@ import time
 import pytest
 from chatmaild.metrics import counters
 from support import messages
-from support.metrics import PACKAGE, collected, counting, python
+from support.metrics import PACKAGE, collect, counting, run_python
 from support.milter_client import MilterClient, Rejected
 from support.running_filter import Filter
 
-REAL_COUNT = counters.count  # the fixture of all tests here puts another in its place
+REAL_COUNT = counters.count  # The fixture of all tests here replaces the function.
 
 
-def test_service_that_is_not_told_to_count_loads_nothing_for_it():
+def test_service_without_metrics_does_not_load_the_library():
     program = counting("metadata", ["delivered_mail"])
     program += "\nimport sys; print([name for name in sys.modules if 'prometheus' in name])"
-    assert python(None, program) == "[]\n"
+    assert run_python(None, program) == "[]\n"
 
 
 def test_counters_go_on_after_a_restart_in_the_same_file(relay):
     parts, counted, *_ = relay
     for _ in range(3):
         calls = [["chatmail_pushes_total", "sent"], ["delivered_mail"], ["delivered_mail"]]
-        assert python(counted / "metadata", counting("metadata", *calls)) == ""
+        assert run_python(counted / "metadata", counting("metadata", *calls)) == ""
     assert [path.name for path in (counted / "metadata").iterdir()] == ["counter_metadata.db"]
-    found = collected(parts)
+    found = collect(parts)
     assert found["delivered_mail"] == 6
     assert found["chatmail_pushes_total|result=sent"] == 3
-    # What has not happened yet is there: else its first time would be missed.
+    # Events that have not happened have 0. Otherwise Prometheus would miss the first one.
     assert found["chatmail_pushes_total|result=gone"] == 0
 
 
-def test_what_nobody_counts_is_not_there(relay):
+def test_counter_of_a_service_that_does_not_run_is_absent(relay):
     parts, counted, *_ = relay
-    python(counted / "metadata", counting("metadata"))
-    found = collected(parts)
+    run_python(counted / "metadata", counting("metadata"))
+    found = collect(parts)
     assert "delivered_mail" in found
     assert not [name for name in found if "accounts" in name and "metrics_up" not in name]
     assert found["chatmail_metrics_up|part=metadata"] == 1
@@ -45,9 +45,9 @@ def test_what_nobody_counts_is_not_there(relay):
 
 def test_processes_of_one_service_are_added_up(relay):
     parts, counted, *_ = relay
-    python(counted / "filter", counting("filter-submission", ["dkim_signed"], ["dkim_signed"]))
-    python(counted / "filter", counting("filter-sign", ["dkim_signed"]))
-    assert collected(parts)["dkim_signed"] == 3
+    run_python(counted / "filter", counting("filter-submission", ["dkim_signed"], ["dkim_signed"]))
+    run_python(counted / "filter", counting("filter-sign", ["dkim_signed"]))
+    assert collect(parts)["dkim_signed"] == 3
 
 
 def test_threads_lose_no_count(relay):
@@ -61,18 +61,18 @@ def count(_):
 with ThreadPoolExecutor(8) as pool:
     list(pool.map(count, range(8)))
 """
-    python(counted / "filter", program)
-    assert collected(parts)["chatmail_dkim_verified_total"] == 8000
+    run_python(counted / "filter", program)
+    assert collect(parts)["chatmail_dkim_verified_total"] == 8000
 
 
 def test_endpoint_may_read_what_a_service_with_a_strict_umask_writes(relay):
     _, counted, *_ = relay
     (counted / "metadata").chmod(0o700)
-    python(counted / "metadata", "import os; os.umask(0o077)\n" + counting("metadata"))
+    run_python(counted / "metadata", "import os; os.umask(0o077)\n" + counting("metadata"))
     assert (counted / "metadata").stat().st_mode & 0o777 == 0o755
     file = counted / "metadata/counter_metadata.db"
     assert file.stat().st_mode & 0o777 == 0o644
-    # All of it is there already: a page that could not be had later would be a SIGBUS.
+    # The file has all its pages already. A page that cannot be allocated later means SIGBUS.
     assert file.stat().st_blocks * 512 >= counters.FILE_SIZE
 
 
@@ -81,44 +81,44 @@ def test_service_with_a_broken_file_works_uncounted_and_counts_after_a_restart(r
     parts, counted, *_ = relay
     file = counted / "metadata/counter_metadata.db"
     file.write_bytes(content)
-    assert collected(parts)["chatmail_metrics_up|part=metadata"] == 0
+    assert collect(parts)["chatmail_metrics_up|part=metadata"] == 0
     program = counting("metadata", ["delivered_mail"])
-    said = python(counted / "metadata", program + "\nprint('works')")
-    assert said.startswith("works\n")
-    assert said == "works\n" or "nothing is counted" in said
-    python(counted / "metadata", program)
-    assert collected(parts)["delivered_mail"] >= 1
+    output = run_python(counted / "metadata", program + "\nprint('works')")
+    assert output.startswith("works\n")
+    assert output == "works\n" or "nothing is counted" in output
+    run_python(counted / "metadata", program)
+    assert collect(parts)["delivered_mail"] >= 1
 
 
 def test_service_without_its_directory_works_uncounted(tmp_path):
-    said = python(
+    output = run_python(
         tmp_path / "nowhere", counting("metadata", ["delivered_mail"]) + "\nprint('works')"
     )
-    assert said.startswith("works\n")
-    assert "nothing is counted" in said
+    assert output.startswith("works\n")
+    assert "nothing is counted" in output
 
 
 def test_service_without_the_library_works_uncounted(relay):
     _, counted, *_ = relay
     program = counting("metadata", ["delivered_mail"]) + "\nprint('works')"
-    said = python(
+    output = run_python(
         counted / "metadata", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
     )
-    assert "works\n" in said
-    assert "python3-prometheus-client is not installed" in said
+    assert "works\n" in output
+    assert "python3-prometheus-client is not installed" in output
 
 
 def test_full_memory_leaves_the_service_alive(relay, tmp_path):
-    """Mapping a sparse file would kill it at the first count."""
+    """A mapped sparse file would kill the service at the first count."""
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs to mount a tmpfs")
     try:
-        said = python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
-        assert "works\n" in said
-        assert "No space left" in said
+        output = run_python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
+        assert "works\n" in output
+        assert "No space left" in output
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
@@ -127,17 +127,17 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
 def test_unlisted_name_or_label_is_logged_and_raises_nothing(relay):
     _, counted, *_ = relay
     calls = [["chatmail_pushes_total", "alice@example.org"], ["no_such_counter"]]
-    said = python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
-    assert "works\n" in said
-    assert said.count("not counted: ") == 2
-    assert "alice" not in said
+    output = run_python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
+    assert "works\n" in output
+    assert output.count("not counted: ") == 2
+    assert "alice" not in output
 
 
-def test_count_of_a_service_that_does_not_count_costs_next_to_nothing():
+def test_count_in_a_service_without_metrics_is_fast():
     started = time.perf_counter()
     for _ in range(100_000):
         REAL_COUNT("chatmail_refused_total", "incoming", "unencrypted")
-    assert time.perf_counter() - started < 1  # 10 µs each, where 0.1 µs are usual
+    assert time.perf_counter() - started < 1  # The limit is 10 µs each. 0.1 µs are usual.
 
 
 def calls_of(name):
@@ -196,7 +196,7 @@ def test_filter_counts_what_its_roles_do(tmp_path, relay, monkeypatch):
                 client.message("", [recipient], messages.fields(), b"a bounce\r\n")
         finally:
             running.stop()
-    found = collected(parts)
+    found = collect(parts)
     assert found["chatmail_passed_total|direction=outgoing|kind=encrypted"] == 2
     assert found["chatmail_refused_total|direction=outgoing|reason=unencrypted"] == 2
     assert found["filtered_outgoing_mail_count"] == 4

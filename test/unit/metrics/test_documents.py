@@ -1,4 +1,4 @@
-"""The documentation and the dashboard know what the endpoint tells."""
+"""The documentation and the dashboard have the metrics of the endpoint."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_documentation_lists_dovecots_metrics_of_both_versions():
 
 
 def dashboard_names():
-    """Return the metrics that the dashboard's expressions name."""
+    """Return the metrics in the expressions of the dashboard."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel.get("targets", [])]
     assert len(expressions) > 30
@@ -45,7 +45,7 @@ def dashboard_names():
 def test_dashboard_shows_documented_metrics():
     names = {name.removesuffix("_bucket") for name in dashboard_names()}
     assert names <= documented().keys()
-    # All but the old names that say again what another does.
+    # All except old names of metrics that have a new name, too.
     left_out = documented().keys() - names
     again = {each.name for each in counters.OLD_NAMES}
     assert left_out <= again | {"dovecot_build_info", "dovecot_imap_unhibernated_total"}

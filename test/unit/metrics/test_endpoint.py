@@ -1,4 +1,4 @@
-"""What the endpoint tells, of whom, and when a part is silent."""
+"""The answers of the endpoint, also when one of its sources does not answer."""
 
 import http.client
 import json
@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from chatmaild.metrics import endpoint
 from prometheus_client import CollectorRegistry, generate_latest
-from support.metrics import PACKAGE, REPORT, Dovecot, collected, counting, dovecot_answer, python
+from support.metrics import PACKAGE, REPORT, Dovecot, collect, counting, dovecot_answer, run_python
 
 
-def test_dovecots_metrics_keep_their_names_and_nothing_malformed(relay):
+def test_dovecots_metrics_keep_their_names_and_are_well_formed(relay):
     parts, _, _, path = relay
     Dovecot(path, [dovecot_answer()])
-    found = {name: number for name, number in collected(parts).items() if "dovecot_" in name}
+    found = {name: number for name, number in collect(parts).items() if "dovecot_" in name}
     assert found == {
         "dovecot_build_info|revision=9b53102964|version=2.3.19.1": 1,
         "dovecot_auth_request_total|success=yes": 2,
@@ -39,25 +39,25 @@ def test_dovecots_metrics_keep_their_names_and_nothing_malformed(relay):
 )
 def test_dovecot_that_answers_badly_is_left_out(relay, answer):
     parts, counted, _, path = relay
-    python(counted / "metadata", counting("metadata", ["delivered_mail"]))
+    run_python(counted / "metadata", counting("metadata", ["delivered_mail"]))
     Dovecot(path, [answer])
-    found = collected(parts)
+    found = collect(parts)
     assert found["chatmail_metrics_up|part=dovecot"] == 0
     assert found["delivered_mail"] == 1
 
 
-def test_dead_dovecot_is_left_out_and_told_of_once(relay, caplog):
+def test_stopped_dovecot_is_left_out_and_logged_once(relay, caplog):
     parts, _, retention, _ = relay
     (retention / "report.prom").write_text(REPORT)
     for _ in range(3):
-        found = collected(parts)
+        found = collect(parts)
     assert found["chatmail_metrics_up|part=dovecot"] == 0
     assert found["chatmail_accounts|kind=all"] == 7
     assert caplog.text.count("no metrics of dovecot") == 1
 
 
 @pytest.mark.parametrize("pieces", [[b""], [b"x"] * 1000])
-def test_dovecot_that_hangs_or_drips_delays_the_answer_two_seconds(relay, monkeypatch, pieces):
+def test_dovecot_that_hangs_or_is_slow_delays_the_answer_by_two_seconds(relay, monkeypatch, pieces):
     parts, _, _, path = relay
     monkeypatch.setattr(endpoint, "DOVECOT_SECONDS", 0.5)
     Dovecot(path, pieces, delay=0.1 if len(pieces) > 1 else 10)
@@ -70,17 +70,17 @@ def test_dovecot_that_hangs_or_drips_delays_the_answer_two_seconds(relay, monkey
 
 def test_broken_file_of_retention_is_left_out(relay):
     parts, _, retention, _ = relay
-    assert "chatmail_metrics_up|part=retention-report" not in collected(parts)
+    assert "chatmail_metrics_up|part=retention-report" not in collect(parts)
     (retention / "report.prom").write_text(REPORT)
     (retention / "expire.prom").write_bytes(b"chatmail_expire_runs_total{\xff\n")
-    found = collected(parts)
+    found = collect(parts)
     assert found["chatmail_metrics_up|part=retention-report"] == 1
     assert found["chatmail_metrics_up|part=retention-expire"] == 0
     assert found["chatmail_accounts|kind=all"] == 7
 
 
-def test_what_no_table_lists_does_not_get_out_of_a_file(relay):
-    """A service that was taken over, or one of another version, may write anything there."""
+def test_metrics_and_labels_that_no_table_lists_are_left_out(relay):
+    """A service of another version, or one that an attacker controls, may write any text there."""
     parts, counted, *_ = relay
     program = """
 from prometheus_client import Counter, values
@@ -89,8 +89,8 @@ for label in ("alice@example.org", "sent"):
     Counter("chatmail_pushes_total", "x", ["result"], registry=None).labels(label).inc()
 Counter("other", "x", ["address"], registry=None).labels("bob@example.org").inc()
 """
-    python(counted / "metadata", program)
-    found = collected(parts)
+    run_python(counted / "metadata", program)
+    found = collect(parts)
     assert found["chatmail_pushes_total|result=sent"] == 1
     assert "@" not in "".join(found)
 
@@ -133,7 +133,7 @@ def test_endpoint_answers_at_its_address_until_it_is_stopped(tmp_path, address):
             process.kill()
 
 
-def test_client_that_says_nothing_is_let_go_silently(monkeypatch, capfd):
+def test_silent_client_is_disconnected_without_a_log_line(monkeypatch, capfd):
     monkeypatch.setattr(endpoint._Handler, "timeout", 0.2)
     with (
         endpoint.server("127.0.0.1:0", CollectorRegistry()) as listening,

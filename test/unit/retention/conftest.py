@@ -1,4 +1,4 @@
-"""What the tests of retention share: a relay without mailboxes, and where notifications wait."""
+"""Fixtures for the tests of retention: a relay without mailboxes, and its notifications."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from support.mailbox_tree import (
 
 @pytest.fixture(autouse=True)
 def pending(tmp_path, monkeypatch):
-    """Return where notifications wait in these tests; there is no such directory at first."""
+    """Return the directory of the waiting notifications, which does not exist at first."""
     monkeypatch.setattr(plan_module, "PENDING", str(tmp_path / "pending"))
     return tmp_path / "pending"
 
@@ -33,7 +33,7 @@ def relay_json(mail, tmp_path):
 
 @pytest.fixture
 def before_rename(monkeypatch):
-    """Return a function that sets what happens right before a mailbox is set aside."""
+    """Return a function that sets an action, which runs right before a mailbox is renamed."""
     rename = os.rename
 
     def install(happens):

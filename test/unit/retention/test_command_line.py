@@ -74,7 +74,7 @@ def command(*arguments, **options):
     )  # fmt: skip
 
 
-def test_command_run_removes_and_names_nobody(mail, relay_json):
+def test_command_run_removes_and_shows_no_address(mail, relay_json):
     box = a_mailbox(mail, login_days=100)
     other = a_mailbox(mail, "user00002")
     write_message(other / "cur", time.time() - 30 * DAY, disk=2048)
@@ -119,7 +119,7 @@ def test_command_quota_takes_an_address_or_its_directory(mail, relay_json):
 
 
 def test_command_quota_as_dovecot_calls_it_prints_nothing_but_errors(mail, relay_json):
-    """Dovecot logged a broken pipe of each quota warning: it had closed what was printed to."""
+    """Once, Dovecot logged a broken pipe for each quota warning: it closes standard output."""
     box = a_mailbox(mail)
     done = command("quota", "--quiet", box.name, "--config", relay_json)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -138,7 +138,7 @@ def test_command_quota_as_dovecot_calls_it_prints_nothing_but_errors(mail, relay
         f"{{top}}//victim@{DOMAIN}/../..",
     ],
 )  # fmt: skip
-def test_quota_and_remove_of_what_is_no_mailbox_are_refused(mail, path):
+def test_quota_and_remove_are_refused_without_a_mailbox(mail, path):
     a_mailbox(mail, "victim")
     for refuses in (lambda path: cut_one(mail, path, 0), partial(remove_one, mail)):
         with pytest.raises(OperatorError, match="is no mailbox of this relay"):
@@ -153,7 +153,7 @@ def test_quota_of_an_address_that_is_a_link_is_refused(mail, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["-1", "70%", "1e9", ""])
-def test_quota_with_a_target_that_is_no_size_is_refused(mail, target):
+def test_quota_with_an_impossible_target_is_refused(mail, target):
     box = a_mailbox(mail)
     with pytest.raises(OperatorError, match="is no number of bytes"):
         cut_one(mail, box.name, target)
@@ -199,7 +199,7 @@ def test_command_writes_metrics_for_prometheus(mail, relay_json, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.prom*")) == ["expire.prom", "report.prom"]
 
 
-def test_metrics_are_what_prometheus_clients_parse(mail):
+def test_metrics_can_be_parsed_by_the_client_of_prometheus(mail):
     parser = pytest.importorskip("prometheus_client.parser", reason="no python3-prometheus-client")
     numbers = sweep(mail)[0]
     text = prometheus.format_report(numbers["report"])

@@ -1,4 +1,4 @@
-"""The limits, one by one."""
+"""The limits of retention, one at a time."""
 
 import os
 import time
@@ -39,7 +39,7 @@ from support.retention_oracle import (
 )
 def test_day_limits_go_by_mtime_and_size_on_disk(mail, place, days, disk, goes):
     box, now = a_mailbox(mail, folders=("", ".Sent")), time.time()
-    # The name tells another age and another size: neither matters here.
+    # The name has another age and another size. Neither matters here.
     path = write_message(box / place, now, mtime=now - days * DAY, disk=disk, size=5)
     sweep(mail)
     assert os.path.exists(path) is not goes
@@ -49,7 +49,7 @@ def test_day_limits_go_by_mtime_and_size_on_disk(mail, place, days, disk, goes):
 @pytest.mark.parametrize("place", ["cur", "new", "tmp", ".Sent/cur", ".Sent/tmp"])
 @pytest.mark.parametrize("name", ["no time", ".hidden", "note.txt", "-rf", "1700000000"])
 def test_day_limits_take_files_of_any_name(mail, place, name):
-    """What was not named like a message stayed for ever, with its bytes and what it says."""
+    """Once, a file without the name of a message stayed for ever, with its content."""
     box, now = a_mailbox(mail, folders=("", ".Sent")), time.time()
     kept = [box / "dovecot-uidlist", box / "dovecot.index.log", box / ".Sent" / "maildirfolder"]
     for path in (*kept, box / place / name, box / place / f"{name} of yesterday"):
@@ -75,7 +75,7 @@ def test_login_limit_takes_the_whole_mailbox(mail, days, goes):
 
 
 def test_login_limit_without_password_goes_by_the_directory(mail):
-    """A delivery may make a removed mailbox's directory anew; nobody can log in to it."""
+    """A delivery may make the directory of a removed mailbox again, without a password."""
     left, fresh = (a_mailbox(mail, name, password=False) for name in ("orphan000", "orphan001"))
     os.utime(left, (0, time.time() - 91 * DAY))
     done, _ = sweep(mail)
@@ -83,7 +83,7 @@ def test_login_limit_without_password_goes_by_the_directory(mail):
     assert done["report"]["accounts"]["all"] == 0
 
 
-def test_empty_directory_goes_unless_a_login_is_making_it(mail):
+def test_empty_directory_is_removed_unless_a_login_has_just_made_it(mail):
     top = Path(mail["mailboxes_dir"])
     for name, age in (("empty0000", 61), ("newborn00", 0)):
         (top / f"{name}@{DOMAIN}").mkdir()
@@ -118,10 +118,10 @@ def test_run_cuts_to_70_percent_of_the_quota(mail):
     assert sorted(int(file.name[12:18]) for file in messages_of(box)) == list(range(30, 100))
 
 
-def test_cut_never_takes_what_is_under_a_day_old(mail):
+def test_cut_never_takes_a_message_that_is_less_than_a_day_old(mail):
     box, now = a_mailbox(mail), time.time()
     old = write_message(box / "cur", now - DAY - 60, size=10**9)
-    # Its file says that it is ancient; the name, which Dovecot wrote, says that it came just now.
+    # The time of the file is old. The time in the name, which is from Dovecot, is new.
     young = write_message(box / "cur", now - DAY + 60, size=10**9, mtime=0)
     done = cut_one(mail, str(box))
     assert (os.path.exists(old), os.path.exists(young)) == (False, True)

@@ -1,4 +1,4 @@
-"""One mailbox is removed, and what waits for its devices."""
+"""The removal of one mailbox, with the notifications that wait for its devices."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_run_drops_notifications_of_addresses_without_mailbox(mail, pending):
     assert sum(done["passed_over"].values()) == 0
 
 
-def test_run_passes_over_what_is_no_notification(mail, pending, tmp_path):
+def test_run_ignores_files_that_are_no_notifications(mail, pending, tmp_path):
     notify(tmp_path, "outside", f"gone@{DOMAIN}")
     notify(pending, ".draft-x", f"gone@{DOMAIN}")
     for number, address in enumerate(
@@ -73,7 +73,7 @@ def test_run_does_not_follow_a_link_to_notifications(mail, pending, tmp_path):
     assert done["passed_over"]["strange"] == 1
 
 
-def test_remove_takes_one_mailbox_of_any_age_and_what_waits_for_it(mail, relay_json, pending):
+def test_remove_takes_one_mailbox_of_any_age_and_its_notifications(mail, relay_json, pending):
     box, other = a_mailbox(mail, folders=("", ".Sent")), a_mailbox(mail, "user00002")
     write_message(box / ".Sent" / "cur", time.time())
     for number, address in enumerate((box.name, other.name, box.name, f"gone@{DOMAIN}")):
@@ -83,7 +83,7 @@ def test_remove_takes_one_mailbox_of_any_age_and_what_waits_for_it(mail, relay_j
     assert os.listdir(mail["mailboxes_dir"]) == [other.name]
     assert everything(other) == before
     assert sorted(os.listdir(pending)) == ["1", "3"]
-    # Nothing is left of it but what came since.
+    # Only what came after the removal is there.
     notify(pending, "4", box.name)
     assert remove_one(load_settings(relay_json), box.name) == {"removed": False, "pending": 1}
 
@@ -102,7 +102,7 @@ def test_remove_of_a_link_or_a_file_is_refused(mail, relay_json, tmp_path):
     assert fingerprint(outside) == before
 
 
-def test_remove_of_what_turns_into_a_link_meanwhile_is_not_followed(
+def test_remove_does_not_follow_a_link_that_takes_the_place_of_the_mailbox(
     mail, relay_json, before_rename, tmp_path
 ):
     box = a_mailbox(mail)

@@ -1,4 +1,4 @@
-"""What others do between two steps of a run."""
+"""Other processes change the mailboxes between two steps of a run."""
 
 import fcntl
 import os
@@ -42,7 +42,7 @@ def test_login_while_its_mailbox_is_removed_keeps_it(mail, before_rename):
 
 
 def test_new_address_in_place_of_the_one_to_remove_is_kept(mail, before_rename):
-    """Deleted and registered anew after it was opened: the old password's age says nothing."""
+    """After the run has opened the mailbox, it is deleted and registered again."""
     box = a_mailbox(mail, login_days=91)
 
     def replaced():
@@ -74,7 +74,7 @@ def test_link_in_place_of_the_mailbox_to_remove_is_not_followed(mail, before_ren
 def test_directory_turned_into_a_link_before_it_is_opened_is_not_followed(
     mail, tmp_path, monkeypatch, place
 ):
-    """Its name was read while it was a directory yet."""
+    """The run has read the name while it was still a directory."""
     folders, old = ("", ".Sent"), time.time() - 30 * DAY
     box = a_mailbox(mail, folders=folders)
     outside = Path(make_mailbox(tmp_path / "outside", box.name, login=0, folders=folders))
@@ -124,7 +124,7 @@ def test_delivery_while_its_mailbox_is_removed_goes_with_it(mail, before_rename)
     assert os.listdir(mail["mailboxes_dir"]) == []
 
 
-def test_run_after_an_interrupted_one_removes_what_it_set_aside(mail):
+def test_run_removes_what_an_interrupted_run_has_set_aside(mail):
     aside = make_mailbox(mail["mailboxes_dir"], ".expired-0123456789abcdef", login=0)
     sweep(mail, dry_run=True)
     assert os.path.exists(aside)
@@ -151,7 +151,7 @@ def test_memory_does_not_grow_with_the_number_of_mailboxes(tmp_path, monkeypatch
     for mailboxes in (50, 500):
         config = settings_for(tmp_path / str(mailboxes))
         build_tree(config["mailboxes_dir"], mailboxes, 3, time.time())
-        sweep(config, dry_run=True)  # whatever is made once is made
+        sweep(config, dry_run=True)  # The first run makes what later runs use again.
         tracemalloc.start()
         sweep_mailboxes(make_expiry_plan(config, False))
         peaks.append(tracemalloc.get_traced_memory()[1])

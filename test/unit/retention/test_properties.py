@@ -20,8 +20,8 @@ from support.retention_oracle import (
     MEGABYTE,
     a_mailbox,
     check_against_oracle,
-    counted,
     messages_of,
+    quota_size,
     sweep,
 )
 
@@ -39,7 +39,7 @@ PROPERTY = settings(
 
 
 def fill(config, mailboxes):
-    """Make the mailboxes that hypothesis thought of; half an hour keeps ages off the limits."""
+    """Make the generated mailboxes. Half an hour more keeps each age away from the limits."""
     now = time.time()
     for number, (login_days, messages) in enumerate(mailboxes):
         box = a_mailbox(
@@ -52,19 +52,19 @@ def fill(config, mailboxes):
 
 
 def sized(box):
-    """Return arrival and bytes counted of each message of a mailbox."""
-    return {file: (int(file.name.split(".")[0]), counted(file)) for file in messages_of(box)}
+    """Return {message: (arrival, bytes for the quota)} of a mailbox."""
+    return {file: (int(file.name.split(".")[0]), quota_size(file)) for file in messages_of(box)}
 
 
 def check_least(files, gone, target, now):
-    """What a cut took of these files is the oldest, over a day old, and no more than needed."""
+    """Assert that a cut took the oldest files, all over a day old, and no more than necessary."""
     kept = files.keys() - gone
     left = sum(files[file][1] for file in kept)
     young = {file for file, (arrival, _) in files.items() if now - arrival < DAY}
     assert not gone & young
     assert left <= target or kept == young
     if gone:
-        # One less would not have done, and none that stays is older than one that went.
+        # One file less would not be enough, and no file that stays is older than one that went.
         youngest = max(gone, key=lambda file: (files[file][0], file.name))
         assert left + files[youngest][1] > target
         assert all(files[file][0] >= files[youngest][0] for file in kept)
@@ -72,7 +72,7 @@ def check_least(files, gone, target, now):
 
 @PROPERTY
 @given(st.lists(MAILBOX_STRATEGY, max_size=4))
-def test_cuts_of_a_run_are_the_least_that_suffice(mailboxes):
+def test_cuts_of_a_run_are_as_small_as_possible(mailboxes):
     with tempfile.TemporaryDirectory() as work:
         config = settings_for(f"{work}/mail", max_mailbox_size=10 * MEGABYTE)
         os.mkdir(config["mailboxes_dir"])
@@ -107,7 +107,7 @@ def test_run_on_random_mailboxes_does_what_it_announced(mailboxes):
 
 @PROPERTY
 @given(MAILBOX_STRATEGY, st.integers(0, 20 * MEGABYTE))
-def test_cut_of_a_random_mailbox_is_the_least_that_suffices(mailbox, target):
+def test_cut_of_a_random_mailbox_is_as_small_as_possible(mailbox, target):
     with tempfile.TemporaryDirectory() as work:
         config = settings_for(f"{work}/mail")
         fill(config, [mailbox])

@@ -1,4 +1,4 @@
-"""Whole trees against an oracle: generated ones, hostile ones, and while others write."""
+"""Whole trees against an oracle: generated trees, hostile trees, and trees in use."""
 
 import contextlib
 import json
@@ -23,10 +23,10 @@ from support.mailbox_tree import (
 from support.retention_oracle import (
     a_mailbox,
     check_against_oracle,
-    due,
     everything,
     files_of,
     fingerprint,
+    is_due,
     oracle,
     sweep,
 )
@@ -42,14 +42,14 @@ def test_run_on_a_generated_tree_removes_what_the_oracle_says(tmp_path, workers)
 
 
 def aged_file(directory, name, when):
-    """Make an empty file of a name in bytes, which may be no text."""
+    """Make an empty file. Its name is bytes, which may be no text."""
     path = os.path.join(os.fsencode(directory), name)
     Path(os.fsdecode(path)).touch()
     os.utime(path, (when, when))
 
 
 def hostile_top(config, victim, old):
-    """Make what is no mailbox; return how many things are strange."""
+    """Make files and links that are no mailboxes. Return the number of strange ones."""
     top = Path(config["mailboxes_dir"])
     (top / "a file").touch()
     os.mkfifo(top / f"fifo@{DOMAIN}")
@@ -73,7 +73,7 @@ def hostile_top(config, victim, old):
 
 
 def hostile_names(config, name, victim, old):
-    """Make a mailbox of odd names and links; return how many are strange, and messages to go."""
+    """Make a mailbox with odd names and links. Return (number of strange ones, due messages)."""
     box = a_mailbox(config, name, folders=("", ".Sent"))
     shutil.rmtree(box / "tmp")
     (box / "tmp").symlink_to(f"{victim}/cur")
@@ -98,7 +98,7 @@ def hostile_names(config, name, victim, old):
 
 
 def hostile_cur(config, name, victim, old):
-    """Make three mailboxes whose `cur` is none; return as `hostile_names` does."""
+    """Make three mailboxes with a `cur` that is no directory. Return as `hostile_names` does."""
 
     def file(path):
         path.write_text("7 bytes", encoding="ascii")
@@ -116,7 +116,7 @@ def hostile_cur(config, name, victim, old):
 
 
 def hostile_tree(config, outside, times=1):
-    """Make everything that must be passed over; return how much is strange, and messages to go."""
+    """Make all kinds of strange files. Return (number of strange ones, due messages)."""
     old = time.time() - 100 * DAY
     victim = make_mailbox(outside, f"victim@{DOMAIN}", login=old, folders=("", ".Sent"))
     write_message(f"{victim}/cur", old, size=10**12)
@@ -140,12 +140,12 @@ def test_run_on_a_hostile_tree_touches_nothing_outside(mail, tmp_path, workers):
 
 @contextlib.contextmanager
 def others_at_work(boxes, now):
-    """Deliver, rename and delete in some mailboxes meanwhile; give the list of new messages."""
+    """Deliver, rename and delete in some mailboxes meanwhile. Yield the list of new messages."""
     stop, delivered, failures = threading.Event(), [], []
 
     def work():
         try:
-            for number in range(5_000):  # stops by itself if nobody stops it
+            for number in range(5_000):  # The loop also ends without `stop`.
                 if stop.is_set():
                     break
                 box, serial = boxes[number % len(boxes)], 100 * number
@@ -153,11 +153,11 @@ def others_at_work(boxes, now):
                 paths = [
                     write_message(box / "cur", now - 30 * DAY, serial=serial + n) for n in range(40)
                 ]
-                for path in paths[1:]:  # the first stays, if no run takes it
+                for path in paths[1:]:  # The first message stays, unless a run removes it.
                     with contextlib.suppress(FileNotFoundError):
                         os.rename(path, f"{path}T")
                         os.unlink(f"{path}T")
-        except Exception as error:  # a thread's own would be lost
+        except Exception as error:  # pytest would not see an error in the thread.
             failures.append(error)
 
     thread = threading.Thread(target=work)
@@ -171,13 +171,15 @@ def others_at_work(boxes, now):
 
 
 def check_after_others(config, boxes, delivered):
-    """Run once more: what is new is there, and what is old is gone."""
+    """Run once more. New messages are still there, and old ones are gone."""
     sweep(config)
     assert all(os.path.exists(path) for path in delivered)
-    assert [file for box in boxes for file in files_of(box) if due(file, config, time.time())] == []
+    assert [
+        file for box in boxes for file in files_of(box) if is_due(file, config, time.time())
+    ] == []
 
 
-def test_run_while_others_deliver_and_delete_loses_nothing_young(mail):
+def test_run_while_others_deliver_and_delete_loses_no_new_message(mail):
     boxes = [a_mailbox(mail, f"user{n:05d}") for n in range(20)]
     vanished, deadline = 0, time.monotonic() + 20
     with others_at_work(boxes, time.time()) as delivered:
@@ -190,7 +192,7 @@ def test_run_while_others_deliver_and_delete_loses_nothing_young(mail):
 
 
 def give_to_nobody(top):
-    """Give a tree to an unprivileged user and return its uid; None if we are unprivileged."""
+    """Give a tree to an unprivileged user and return its uid, None if we are not root."""
     if os.getuid() != 0:
         return None
     for directory, _, files in os.walk(top):
@@ -200,7 +202,7 @@ def give_to_nobody(top):
 
 
 def as_nobody(work):
-    """Call a function as an unprivileged user, in a process of its own; return its result."""
+    """Call a function as an unprivileged user, in another process. Return its result."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -222,10 +224,10 @@ def as_nobody(work):
 
 
 def test_run_on_unreadable_directories_passes_them_over(monkeypatch):
-    """Root reads everything, so this runs as nobody, in a directory that nobody may reach."""
+    """Root can read everything, so this runs as the user nobody, in a directory of that user."""
     with tempfile.TemporaryDirectory() as work:
         os.chmod(work, 0o755)
-        # The fixture's is root's alone.
+        # Only root can read the directory of the fixture.
         monkeypatch.setattr(plan_module, "PENDING", f"{work}/pending")
         config = settings_for(f"{work}/mail")
         now = time.time()
@@ -239,7 +241,8 @@ def test_run_on_unreadable_directories_passes_them_over(monkeypatch):
         for path, mode in closed.items():
             os.chmod(top / path, mode)
         done = as_nobody(lambda: sweep(config)[0])
-        # closed: its directory; half: `cur`; locked: its message; stuck: what was set aside.
+        # Unreadable: the directory of `closed`, `cur` of `half`, the message of `locked`, and what
+        # is left of `stuck`.
         assert done["passed_over"] == {"vanished": 0, "strange": 0, "unreadable": 5}
         assert done["removed"] == {
             "old": 1, "large": 0, "over_quota": 0, "inactive": 1, "empty": 0
@@ -250,8 +253,8 @@ def test_run_on_unreadable_directories_passes_them_over(monkeypatch):
 
 
 @contextlib.contextmanager
-def told(what, figures):
-    """Note how long something took."""
+def note_time(what, figures):
+    """Add a line about how long something took to `figures`."""
     start = time.monotonic()
     yield
     figures.append(f"{what} {time.monotonic() - start:.1f} s")
@@ -259,13 +262,13 @@ def told(what, figures):
 
 @pytest.mark.timeout(3600)
 def test_run_on_a_large_hostile_tree_while_others_write_does_what_the_oracle_says():
-    """Everything at once; EXPIRE_MAILBOXES=100000 makes it a million messages."""
+    """All at once. EXPIRE_MAILBOXES=100000 makes a million messages."""
     mailboxes, now, figures = int(os.environ.get("EXPIRE_MAILBOXES", "300")), time.time(), []
     with tempfile.TemporaryDirectory() as work:
         os.chmod(work, 0o755)
         config = settings_for(f"{work}/mail")
         top = Path(config["mailboxes_dir"])
-        with told("built in", figures):
+        with note_time("built in", figures):
             build_tree(top, mailboxes, 10, now)
             strange, _ = hostile_tree(config, Path(work, "outside"), 1 + mailboxes // 1000)
             busy = [a_mailbox(config, f"busy{n:05d}") for n in range(2)]
@@ -276,18 +279,18 @@ def test_run_on_a_large_hostile_tree_while_others_write_does_what_the_oracle_say
             os.chmod(closed / "cur", 0)
 
         outside, before = fingerprint(f"{work}/outside"), everything(top)
-        with told("oracle", figures):
+        with note_time("oracle", figures):
             wanted = {path for path in oracle(config, now) if not path.startswith("closed")}
         with others_at_work(busy, now) as delivered:
-            with told("dry run", figures):
+            with note_time("dry run", figures):
                 dry, _ = run_program(f"{work}/relay.json", "run", "--dry-run", user=user)
-            with told("run", figures):
+            with note_time("run", figures):
                 done, memory = run_program(f"{work}/relay.json", "run", user=user, sample=True)
         after = everything(top)
         assert {path for path in before - after if not path.startswith("busy")} == wanted
         assert {path for path in after - before if not path.startswith("busy")} == set()
         assert fingerprint(f"{work}/outside") == outside
-        for reason in ("large", "inactive", "empty"):  # the busy ones have none of these
+        for reason in ("large", "inactive", "empty"):  # The busy mailboxes have no such messages.
             assert dry["removed"][reason] == done["removed"][reason]
         for result in (dry, done):
             assert result["passed_over"] | {"vanished": 0} == {

@@ -1,4 +1,4 @@
-"""The state of a relay: what the machine runs with, not what a changed pillar would make of it."""
+"""The state of a relay, which follows the settings on the machine and not a changed pillar."""
 
 import json
 
@@ -11,7 +11,7 @@ from chatmaild.status import commands, description
 
 @pytest.fixture
 def relay(tmp_path, monkeypatch):
-    """Settings of a relay on which nothing was set up yet."""
+    """Return the settings of a relay on a machine without any files of the relay."""
     monkeypatch.setattr(failures, "FAILURE", tmp_path / "certificate.json")
     monkeypatch.setattr(key_files, "DIRECTORY", tmp_path / "dkim")
     monkeypatch.setattr(description, "list_limits", lambda _: {"nocreate": {}})

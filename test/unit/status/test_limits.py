@@ -1,4 +1,4 @@
-"""The limits with their present values: the kernel's connections, and the accounts service."""
+"""The limits with their current values, from the kernel and from chatmail-accounts."""
 
 import socket
 import sys
@@ -37,7 +37,7 @@ def tables(tmp_path, monkeypatch):
 
 @pytest.fixture
 def relay(tmp_path, monkeypatch):
-    """Settings of a relay."""
+    """Return the settings of a relay."""
     monkeypatch.setattr(limits, "NOCREATE", tmp_path / "nocreate")
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]

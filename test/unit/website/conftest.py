@@ -1,4 +1,4 @@
-"""What the tests in a browser share."""
+"""Fixtures for the tests in a browser."""
 
 import threading
 from http.server import ThreadingHTTPServer
@@ -10,7 +10,7 @@ from support.website import build, settings, webdev
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The address of a browser; each page that is opened there shares nothing with the others."""
+    """Return the DevTools address of a running browser."""
     with browser.running_browser() as address:
         yield address
 
@@ -22,7 +22,7 @@ def serve(monkeypatch):
 
     def start(**more):
         chosen = settings(**more)
-        # The server builds them anew for each request, which is of use to who edits them.
+        # The server would build the pages for each request, which is only useful while editing.
         built = build.build(chosen)
         monkeypatch.setattr(build, "build", lambda _settings: built)
         servers.append(webdev.make_server(chosen))

@@ -1,4 +1,4 @@
-"""What a browser makes of the pages."""
+"""The pages in a browser."""
 
 import asyncio
 import itertools
@@ -80,13 +80,13 @@ def test_self_signed_page_when_refused_says_so_and_tries_again_on_request(
         async with browser.open_page(chromium) as page:
             await page.open(site)
             await page.wait_for("!document.querySelector('[data-invite=ask]').hidden")
-            said = await page.evaluate("document.querySelector('[role=status]').textContent")
+            message = await page.evaluate("document.querySelector('[role=status]').textContent")
             link = await page.evaluate("document.querySelector('[data-invite=link]').hidden")
             monkeypatch.undo()
             await page.evaluate("document.querySelector('[data-invite=ask]').click()")
             await page.wait_for("document.querySelector('a[href^=dclogin]') !== null")
-            return said, link
+            return message, link
 
-    said, link_hidden = asyncio.run(look())
-    assert "No new address could be had" in said
+    message, link_hidden = asyncio.run(look())
+    assert "No new address could be had" in message
     assert link_hidden

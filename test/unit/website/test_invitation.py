@@ -1,4 +1,4 @@
-"""What a browser makes of an invitation, whose token stands after the # of the page's address."""
+"""An invitation in a browser. The token is after the # in the address of the page."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ Object.fromEntries(["code", "link", "status", "ask"].map((part) => {
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The paths that were POSTed."""
+    """Return the list of the paths to which the page has sent a POST."""
     paths = []
     answer_new = webdev.answer_new
 
@@ -33,12 +33,12 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def visit(chromium):
-    """Return a function that looks at an invitation on a phone."""
+    """Return a function that opens an invitation in a window of a phone's size."""
 
     def visited(site, shot, *steps, scheme="light"):
-        """Return what the invitation shows at first and after each step, a line of JavaScript.
+        """Return what the page shows at first and after each step. A step is JavaScript.
 
-        shot: name of the picture of the last one in ARTIFACTS.
+        shot: name of the picture of the last view, in ARTIFACTS.
         """
 
         async def look():
@@ -57,7 +57,7 @@ def visit(chromium):
                 return shown, page.errors
 
         shown, errors = asyncio.run(look())
-        # That the relay said no is an error to the browser.
+        # The browser reports a refusal of the relay as an error.
         assert [error for error in errors if "responded with a status of" not in error] == []
         return shown
 
@@ -65,7 +65,7 @@ def visit(chromium):
 
 
 def only(status, ask=False):
-    """Return what is shown where no code is."""
+    """Return what the page shows without a code."""
     return {"code": False, "link": False, "status": status, "ask": ask}
 
 
@@ -87,17 +87,19 @@ def test_token_is_shown_as_a_code_and_nothing_is_asked(visit, serve, asked, sche
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_token_on_a_self_signed_relay_is_not_used_by_a_look(visit, serve, asked, scheme):
+def test_opening_the_page_on_a_self_signed_relay_does_not_use_the_token(
+    visit, serve, asked, scheme
+):
     site = serve(mail_domain="_chat.example.org", registration="invite")
     [shown] = visit(f"{site}/#{TOKEN}", f"invite-self-signed-{scheme}.png", scheme=scheme)
-    said = "You are invited. Press the button once you want your address."
-    assert shown == only(said, "Make my address")
+    message = "You are invited. Press the button once you want your address."
+    assert shown == only(message, "Make my address")
     assert asked == []
 
 
 @browser.needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_token_on_a_self_signed_relay_is_used_once_when_asked(visit, serve, asked, scheme):
+def test_button_on_a_self_signed_relay_uses_the_token_once(visit, serve, asked, scheme):
     site = serve(mail_domain="_chat.example.org", registration="invite")
     shot = f"invite-self-signed-made-{scheme}.png"
     _, shown = visit(f"{site}/#{TOKEN}", shot, f"{PRESS}; {PRESS}", scheme=scheme)
@@ -129,7 +131,7 @@ def test_another_token_in_the_same_tab_is_shown_instead(visit, serve):
 
 
 @browser.needed
-def test_open_relay_asks_once_whatever_follows(visit, serve, asked):
+def test_page_of_an_open_relay_sends_one_request_only(visit, serve, asked):
     site = serve(mail_domain="_chat.example.org")
     shown = visit(f"{site}/#{TOKEN}", "invite-open.png", "location.hash = 'elsewhere'")
     assert [each["link"] for each in shown] == [webdev.NEW_ADDRESS["dclogin_url"]] * 2
@@ -149,7 +151,7 @@ SHORT = "The relay cannot take in new people just now. Please try again later."
         ("invite", 503, only(SHORT, "Make my address")),
     ],
 )
-def test_refusal_is_told_in_plain_words(visit, serve, monkeypatch, registration, status, outcome):
+def test_refusal_is_shown_in_plain_words(visit, serve, monkeypatch, registration, status, outcome):
     monkeypatch.setattr(webdev, "answer_new", lambda *_: (status, {}))
     site = serve(mail_domain="_chat.example.org", registration=registration)
     steps = [PRESS] if registration == "invite" else []

@@ -1,4 +1,4 @@
-"""What the pages and the well-known files of a relay say."""
+"""The content of the pages and of the well-known files of a relay."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -7,7 +7,7 @@ import pytest
 from support.website import CONTACTS, PAGES, build, pages, words
 
 
-def test_info_page_tells_the_relays_own_limits():
+def test_info_page_has_the_limits_of_the_relay():
     info = words(
         pages(
             max_message_size="12M",
@@ -64,7 +64,7 @@ def test_underscore_of_a_test_domain_starts_no_emphasis():
     assert "<em>" not in "".join(built[name] for name in PAGES)
 
 
-def test_pages_load_nothing_from_elsewhere_and_hold_no_script():
+def test_pages_load_nothing_from_other_hosts_and_have_no_inline_script():
     for name, page in {**pages(), **pages("_chat.example.org")}.items():
         if name.endswith(".html"):
             for tag in re.findall(r"<(?:img|link|script)\b[^>]*>", page):
@@ -88,7 +88,7 @@ def test_invitation_by_certificate_is_ready_made_or_fetched(mail_domain, invited
     assert ('src="/invite.js"' in built["index.html"]) is not invited
 
 
-def test_invitation_while_no_addresses_are_given_out_is_none():
+def test_pages_of_a_closed_relay_have_no_invitation():
     built = pages(nocreate=True)
     assert "No new addresses at the moment" in words(built["index.html"])
     assert "DCACCOUNT:" not in built["index.html"]
@@ -96,8 +96,8 @@ def test_invitation_while_no_addresses_are_given_out_is_none():
 
 
 @pytest.mark.parametrize("mail_domain", ["chat.example.org", "_chat.example.org", "13.12.23.42"])
-def test_invitation_where_addresses_take_one_is_in_no_file(mail_domain):
-    """A code for everybody would be refused; without JavaScript the page says what it is about."""
+def test_pages_of_a_relay_with_invitations_have_no_code(mail_domain):
+    """The relay would refuse a code without a token. Without JavaScript the page explains that."""
     built = pages(mail_domain, registration="invite")
     index = built["index.html"]
     assert "invite.svg" not in built
@@ -138,7 +138,7 @@ def test_mta_sts_policy_names_the_mx_and_ends_lines_by_crlf(mail_domain):
     )
 
 
-def test_mta_sts_policy_of_an_address_without_a_name_is_none():
+def test_relay_without_a_domain_has_no_mta_sts_policy():
     assert ".well-known/mta-sts.txt" not in pages("13.12.23.42")
 
 

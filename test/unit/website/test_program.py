@@ -1,4 +1,4 @@
-"""The program that Salt runs: how it installs the pages."""
+"""The program that Salt runs to install the pages."""
 
 import json
 import stat
@@ -38,7 +38,7 @@ def test_program_writes_what_nginx_may_read_and_a_second_run_writes_nothing(tmp_
     assert {path: path.stat().st_ino for path in output.rglob("*")} == before
 
 
-def test_program_asked_to_check_tells_and_writes_nothing(tmp_path):
+def test_program_with_check_reports_changes_and_writes_nothing(tmp_path):
     output = tmp_path / "www"
     assert "index.html" in json.loads(run(output, "--check").stdout)["added"]
     assert not output.exists()
@@ -48,7 +48,7 @@ def test_program_asked_to_check_tells_and_writes_nothing(tmp_path):
     assert content(output) == build.build(settings())
 
 
-def test_program_repairs_edits_and_removes_what_does_not_belong_there(tmp_path):
+def test_program_repairs_edits_and_removes_foreign_files(tmp_path):
     output, outside = tmp_path / "www", tmp_path / "outside"
     outside.mkdir()
     (outside / "keep").write_text("mine")

@@ -1,4 +1,4 @@
-"""The QR code encoder of the pages, against another encoder and a reader."""
+"""The QR code encoder of the pages, compared with another encoder and a reader."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ QR_MATRICES = """
   return matrices.map((matrix) => matrix.map((row) => row.map(Number)));
 }
 """
-# What versions 1 to 10 hold at level M (ISO/IEC 18004, table 7). A full code has no padding, in
-# which segno before 1.5 differs from the standard.
+# The capacity of versions 1 to 10 at level M (ISO/IEC 18004, table 7). A full code has no padding.
+# In padding, segno before 1.5 differs from the standard.
 QR_CAPACITY = [14, 26, 42, 62, 84, 106, 122, 152, 180, 213]
 
 

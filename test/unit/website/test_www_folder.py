@@ -1,4 +1,4 @@
-"""Pages of the operator's own."""
+"""The operator's own web pages."""
 
 import pytest
 from support.website import build, pages, settings, words
@@ -6,7 +6,7 @@ from support.website import build, pages, settings, words
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with one page of the operator's."""
+    """Return a folder with one page of the operator."""
     path = tmp_path / "www"
     path.mkdir()
     (path / "index.md").write_text("# Hi from {{ relay.mail_domain }}\n\n{{ invite }}\n")
