@@ -9,7 +9,7 @@ from chatmaild.metadata import wake
 
 @pytest.fixture
 def touched(monkeypatch, tmp_path):
-    """Return the list of the touched directories, in order, without the object. Delays are short."""
+    """Return the list of the touched directories, in order. There is no object, delays are short."""
     seen = []
     monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
     monkeypatch.setattr(wake, "DELAY", 0.001)
