@@ -9,7 +9,7 @@ from chatmaild.metadata import wake
 
 @pytest.fixture
 def touched(monkeypatch, tmp_path):
-    """Return the list of the touched directories, in order. There is no object, delays are short."""
+    """Return the touched directories, in order. There is no object, and delays are short."""
     seen = []
     monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
     monkeypatch.setattr(wake, "DELAY", 0.001)
