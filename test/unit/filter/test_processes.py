@@ -18,6 +18,7 @@ from chatmaild.filter import milters
 from support import running_filter
 from support.messages import RECIPIENT, SENDER, STRANGER, armored, encrypted_body, fields
 from support.milter_client import MilterClient, Rejected
+from support.milter_session import Held, shared_state
 from support.running_filter import verified
 
 
@@ -61,23 +62,9 @@ def test_bodies_are_not_held_while_dns_is_asked(own_filter):
     assert grown < sessions * size / 2, f"{grown / 2**20:.0f} MB more"
 
 
-class Held(milters.Session):
-    """A session whose replies are kept, as libmilter would send them."""
-
-    direction = "incoming"
-    _protocol = 0  # of what Postfix offered, nothing is left out
-
-    def setreply(self, *reply):
-        self.reply = reply
-
-    def check_message(self):
-        self.seen = bytes(self.content)
-
-
 def test_more_than_so_much_at_once_has_to_wait(monkeypatch):
     monkeypatch.setattr(milters, "MAX_IN_FLIGHT", 1000)
-    settings = running_filter.SETTINGS | {"mailboxes_dir": "/", "max_message_size": 100}
-    shared = milters.SharedState(settings, None, None)
+    shared = shared_state()
     one, two = Held(shared), Held(shared)
     one.body(b"x" * 600)
     two.body(b"y" * 600)

@@ -1,6 +1,7 @@
 """The private keys on this machine. Each is a PEM file that only root and the filter can read."""
 
 import grp
+import itertools
 import os
 import re
 import stat
@@ -133,7 +134,7 @@ def choose_selector(algorithm):
             f"algorithm {algorithm!r} is not known: use one of {', '.join(ALGORITHMS)}"
         )
     day = ALGORITHMS[algorithm] + time.strftime("%Y%m%d", time.gmtime())
-    names = [day] + [f"{day}-{number}" for number in range(2, 1000)]
+    names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
     return next(name for name in names if not key_path(name).exists())
 
 

@@ -27,8 +27,8 @@ def probe(settings: dict, txt: dict[str, list[str]]) -> dict[str, str]:
         raise OperatorError(f"the filter could not sign: {error}") from error
     outcome = {}
     for key in keys:
-        made = signing.signature_fields(fields, b"probe\r\n", domain, [key])
-        signed = [(b"DKIM-Signature", made[0]), *fields]
+        [signature] = signing.signature_fields(fields, b"probe\r\n", domain, [key])
+        signed = [(b"DKIM-Signature", signature), *fields]
         try:
             verifying.check_signatures(
                 signed,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import Milter
 
+from chatmaild.common.errors import OperatorError
 from chatmaild.common.journal import start_logging
 from chatmaild.common.settings import SETTINGS, load_settings
 from chatmaild.common.systemd import notify
@@ -156,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging()
     try:
         shared = load(options.settings, options.keys)
-    except (OSError, ValueError, KeyError) as error:
+    except (OperatorError, OSError, ValueError, KeyError) as error:
         log.critical("not started: %s: %s", type(error).__name__, error)
         return 1
     return run(shared, options.sockets)

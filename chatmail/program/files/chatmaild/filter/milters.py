@@ -250,7 +250,6 @@ class Submission(Session):
     """The role for messages that users send (contract, section 4)."""
 
     direction = "outgoing"
-    _sender_checked = False
 
     def _forget(self) -> None:
         super()._forget()
@@ -286,11 +285,11 @@ class Incoming(Session):
     """The role for messages that arrive on port 25 (contract, section 5)."""
 
     direction = "incoming"
-    # Whether the envelope sender is the author, and a valid signature proves the author's domain.
-    sender_verified = False
 
     def _forget(self) -> None:
         super()._forget()
+        # Whether the envelope sender is the author, and a valid signature proves the author's
+        # domain.
         self.sender_verified = False
 
     def check_recipient(self, address: str) -> None:

@@ -313,7 +313,7 @@ class Transactions:
             left.discard(task)
             if not left:
                 under_way.remove(len(tasks))
-                if not under_way and self._under_way.get(sender) is under_way:
+                if not under_way:
                     del self._under_way[sender]
 
         for task in tasks:

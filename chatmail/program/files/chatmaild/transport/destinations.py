@@ -236,15 +236,13 @@ class Destinations:
 
     async def _look_up(self, name: str, rdtype: str) -> list:
         """Return the records of a name and a type, an empty list without any. Raises NoHost."""
+        absolute = dns.name.from_text(name)
         try:
-            absolute = dns.name.from_text(name)
             answer = await self._resolver.resolve(absolute, rdtype, lifetime=DNS_SECONDS)
         except dns.resolver.NoAnswer:
             return []
         except dns.resolver.NXDOMAIN:
             raise NoHost(550, f"5.1.2 {name} does not exist") from None
-        except (dns.name.EmptyLabel, dns.name.LabelTooLong, dns.name.NameTooLong, UnicodeError):
-            raise NoHost(550, f"5.1.2 {name} is no domain name") from None
         except (dns.exception.DNSException, OSError) as error:
             kind = type(error).__name__
             raise NoHost(451, f"4.4.3 DNS did not answer for {name} {rdtype} ({kind})") from None

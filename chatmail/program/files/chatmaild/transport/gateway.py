@@ -177,7 +177,7 @@ def envelope(request: web.Request) -> tuple[str, list[str]]:
     recipients = list(dict.fromkeys(request.headers.getall("X-Mail-To", [])))
     if len(senders) > 1:
         raise Refused(400, 501, "5.5.4 expected at most one X-Mail-From")
-    sender = senders[0] if senders else ""
+    [sender] = senders or [""]
     sender = "" if sender == "<>" else sender
     if sender and not is_address(sender):
         raise Refused(400, 501, "5.1.7 X-Mail-From is no address")

@@ -57,7 +57,7 @@ class HttpsFailed(Exception):
 class _Resolver(AbstractResolver):
     """Gives aiohttp the checked addresses, because a second lookup could give other ones."""
 
-    async def resolve(self, host, port=0, family=0):
+    async def resolve(self, host, port, family):
         return [
             {"hostname": host, "host": a, "port": port, "family": 0, "proto": 0, "flags": 0}
             for a in _addresses.get()
@@ -228,7 +228,7 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     """Return the beginning of an answer, or "" when the answer breaks off."""
     try:
         return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
-    except (aiohttp.ClientError, OSError):
+    except aiohttp.ClientError:
         return ""
 
 

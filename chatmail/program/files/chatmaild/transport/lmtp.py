@@ -19,6 +19,8 @@ READ_SIZE = 64 * 1024
 MAX_RECIPIENTS = 1000
 # Postfix keeps a connection for its next message for a few seconds at most.
 IDLE_SECONDS = 60
+# While the server stops, a client whose delivery has ended may still send QUIT.
+QUIT_SECONDS = 1
 # Postfix writes without pauses; its lmtp_data_xfer_timeout is 180 s.
 DATA_SECONDS = 180
 # Seconds that a stop waits for deliveries. systemd waits longer: TimeoutStopSec=75 in the unit.
@@ -51,7 +53,7 @@ class _Input:
         try:
             async with asyncio.timeout(seconds):
                 data = await self._reader.read(READ_SIZE)
-        except (TimeoutError, OSError):
+        except OSError:  # TimeoutError is one.
             raise Gone from None
         if not data:
             raise Gone
@@ -162,8 +164,7 @@ class _Session:
             "VRFY": lambda _: "252 2.0.0 not verified",
         }
         while True:
-            # While the server stops, a client may still send QUIT.
-            seconds = 1 if self.stopping else IDLE_SECONDS
+            seconds = QUIT_SECONDS if self.stopping else IDLE_SECONDS
             try:
                 verb, _, argument = (await self._input.line(seconds)).partition(" ")
             except ProtocolError as error:
