@@ -228,7 +228,7 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     """Return the beginning of an answer, or "" when the answer breaks off."""
     try:
         return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
-    except aiohttp.ClientError:
+    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError.
         return ""
 
 
