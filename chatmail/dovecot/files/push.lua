@@ -1,6 +1,9 @@
 -- Managed by the chatmail formula. Tells chatmail-metadata of each message that LMTP delivers. For Dovecot 2.3 and 2.4.
 -- https://doc.dovecot.org/2.4.1/core/plugins/push_notification_lua.html
 
+-- chatmail-metadata watches this directory. It is open to vmail alone, as which LMTP runs.
+local delivered = "/run/chatmail-metadata/delivered/"
+
 function dovecot_lua_notify_begin_txn(user)
   return user
 end
@@ -8,9 +11,15 @@ end
 -- A message that an address sent to itself is marked "own" and causes no push. Clients send such messages to reach
 -- their other devices.
 function dovecot_lua_notify_event_message_new(user, event)
-  -- chatmail-metadata does not store the value: the entry only notifies it. Clients cannot set an entry below
-  -- vendor.dovecot/pvt, so no client can cause a push. If this fails, Dovecot logs it and still stores the message.
-  user:metadata_set("/private/vendor/vendor.dovecot/pvt/messagenew", event.from_address == user.username and "own" or "")
+  local own = event.from_address == user.username and " own" or ""
+  local file, _, code = io.open(delivered .. user.username .. " " .. event.uid .. own, "w")
+  if file then
+    file:close()
+  else
+    -- The message is stored all the same. The text of the error has the address, so only its number is logged.
+    dovecot.i_error("push.lua cannot write in " .. delivered .. " (errno " .. code .. "), so a message wakes no device."
+      .. " Does chatmail-metadata run?")
+  end
 end
 
 -- Dovecot requires this function.

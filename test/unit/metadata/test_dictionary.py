@@ -53,51 +53,57 @@ def woken(monkeypatch):
     return homes
 
 
-def put(relay, notifier, user, key, value):
-    dictionary.change(relay, notifier, user, key, value)
+def put(relay, user, key, value):
+    dictionary.change(relay, user, key, value)
 
 
-def test_token_is_added_for_its_owner_alone(relay, notifier):
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
+def test_token_is_added_for_its_owner_alone(relay):
+    put(relay, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, ALICE, "priv/guid/devicetoken", "two")
     assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") == "one two"
     assert dictionary.lookup(relay, BOB, "priv/guid/devicetoken") is None
 
 
-def test_entry_that_is_set_to_nil_is_removed(relay, notifier):
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", None)
+def test_entry_that_is_set_to_nil_is_removed(relay):
+    put(relay, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, ALICE, "priv/guid/devicetoken", None)
     assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") is None
 
 
 def test_message_wakes_each_device_of_its_recipient(relay, notifier, woken):
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "two")
-    put(relay, notifier, BOB, "priv/guid/devicetoken", "three")
-    put(relay, notifier, ALICE, f"priv/guid/{dictionary.MESSAGE_NEW}", "")
+    put(relay, ALICE, "priv/guid/devicetoken", "one")
+    put(relay, ALICE, "priv/guid/devicetoken", "two")
+    put(relay, BOB, "priv/guid/devicetoken", "three")
+    dictionary.note_delivery(relay, notifier, ALICE, False)
     assert sorted(notifier.devices) == [(ALICE, "one"), (ALICE, "two")]
     assert [home.name for home in woken] == [ALICE]
 
 
 def test_own_message_wakes_idling_clients_and_no_device(relay, notifier, woken):
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
-    put(relay, notifier, ALICE, f"priv/guid/{dictionary.MESSAGE_NEW}", dictionary.OWN_MESSAGE)
+    put(relay, ALICE, "priv/guid/devicetoken", "one")
+    dictionary.note_delivery(relay, notifier, ALICE, True)
     assert notifier.devices == []
     assert [home.name for home in woken] == [ALICE]
 
 
-def test_dead_token_is_forgotten(relay, notifier):
-    put(relay, notifier, ALICE, "priv/guid/devicetoken", "one")
+def test_delivery_to_a_name_that_is_no_address_wakes_nobody(relay, notifier, woken):
+    with pytest.raises(Refused):
+        dictionary.note_delivery(relay, notifier, f"../{ALICE}", False)
+    assert (notifier.devices, woken) == ([], [])
+
+
+def test_dead_token_is_forgotten(relay):
+    put(relay, ALICE, "priv/guid/devicetoken", "one")
     dictionary.forget(relay, ALICE, "one")
     dictionary.forget(relay, f"gone00000@{DOMAIN}", "one")
     assert dictionary.lookup(relay, ALICE, "priv/guid/devicetoken") is None
 
 
-def test_login_sets_the_day_of_its_own_address(relay, notifier, tmp_path):
-    put(relay, notifier, ALICE, f"shared/last-login/{ALICE}", "1")
+def test_login_sets_the_day_of_its_own_address(relay, tmp_path):
+    put(relay, ALICE, f"shared/last-login/{ALICE}", "1")
     assert (tmp_path / ALICE / "password").stat().st_mtime == int(time.time()) // DAY * DAY
     with pytest.raises(Refused):
-        put(relay, notifier, ALICE, f"shared/last-login/{BOB}", "1")
+        put(relay, ALICE, f"shared/last-login/{BOB}", "1")
     assert (tmp_path / BOB / "password").stat().st_mtime % DAY != 0
 
 
@@ -113,17 +119,15 @@ def test_entries_of_the_server_are_answered(relay):
     [
         "priv/guid/comment",
         f"priv/guid/{SERVER}/devicetoken",
-        f"priv/guid/{SERVER}/messagenew",
-        "priv/guid/messagenew",
         f"shared/guid/{SERVER}/vendor/deltachat/irohrelay",
         "shared/guid/devicetoken",
         "devicetoken",
         "",
     ],
 )
-def test_nothing_else_can_be_set(relay, notifier, key):
+def test_nothing_else_can_be_set(relay, key):
     with pytest.raises(Refused, match="no such entry"):
-        put(relay, notifier, ALICE, key, "x")
+        put(relay, ALICE, key, "x")
 
 
 @pytest.mark.parametrize(
@@ -140,30 +144,30 @@ def test_nothing_else_can_be_set(relay, notifier, key):
         f"{'a' * 300}@{DOMAIN}",
     ],
 )
-def test_user_name_that_is_no_address_opens_no_file(relay, notifier, user):
+def test_user_name_that_is_no_address_opens_no_file(relay, user):
     with pytest.raises(Refused, match="not an address"):
-        put(relay, notifier, user, "priv/guid/devicetoken", "token")
+        put(relay, user, "priv/guid/devicetoken", "token")
     with pytest.raises(Refused, match="not an address"):
         dictionary.lookup(relay, user, "priv/guid/devicetoken")
 
 
-def test_refusals_have_neither_value_nor_address(relay, notifier):
+def test_refusals_have_neither_value_nor_address(relay):
     refusals = []
     for user, value in ((ALICE, "se cret"), (f"gone00000@{DOMAIN}", "secret")):
         with pytest.raises(Refused) as refusal:
-            put(relay, notifier, user, "priv/guid/devicetoken", value)
+            put(relay, user, "priv/guid/devicetoken", value)
         refusals.append(str(refusal.value))
     assert not any("cret" in text or "@" in text for text in refusals)
 
 
-def over_socket(relay, notifier, path, talk):
+def over_socket(relay, path, talk):
     """Run a server on path, and talk(open). open() connects and returns (reader, writer)."""
 
     async def main():
         handler = partial(
             dictionary.serve,
             partial(dictionary.lookup, relay),
-            partial(dictionary.change, relay, notifier),
+            partial(dictionary.change, relay),
         )
         async with await asyncio.start_unix_server(handler, path):
             await asyncio.wait_for(talk(partial(asyncio.open_unix_connection, path)), 10)
@@ -171,7 +175,7 @@ def over_socket(relay, notifier, path, talk):
     asyncio.run(main())
 
 
-def test_dovecots_own_conversation_of_2_4(relay, notifier, tmp_path):
+def test_dovecots_own_conversation_of_2_4(relay, tmp_path):
     async def talk(connect):
         reader, writer = await connect()
         key = f"priv/3809ee2a7af4026b21120000596654db/devicetoken\t{ALICE}"
@@ -188,11 +192,11 @@ def test_dovecots_own_conversation_of_2_4(relay, notifier, tmp_path):
                 assert await reader.readline() == reply.encode()
         writer.close()
 
-    over_socket(relay, notifier, tmp_path / "dict", talk)
+    over_socket(relay, tmp_path / "dict", talk)
     assert entries.list_tokens(tmp_path / ALICE, time.time()) == ["tokA"]
 
 
-def test_connection_with_another_protocol_is_closed(relay, notifier, tmp_path, caplog):
+def test_connection_with_another_protocol_is_closed(relay, tmp_path, caplog):
     async def talk(connect):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -200,11 +204,11 @@ def test_connection_with_another_protocol_is_closed(relay, notifier, tmp_path, c
         writer.close()
 
     with caplog.at_level(logging.ERROR):
-        over_socket(relay, notifier, tmp_path / "dict", talk)
+        over_socket(relay, tmp_path / "dict", talk)
     assert "no greeting" in caplog.text
 
 
-def test_silent_connection_is_closed(relay, notifier, tmp_path, monkeypatch):
+def test_silent_connection_is_closed(relay, tmp_path, monkeypatch):
     monkeypatch.setattr(dictionary, "CONNECTION_TIMEOUT", 0.05)
 
     async def talk(connect):
@@ -213,4 +217,4 @@ def test_silent_connection_is_closed(relay, notifier, tmp_path, monkeypatch):
         assert await reader.read() == b""
         writer.close()
 
-    over_socket(relay, notifier, tmp_path / "dict", talk)
+    over_socket(relay, tmp_path / "dict", talk)

@@ -2,9 +2,6 @@
 
 `priv/<mailbox>/devicetoken`: the device tokens of the address, for METADATA.
 `shared/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/deltachat/<name>`: entries of the server.
-`priv/<mailbox>/vendor/vendor.dovecot/pvt/server/vendor/vendor.dovecot/pvt/messagenew`: Dovecot's
-    `push.lua` sets it when a message was delivered. Clients cannot set it. The service then wakes
-    clients in IDLE. It also wakes the devices of the address, unless the address sent the message.
 `shared/last-login/<address>`: Dovecot's last_login plugin sets it.
 
 The files are small, so they are read and written within the event loop. The changes of one address
@@ -31,9 +28,6 @@ MAX_READ = 16384
 # Dovecot's prefix for entries of the server. Entries of a mailbox have no such prefix.
 SERVER = "vendor/vendor.dovecot/pvt/server/"
 DELTACHAT = f"{SERVER}vendor/deltachat/"
-MESSAGE_NEW = f"{SERVER}vendor/vendor.dovecot/pvt/messagenew"
-# `push.lua` sets this value when the address sent the message to itself.
-OWN_MESSAGE = "own"
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +50,7 @@ def lookup(settings: dict, address: str, key: str) -> str | None:
     return None
 
 
-def change(settings: dict, notifier: Notifier, address: str, key: str, value: str | None) -> None:
+def change(settings: dict, address: str, key: str, value: str | None) -> None:
     """Set a key of an address. The value None removes the key. Raises Refused."""
     home = home_of(settings, address)
     try:
@@ -65,12 +59,6 @@ def change(settings: dict, notifier: Notifier, address: str, key: str, value: st
                 entries.remove_tokens(home)
             case ["priv", _, "devicetoken"]:
                 entries.add_token(home, value, time.time())
-            case ["priv", _, name] if name == MESSAGE_NEW:
-                counters.count("delivered_mail")
-                wake.wake_soon(home)
-                if value != OWN_MESSAGE:
-                    for token in entries.list_tokens(home, time.time()):
-                        notifier.notify(address, token)
             case ["shared", "last-login", user] if user == address:
                 last_login.touch(home, time.time())
             case _:
@@ -80,6 +68,21 @@ def change(settings: dict, notifier: Notifier, address: str, key: str, value: st
     except OSError as error:
         # The text leaves out the file name, because it contains the address.
         raise Refused(f"cannot be written: {error.strerror}") from None
+
+
+def note_delivery(settings: dict, notifier: Notifier, address: str, own: bool) -> None:
+    """Wake whom a delivered message concerns: clients in IDLE, and the devices of the address.
+
+    own: the address sent the message to itself. Then no device is woken, because clients send such
+        messages to reach their other devices.
+    Raises Refused for a name that is no address here, and OSError.
+    """
+    counters.count("delivered_mail")
+    home = home_of(settings, address)
+    wake.wake_soon(home)
+    if not own:
+        for token in entries.list_tokens(home, time.time()):
+            notifier.notify(address, token)
 
 
 def forget(settings: dict, address: str, token: str) -> None:
