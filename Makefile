@@ -57,8 +57,8 @@ lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k c
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)
 
-realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once
-	$(PYTEST) -s test/relay/real_iroh.py $(RELAY_OPTIONS)
+realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once (OS=debian-12)
+	$(PYTEST) -s test/relay/real_iroh.py --os $(OS)
 
 bench: .venv/ready ## figures: the filter, the transport, retention
 	$(VENV)/pytest -s test/bench/test_filter_bench.py

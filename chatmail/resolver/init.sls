@@ -32,12 +32,9 @@ chatmail resolver packages:
 # The unit makes this file when it first starts, and the check of the configuration wants it before. unbound then keeps
 # it up to date (RFC 5011).
 chatmail resolver has the root's key:
-  file.copy:
-    - name: /var/lib/unbound/root.key
-    - source: /usr/share/dns/root.key
-    - user: unbound
-    - group: unbound
-    - mode: "0644"
+  cmd.run:
+    - name: install -o unbound -g unbound -m 644 /usr/share/dns/root.key /var/lib/unbound/root.key
+    - creates: /var/lib/unbound/root.key
     - require:
       - pkg: chatmail resolver packages
 
@@ -54,7 +51,7 @@ chatmail resolver configuration:
     - check_cmd: unbound-checkconf
     - require:
       - file: chatmail original of /etc/unbound/unbound.conf is kept
-      - file: chatmail resolver has the root's key
+      - cmd: chatmail resolver has the root's key
 
 chatmail resolver service:
   service.running:
