@@ -1,6 +1,5 @@
 """What the filter costs: CPU and memory a message. Prints its figures; its limits are CPU time."""
 
-import base64
 import os
 import time
 from pathlib import Path
@@ -10,27 +9,16 @@ from chatmaild.common.refusals import Refusal
 from chatmaild.dkim import canonical, signing, verifying
 from chatmaild.filter import rules
 from support import messages, running_filter
-from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
+from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields, random_body
 from support.milter_client import MilterClient
 
 MB = 1 << 20
 SIZES = {"10 KB": 10_000, "30 MB": 30 * 1000 * 1000}
 
 
-def body_of(size: int) -> bytes:
-    """Return the body of an encrypted message of about that many bytes."""
-    data = os.urandom(size * 48 // 66)
-    packet = b"\xd2\xff" + (len(data) + 1).to_bytes(4, "big") + b"\x02" + data
-    session_key = b"\xc1\x5e\x03" + bytes(93)
-    text = base64.b64encode(session_key + packet)
-    lines = b"\r\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    begin, end = b"-----BEGIN PGP MESSAGE-----", b"-----END PGP MESSAGE-----"
-    return encrypted_body(b"\r\n".join([begin, b"", lines, b"=njUN", end, b""]))
-
-
 @pytest.fixture(scope="module")
 def bodies():
-    return {name: body_of(size) for name, size in SIZES.items()}
+    return {name: random_body(size) for name, size in SIZES.items()}
 
 
 def cpu(call, times: int) -> float:
