@@ -114,8 +114,8 @@ def shown_goal(figure, release):
 
 def table(values, release):
     """Return the lines of a Markdown table of all figures that have a value."""
-    rows = [("figure", "goal", "value", "unit", "verdict", "how it was taken")]
-    rows += [
+    head = ("figure", "goal", "value", "unit", "verdict", "how it was taken")
+    rows = [
         (
             figure.name,
             shown_goal(figure, release),
@@ -127,6 +127,31 @@ def table(values, release):
         for figure in FIGURES
         if figure.key in values
     ]
+    return in_columns([head, *rows])
+
+
+def comparison(values, peers):
+    """Return the lines of a Markdown table with the peers' figures.
+
+    peers: {name: values}. Behind each of their values is ours, divided by it.
+    """
+
+    def cell(key, theirs):
+        ours = values.get(key)
+        ratio = f" ({shown(ours / theirs)} ×)" if ours is not None and theirs else ""
+        return shown(theirs) + ratio
+
+    rows = [
+        (figure.name, figure.unit, shown(values.get(figure.key)))
+        + tuple(cell(figure.key, found.get(figure.key)) for found in peers.values())
+        for figure in FIGURES
+        if any(figure.key in found for found in peers.values())
+    ]
+    return in_columns([("figure", "unit", "ours", *peers), *rows])
+
+
+def in_columns(rows):
+    """Return rows of text as a Markdown table. The first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"

@@ -144,10 +144,10 @@ def rate(timeline, column, seconds):
 def measure(crowd, machines, seconds=30, pace=None):
     """Let a crowd send; return the Load.
 
-    machines: the boxes whose CPU counts; the last one has the mailboxes. Empty: none is seen.
+    machines: the boxes whose CPU counts; the last one has the mailboxes.
     pace: messages a second, None for as many as they can.
     """
-    receiving = machines[-1] if machines else None
+    receiving = machines[-1] if machines[-1].has_mailboxes else None
     first = receiving.messages(crowd.recipients) if receiving else 0
     before = [machine.cpu() for machine in machines]
     run, load = Run(crowd, seconds, pace), Load()

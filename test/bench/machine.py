@@ -13,6 +13,7 @@ from lab.host import STATE
 
 LAB = Path(__file__).parents[1] / "lab" / "lab"
 TICKS = os.sysconf("SC_CLK_TCK")
+SETTINGS = "/etc/chatmail/relay.json"
 OURS = "chatmail-"  # our units begin with it
 
 
@@ -85,9 +86,14 @@ class Machine:
         """Return a path of the box as this machine reaches it."""
         return Path(f"/proc/{self.pid}/root{path}")
 
+    @property
+    def has_mailboxes(self):
+        """Return whether the mailboxes are where this formula puts them; a peer has its own way."""
+        return self.path(SETTINGS).exists()
+
     def messages(self, accounts):
         """Return how many messages the mailboxes of these accounts have."""
-        settings = json.loads(self.path("/etc/chatmail/relay.json").read_text())
+        settings = json.loads(self.path(SETTINGS).read_text())
         top = self.path(settings["mailboxes_dir"])
         count = 0
         for account in accounts:

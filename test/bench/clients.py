@@ -1,0 +1,58 @@
+"""Logins a second, and the memory of clients that are connected and wait."""
+
+import resource
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from bench.raw import Inbox, fresh_account, log_in
+
+AT_ONCE = 16
+AWAY = 60  # seconds after the clients left until the memory counts as given back or kept
+
+
+def rate(function, arguments):
+    """Call the function for each argument, 16 at once; return the calls a second."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(function, arguments))
+    return len(arguments) / (time.perf_counter() - began)
+
+
+def logins(domain, count):
+    """Return new addresses a second, logins a second, and the accounts that were made.
+
+    count: how many addresses. Each login has a TLS connection of its own.
+    """
+    accounts = [fresh_account(domain) for _ in range(count)]
+    new = rate(log_in, accounts)
+    # Each account logs in once more at least: Dovecot's cache must not be all that answers.
+    return new, rate(log_in, accounts), accounts
+
+
+def waiting_clients(machine, accounts, steps=4):
+    """Connect a client for each account, all in IDLE; measure the box's memory.
+
+    Returns KB by unit without clients, with all, and a while after they left; and a list of
+    (clients, MB of the box).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    before = machine.settled_memory()
+    inboxes, growth = [], [(0, before.total() / 1024)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for step in range(steps):
+            part = accounts[len(accounts) * step // steps : len(accounts) * (step + 1) // steps]
+            inboxes += pool.map(waiting, part)
+            full = machine.settled_memory()
+            growth.append((len(inboxes), full.total() / 1024))
+    for inbox in inboxes:
+        inbox.close()
+    time.sleep(AWAY)
+    return before, full, machine.memory(), growth
+
+
+def waiting(account):
+    """Return a client in IDLE."""
+    inbox = Inbox(account)
+    inbox.idle()
+    return inbox
