@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "test"), str(ROOT / "chatmail/program/files")]
+# The folder of this file goes from the path: `bench` is the package here, not this file.
+sys.path[:1] = [str(ROOT / "test"), str(ROOT / "chatmail/program/files")]
 
 from bench import figures, parts, plots  # noqa: E402
 from bench.machine import Machine, lab, others  # noqa: E402

@@ -1,4 +1,4 @@
-"""How long salt-call takes in a box: the first time, without a change, after one setting changed."""
+"""How long salt-call takes the first time, without a change, and with one setting changed."""
 
 import json
 import re

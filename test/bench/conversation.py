@@ -1,8 +1,8 @@
 """How long a message waits for its notice while two clients talk, and after they were idle.
 
-Run by hand: `test/lab/lab client -- .venv/bin/python test/bench/conversation.py DOMAIN [DOMAIN]`. DOMAIN
-is any relay in the lab. Each figure is the time from the end of DATA at the sender to EXISTS at the
-recipient, who waits in IDLE.
+Run by hand: `test/lab/lab client -- .venv/bin/python test/bench/conversation.py DOMAIN`, with a
+second DOMAIN for a conversation between two relays. DOMAIN is any relay in the lab. Each figure is
+the time from the end of DATA at the sender to EXISTS at the recipient, who waits in IDLE.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:1] = [str(Path(__file__).parents[1])]
 
 from bench.figures import milliseconds  # noqa: E402
 from bench.raw import Inbox, Submission, fresh_account  # noqa: E402

@@ -27,7 +27,7 @@ FIGURES = (
     Figure("idle_p95", "idle for 2.5 s, p95", "ms", 30, "the same 40 messages"),
     Figure("accepted", "accepted", "/s", "", "40 senders, 10 KB, sessions kept, 30 s", more=True),
     Figure(
-        "delivered", "into mailboxes", "/s", "4 × cmdeploy", "files in 40 maildirs, same 30 s", True
+        "delivered", "into mailboxes", "/s", "4 x cmdeploy", "files in 40 maildirs, same 30 s", True
     ),
     Figure("backlog", "delivered of accepted", "%", 90, "of the same 30 s", more=True),
     Figure("cpu", "CPU a message", "ms", 9, "/proc of all services, until all arrived"),
@@ -43,7 +43,7 @@ FIGURES = (
     Figure("our_memory", "of that, our services", "MB", 45, "PSS of chatmail-*"),
     Figure("client_memory", "idle TLS client", "KB", 40, "PSS of the box, with and without them"),
     Figure("returned", "given back after they left", "%", 80, "PSS 60 s later", more=True),
-    Figure("new_logins", "new addresses by login", "/s", "3 × cmdeploy", "16 at once, TLS", True),
+    Figure("new_logins", "new addresses by login", "/s", "3 x cmdeploy", "16 at once, TLS", True),
     Figure(
         "logins", "logins", "/s", "0.9 of a static passdb", "16 at once, TLS, existing", more=True
     ),
@@ -55,7 +55,7 @@ FIGURES = (
     Figure("between_ratio", "the same, of the local rate", "%", 70, "by HTTPS / local", True),
     Figure("filter", "filter CPU, 10 KB in the chain", "ms", 1.5, "/proc, the 30 s above"),
     Figure("filter_large", "filter CPU, 30 MB with DKIM", "ms", 200, "/proc, 29 MB in the chain"),
-    Figure("full_mailbox", "into 5,000 unread / empty", "×", 1.2, "median of 200 LMTP deliveries"),
+    Figure("full_mailbox", "into 5,000 unread / empty", "x", 1.2, "median of 200 LMTP deliveries"),
     Figure("core_hop", "Delta Chat hop, median", "ms", 70, "send_text to the incoming event"),
     Figure("core_join", "Secure-Join on one relay", "s", 1, "scan until both are green"),
     Figure("core_join_two", "Secure-Join on two relays", "s", 1.5, "scan until both are green"),
@@ -138,12 +138,16 @@ def comparison(values, peers):
 
     def cell(key, theirs):
         ours = values.get(key)
-        ratio = f" ({shown(ours / theirs)} ×)" if ours is not None and theirs else ""
+        ratio = f" ({shown(ours / theirs)} x)" if ours is not None and theirs else ""
         return shown(theirs) + ratio
 
     rows = [
-        (figure.name, figure.unit, shown(values.get(figure.key)))
-        + tuple(cell(figure.key, found.get(figure.key)) for found in peers.values())
+        (
+            figure.name,
+            figure.unit,
+            shown(values.get(figure.key)),
+            *(cell(figure.key, found.get(figure.key)) for found in peers.values()),
+        )
         for figure in FIGURES
         if any(figure.key in found for found in peers.values())
     ]

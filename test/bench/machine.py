@@ -31,14 +31,19 @@ class Machine:
     """A running box. Its processes and files are seen from this machine, so nothing runs in it."""
 
     def __init__(self, name):
-        record = json.loads((STATE / name / "box.json").read_text())
-        self.name, self.domain, self.release = name, record["domain"], record["release"]
-        self.pid = next(pid for pid, unit in self.processes() if self.is_first(pid))
+        """Find the box. Raises RuntimeError when no box of this name runs."""
+        self.name = name
+        self.pid = next((pid for pid, _ in self.processes() if self.is_first(pid)), None)
+        if self.pid is None:
+            raise RuntimeError(f"no box {name} runs; `test/lab/lab list` shows the boxes")
+        self.domain = json.loads((STATE / name / "box.json").read_text())["domain"]
 
     def is_first(self, pid):
         """Return whether a process is process 1 of the box."""
-        status = Path(f"/proc/{pid}/status").read_text()
-        return re.search(r"^NSpid:.*\t1$", status, re.M) and "Name:\tsystemd\n" in status
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            return re.search(r"^NSpid:.*\t1$", status, re.M) and "Name:\tsystemd\n" in status
+        return False
 
     def processes(self):
         """Yield pid and unit of each process of the box, by its control group."""
@@ -71,7 +76,7 @@ class Machine:
         return used
 
     def settled_memory(self, seconds=60):
-        """Return the PSS when it no longer changes by 1 % in three seconds, after `seconds` at most."""
+        """Return the PSS when it changes by less than 1 % in three seconds, or after `seconds`."""
         deadline = time.monotonic() + seconds
         before = self.memory()
         while time.monotonic() < deadline:

@@ -2,7 +2,7 @@
 
 import statistics
 
-from bench import between, clients, conversation, converges, cores, load, mailbox
+from bench import between, clients, converges, conversation, cores, load, mailbox
 from bench.figures import median_and_p95
 from bench.machine import OURS, Machine, difference
 

@@ -1,5 +1,7 @@
 """Plots of a run: who waits how long, messages over time, memory against clients."""
 
+import itertools
+
 
 def draw(record, directory):
     """Write the plots of a run as PNG; return their names, or why there are none.
@@ -46,11 +48,11 @@ def waits(axes, record):
 def timeline(axes, record):
     """Draw what was accepted and what had arrived in mailboxes, in messages a second."""
     rows = record["timeline"][::2]
-    seconds = [(after[0] + before[0]) / 2 for before, after in zip(rows, rows[1:], strict=False)]
+    seconds = [(after[0] + before[0]) / 2 for before, after in itertools.pairwise(rows)]
     for column, name in ((1, "accepted"), (2, "into mailboxes")):
         rates = [
             (after[column] - before[column]) / (after[0] - before[0])
-            for before, after in zip(rows, rows[1:], strict=False)
+            for before, after in itertools.pairwise(rows)
         ]
         axes.plot(seconds, rates, label=name)
     axes.set(title="40 senders, 10 KB", xlabel="seconds", ylabel="messages a second")
