@@ -20,18 +20,18 @@ def joined(alice, bob):
 
 def hops(alice, bob, count):
     """Have two accounts ask and answer; return the seconds from sending until each one arrived."""
-    chats = {alice: alice.create_chat(bob), bob: bob.create_chat(alice)}
+    ways = (alice.create_chat(bob), bob), (bob.create_chat(alice), alice)
     waits = []
     for number in range(count):
-        sender, recipient = (alice, bob) if number % 2 else (bob, alice)
+        chat, recipient = ways[number % 2]
         began = time.perf_counter()
-        chats[sender].send_text(f"message {number}")
+        chat.send_text(f"message {number}")
         delta_chat.received(recipient)
         waits.append(time.perf_counter() - began)
     return waits
 
 
-def chat(domain, other_domain, count=40, joins=3):
+def join_and_chat(domain, other_domain, count=40, joins=3):
     """Let cores on two relays, which may be the same, join and chat.
 
     Returns the seconds of each join, by a new account each time, and of each hop after it.

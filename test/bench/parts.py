@@ -116,7 +116,7 @@ def full_mailbox(bench):
 def core(bench):
     """Two Delta Chat cores on one relay."""
     domain = bench.box("one").domain
-    joins, hops = cores.chat(domain, domain)
+    joins, hops = cores.join_and_chat(domain, domain)
     bench.values |= {"core_hop": median_and_p95(hops)[0], "core_join": statistics.median(joins)}
     bench.details.setdefault("waits", {})["Delta Chat"] = hops
 
@@ -146,7 +146,8 @@ def relays(bench):
             for name, used in found.cpu.items()
         },
     }
-    bench.values["core_join_two"] = statistics.median(cores.chat(one.domain, other.domain, 2)[0])
+    joins, _ = cores.join_and_chat(one.domain, other.domain, 2)
+    bench.values["core_join_two"] = statistics.median(joins)
 
 
 def peer(name, found):
