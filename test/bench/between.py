@@ -23,6 +23,9 @@ def https_prohibited(one, other):
     finally:
         for machine, rule in rules:
             machine.run("ip " + rule % "del")
+        for machine in (one, other):
+            # The service would go by SMTP first for another half hour.
+            machine.run("systemctl restart chatmail-transport")
 
 
 def addresses(machine):
@@ -32,8 +35,11 @@ def addresses(machine):
 
 
 def hops(one, other):
-    """Return the waits in seconds of a conversation between two relays, by HTTPS and by SMTP."""
-    https, _ = conversation(one.domain, other.domain, messages=100, idle=0)
+    """Return the waits in seconds of a conversation between two relays by HTTPS."""
+    return conversation(one.domain, other.domain, messages=100, idle=0)[0]
+
+
+def hops_by_smtp(one, other):
+    """Return the waits in seconds of a conversation between two relays that cannot use HTTPS."""
     with https_prohibited(one, other):
-        smtp, _ = conversation(one.domain, other.domain, messages=40, idle=0)
-    return https, smtp
+        return conversation(one.domain, other.domain, messages=40, idle=0)[0]

@@ -124,11 +124,18 @@ def core(bench):
 def relays(bench):
     """Two relays: a hop by HTTPS and by SMTP, 40 senders by HTTPS, Secure-Join."""
     one, other = bench.box("one"), bench.box("two")
-    https, smtp = between.hops(one, other)
-    bench.details.setdefault("waits", {})
-    bench.details["waits"] |= {"relay to relay, HTTPS": https, "relay to relay, SMTP": smtp}
+    waits = bench.details.setdefault("waits", {})
+    https = waits["relay to relay, HTTPS"] = between.hops(one, other)
     bench.values["https"], bench.values["https_p95"] = median_and_p95(https)
+    between_figures(bench, one, other)
+    joins, _ = cores.join_and_chat(one.domain, other.domain, 2)
+    bench.values["core_join_two"] = statistics.median(joins)
+    smtp = waits["relay to relay, SMTP"] = between.hops_by_smtp(one, other)
     bench.values["smtp"], bench.values["smtp_p95"] = median_and_p95(smtp)
+
+
+def between_figures(bench, one, other):
+    """40 senders on one relay to 40 recipients on another one."""
     crowd = load.Crowd(one.domain, other.domain)
     try:
         found = load.measure(crowd, [one, other])
@@ -146,8 +153,6 @@ def relays(bench):
             for name, used in found.cpu.items()
         },
     }
-    joins, _ = cores.join_and_chat(one.domain, other.domain, 2)
-    bench.values["core_join_two"] = statistics.median(joins)
 
 
 def peer(name, found):
