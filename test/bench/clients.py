@@ -37,6 +37,7 @@ def waiting_clients(machine, accounts, steps=4):
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    time.sleep(AWAY)  # The processes of earlier logins end, so that they do not count as these.
     before = machine.settled_memory()
     inboxes, growth = [], [(0, before.total() / 1024)]
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -41,7 +41,7 @@ FIGURES = (
         "PSS of all processes after the converge",
     ),
     Figure("our_memory", "of that, our services", "MB", 45, "PSS of chatmail-*"),
-    Figure("client_memory", "idle TLS client", "KB", 40, "PSS of the box, with and without them"),
+    Figure("client_memory", "idle TLS client", "KB", 40, "PSS of what grew, with and without them"),
     Figure("returned", "given back after they left", "%", 80, "PSS 60 s later", more=True),
     Figure("new_logins", "new addresses by login", "/s", "3 x cmdeploy", "16 at once, TLS", True),
     Figure(

@@ -8,6 +8,7 @@ from bench.machine import OURS, Machine, difference
 
 LARGE = 29_000_000  # bytes; the relay takes 30 MB
 LARGE_COUNT = 3
+GROWN = 1024  # KB that a unit must grow by to count for the clients that wait
 
 
 def converge(bench):
@@ -51,14 +52,14 @@ def logins(bench):
     new, known, accounts = clients.logins(machine.domain, bench.options.clients)
     bench.values |= {"new_logins": new, "logins": known}
     before, full, left, growth = clients.waiting_clients(machine, accounts)
-    grown = full.total() - before.total()
-    bench.values["client_memory"] = grown / len(accounts)
-    bench.values["returned"] = 100 * (full.total() - left.total()) / grown
+    # Other units shrink meanwhile, because they were busy in the parts before.
+    grown = {unit: kb for unit, kb in difference(full, before).items() if kb > GROWN}
+    bench.values["client_memory"] = sum(grown.values()) / len(accounts)
+    returned = sum(full[unit] - left[unit] for unit in grown)
+    bench.values["returned"] = 100 * returned / sum(grown.values())
     bench.details["growth"] = growth
     bench.details["client_memory"] = {
-        unit: [kb, left[unit] - before[unit]]
-        for unit, kb in difference(full, before).items()
-        if abs(kb) > 100
+        unit: {"before": before[unit], "clients": full[unit], "left": left[unit]} for unit in grown
     }
 
 
