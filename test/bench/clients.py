@@ -1,9 +1,11 @@
 """Logins a second, and the memory of clients that are connected and wait."""
 
+import itertools
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from bench.machine import difference
 from bench.raw import Inbox, fresh_account, log_in
 
 AT_ONCE = 16
@@ -18,15 +20,23 @@ def rate(function, arguments):
     return len(arguments) / (time.perf_counter() - began)
 
 
-def logins(domain, count):
-    """Return new addresses a second, logins a second, and the accounts that were made.
+def logins(machine, count):
+    """Return new addresses a second, logins a second, CPU of both, and the accounts.
 
-    count: how many addresses. Each login has a TLS connection of its own.
+    count: how many addresses; each logs in twice, by TLS connections of their own. The CPU is in
+    milliseconds a login, by unit.
     """
-    accounts = [fresh_account(domain) for _ in range(count)]
-    new = rate(log_in, accounts)
-    # Each account logs in once more at least: Dovecot's cache must not be all that answers.
-    return new, rate(log_in, accounts), accounts
+    accounts = [fresh_account(machine.domain) for _ in range(count)]
+    looks = [machine.cpu()]
+    rates = []
+    for _ in range(2):
+        rates.append(rate(log_in, accounts))
+        looks.append(machine.cpu())
+    cpu = [
+        {unit: round(1000 * used / count, 3) for unit, used in difference(after, before).items()}
+        for before, after in itertools.pairwise(looks)
+    ]
+    return *rates, dict(zip(("new", "existing"), cpu, strict=True)), accounts
 
 
 def waiting_clients(machine, accounts, steps=4):

@@ -49,7 +49,8 @@ def conversation_figures(domain, details):
 def logins(bench):
     """New addresses and logins; then a client for each address, which waits."""
     machine = bench.box("one")
-    new, known, accounts = clients.logins(machine.domain, bench.options.clients)
+    new, known, cpu, accounts = clients.logins(machine, bench.options.clients)
+    bench.details["login_cpu"] = cpu
     bench.values |= {"new_logins": new, "logins": known}
     before, full, left, growth = clients.waiting_clients(machine, accounts)
     # Other units shrink meanwhile, because they were busy in the parts before.
@@ -162,7 +163,7 @@ def peer(name, found):
     details = {}
     found |= conversation_figures(machine.domain, details)
     found |= load_figures(machine, details)
-    found["new_logins"], found["logins"], _ = clients.logins(machine.domain, 300)
+    found["new_logins"], found["logins"], _, _ = clients.logins(machine, 300)
 
 
 # In the order in which they run: the box is idle first, and the second box comes last.
