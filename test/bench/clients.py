@@ -43,19 +43,19 @@ def waiting_clients(machine, accounts, steps=4):
     """Connect a client for each account, all in IDLE; measure the box's memory.
 
     Returns KB by unit without clients, with all, and a while after they left; and a list of
-    (clients, MB of the box).
+    (clients, KB by unit).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
     time.sleep(AWAY)  # The processes of earlier logins end, so that they do not count as these.
     before = machine.settled_memory()
-    inboxes, growth = [], [(0, before.total() / 1024)]
+    inboxes, growth = [], [(0, before)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for step in range(steps):
             part = accounts[len(accounts) * step // steps : len(accounts) * (step + 1) // steps]
             inboxes += pool.map(waiting, part)
             full = machine.settled_memory()
-            growth.append((len(inboxes), full.total() / 1024))
+            growth.append((len(inboxes), full))
     for inbox in inboxes:
         inbox.close()
     time.sleep(AWAY)

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 from support import delta_chat
 
+PAUSE = 0.6  # seconds before each message; each of the two then sends less than one a second
+
 
 def joined(alice, bob):
     """Have bob scan alice's code; return the seconds until both are green."""
@@ -19,11 +21,15 @@ def joined(alice, bob):
 
 
 def hops(alice, bob, count):
-    """Have two accounts ask and answer; return the seconds from sending until each one arrived."""
+    """Have two accounts ask and answer; return the seconds from sending until each one arrived.
+
+    A pause before each message keeps them below the rate at which a core begins to wait by itself.
+    """
     ways = (alice.create_chat(bob), bob), (bob.create_chat(alice), alice)
     waits = []
     for number in range(count):
         chat, recipient = ways[number % 2]
+        time.sleep(PAUSE)
         began = time.perf_counter()
         chat.send_text(f"message {number}")
         delta_chat.received(recipient)

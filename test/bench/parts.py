@@ -58,7 +58,9 @@ def logins(bench):
     bench.values["client_memory"] = sum(grown.values()) / len(accounts)
     returned = sum(full[unit] - left[unit] for unit in grown)
     bench.values["returned"] = 100 * returned / sum(grown.values())
-    bench.details["growth"] = growth
+    bench.details["growth"] = [
+        (number, sum(used[unit] for unit in grown) / 1024) for number, used in growth
+    ]
     bench.details["client_memory"] = {
         unit: {"before": before[unit], "clients": full[unit], "left": left[unit]} for unit in grown
     }
@@ -144,12 +146,14 @@ def between_figures(bench, one, other):
     finally:
         crowd.close()
     bench.values["between"] = found.delivered
+    bench.values["between_all"] = found.messages / found.timeline[-1][0]
     if "delivered" in bench.values:
         bench.values["between_ratio"] = 100 * found.delivered / bench.values["delivered"]
     bench.details["between"] = {
         "accepted": found.accepted,
         "messages": found.messages,
         "lost": found.lost,
+        "drained": found.drained,
         "cpu": {
             name: {unit: round(1000 * cpu / found.messages, 3) for unit, cpu in used.items()}
             for name, used in found.cpu.items()

@@ -61,6 +61,6 @@ def timeline(axes, record):
 def growth(axes, record):
     """Draw the memory of the box against the clients that wait."""
     number, memory = zip(*record["growth"], strict=True)
-    axes.plot(number, memory, marker="o", label="PSS of the whole box")
+    axes.plot(number, memory, marker="o", label="PSS of the units that grew")
     axes.set(title="idle TLS clients", xlabel="clients in IDLE", ylabel="MB")
     axes.set_ylim(bottom=0)
