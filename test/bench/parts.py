@@ -154,6 +154,7 @@ def between_figures(bench, one, other):
         "messages": found.messages,
         "lost": found.lost,
         "drained": found.drained,
+        "timeline": found.timeline,
         "cpu": {
             name: {unit: round(1000 * cpu / found.messages, 3) for unit, cpu in used.items()}
             for name, used in found.cpu.items()
