@@ -1,5 +1,7 @@
 """The arithmetic and the tables of `make bench`, and what it reads of a box's processes."""
 
+from types import SimpleNamespace
+
 import pytest
 from bench import converges, figures, load
 from bench.figures import Figure
@@ -71,6 +73,26 @@ def test_rate_leaves_out_the_warm_up_and_what_came_after_the_end():
     timeline = [(0, 0, 0), (3, 90, 30), (13, 390, 130), (20, 390, 390)]
     assert load.rate(timeline, 1, 15) == 30
     assert load.rate(timeline, 2, 15) == 10
+
+
+class Told:
+    """A client that is told of 2 messages; while it fetches them, of a third, and then of 5."""
+
+    def __init__(self):
+        self.socket = SimpleNamespace(settimeout=lambda seconds: None)
+        self.count, self.notices, self.fetched = 0, iter([2, 5]), iter([3, 5])
+
+    def wait_for_count(self):
+        self.count = next(self.notices)
+        return self.count, 10.0 * self.count
+
+    def fetch(self):
+        self.count = next(self.fetched)
+        return self.count
+
+
+def test_reading_notes_also_what_a_fetch_tells():
+    assert [count for count, _ in load.read(Told(), 5)] == [2, 3, 5]
 
 
 def test_seconds_of_a_converge_are_read_from_its_last_line():
