@@ -1,4 +1,4 @@
-"""What the filter costs: CPU and memory a message. Prints its figures; its limits are CPU time."""
+"""Measures CPU time and memory of the filter for each message. The limits are CPU time."""
 
 import os
 import time

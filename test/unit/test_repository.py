@@ -284,7 +284,7 @@ def test_file_of_code_has_at_most_400_lines():
 
 
 def test_packages_come_without_what_they_recommend():
-    """dnspython recommends an HTTP client that takes 10 MB of each service which imports it."""
+    """An HTTP client that dnspython recommends takes 10 MB of each service which imports it."""
     states = [
         state
         for path in sorted((ROOT / "chatmail").rglob("*.sls"))
