@@ -32,7 +32,7 @@ def hops(alice, bob, count):
         time.sleep(PAUSE)
         began = time.perf_counter()
         chat.send_text(f"message {number}")
-        delta_chat.received(recipient)
+        recipient.wait_for_incoming_msg()
         waits.append(time.perf_counter() - began)
     return waits
 

@@ -1,6 +1,7 @@
 """The raw client of the figures: it speaks just enough SMTP and IMAP to be no part of them."""
 
 import base64
+import functools
 import secrets
 import socket
 import time
@@ -11,6 +12,14 @@ from support.idle_client import IdleClient
 from support.messages import random_body
 
 TLS = tls_context()
+
+
+ask_dns = functools.cache(socket.gethostbyname)
+
+
+def host_of(account):
+    """Return the IPv4 address of an account's relay. The DNS is asked once, not for each login."""
+    return ask_dns(account.address.rpartition("@")[2])
 
 
 def fresh_account(domain):
@@ -35,8 +44,7 @@ class Submission:
 
     def __init__(self, account):
         self.account = account
-        domain = account.address.rpartition("@")[2]
-        plain = socket.create_connection((domain, 465), timeout=120)
+        plain = socket.create_connection((host_of(account), 465), timeout=120)
         # A message is one write, which must not wait for the acknowledgement of the last one.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = TLS.wrap_socket(plain)
@@ -84,8 +92,7 @@ class Inbox(IdleClient):
     """A client on port 993 that logs in, which creates its address, and opens its INBOX."""
 
     def __init__(self, account):
-        domain = account.address.rpartition("@")[2]
-        super().__init__(SimpleNamespace(domain=domain), account)
+        super().__init__(SimpleNamespace(domain=host_of(account)), account)
         self.account = account
         self.count = 0  # messages that it was told of
 
@@ -113,8 +120,7 @@ class Inbox(IdleClient):
 
 def log_in(account):
     """Log in by IMAP over a connection of its own and leave, as quickly as possible."""
-    domain = account.address.rpartition("@")[2]
-    with TLS.wrap_socket(socket.create_connection((domain, 993), timeout=60)) as connection:
+    with TLS.wrap_socket(socket.create_connection((host_of(account), 993), 60)) as connection:
         connection.sendall(f"a LOGIN {account.address} {account.password}\r\n".encode())
         answer = b""
         while b"\r\na " not in answer:
