@@ -13,7 +13,6 @@ from support.messages import random_body
 
 TLS = tls_context()
 
-
 ask_dns = functools.cache(socket.gethostbyname)
 
 
