@@ -60,11 +60,11 @@ vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (O
 realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once (OS=debian-12)
 	$(PYTEST) -s test/relay/real_iroh.py --os $(OS)
 
-bench: .venv/ready ## figures: the filter, the transport, retention
-	$(VENV)/pytest -s test/bench/test_filter_bench.py
-	$(VENV)/python test/bench/bench_transport.py
-	TMPDIR=/var/tmp EXPIRE_MAILBOXES=100000 $(VENV)/pytest -s test/unit/retention/test_whole_trees.py -k large_hostile
-	$(VENV)/python test/bench/expire_tree.py --mailboxes 100000 --directory /var/tmp
+bench: .venv/ready ## figures of a relay: table, JSON, plots (OS=debian-12 PARTS=sustained PEERS=box)
+	$(VENV)/pip install --quiet --group bench || echo "matplotlib cannot be installed: no plots"
+	$(SUDO) $(LAB) images --os $(OS)
+	$(SUDO) $(LAB) client -- env PYTHONDONTWRITEBYTECODE=1 $(VENV)/python test/bench/bench.py --os $(OS) \
+		$(if $(PARTS),--parts "$(PARTS)") $(if $(PEERS),--peers "$(PEERS)") $(if $(CLIENTS),--clients $(CLIENTS))
 
 mutate: .venv/ready ## faults that the unit tests do not notice (PART=message SAMPLE=60; hours without SAMPLE)
 	$(VENV)/pip install --quiet --group mutate

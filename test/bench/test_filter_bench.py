@@ -1,6 +1,5 @@
 """Measures CPU time and memory of the filter for each message. The limits are CPU time."""
 
-import base64
 import os
 import time
 from pathlib import Path
@@ -10,27 +9,16 @@ from chatmaild.common.refusals import Refusal
 from chatmaild.dkim import canonical, signing, verifying
 from chatmaild.filter import rules
 from support import messages, running_filter
-from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields
+from support.messages import RECIPIENT, SENDER, STRANGER, encrypted_body, fields, random_body
 from support.milter_client import MilterClient
 
 MB = 1 << 20
 SIZES = {"10 KB": 10_000, "30 MB": 30 * 1000 * 1000}
 
 
-def body_of(size: int) -> bytes:
-    """Return the body of an encrypted message of about this many bytes."""
-    data = os.urandom(size * 48 // 66)
-    packet = b"\xd2\xff" + (len(data) + 1).to_bytes(4, "big") + b"\x02" + data
-    session_key = b"\xc1\x5e\x03" + bytes(93)
-    text = base64.b64encode(session_key + packet)
-    lines = b"\r\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    begin, end = b"-----BEGIN PGP MESSAGE-----", b"-----END PGP MESSAGE-----"
-    return encrypted_body(b"\r\n".join([begin, b"", lines, b"=njUN", end, b""]))
-
-
 @pytest.fixture(scope="module")
 def bodies():
-    return {name: body_of(size) for name, size in SIZES.items()}
+    return {name: random_body(size) for name, size in SIZES.items()}
 
 
 def cpu(call, times: int) -> float:
@@ -74,7 +62,7 @@ def test_body_hash_of_30_mb_stays_within_its_cpu_time(bodies, kind):
     for form in ("relaxed", "simple"):
         seconds = cpu(lambda form=form: canonical.body_hash(body, form == "relaxed"), 1)
         show(f"DKIM body hash of 30 MB, {form}, {kind}", seconds)
-        # Messages that no program writes may take longer, but not longer than their transfer.
+        # What nobody writes may cost more, but no more than a message's transfer does.
         assert seconds < (0.3 if HOSTILE[kind] is None else 1.0)
 
 
@@ -132,7 +120,7 @@ def test_signatures_stay_within_their_cpu_time(tmp_path, bodies):
 
 
 def memory(pid: int, key: str, file: str = "smaps_rollup") -> int:
-    """Return the memory of a process in kilobytes."""
+    """Return kilobytes of a process."""
     lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key + ":")).split()[1])
 
@@ -164,7 +152,7 @@ def test_running_filter_stays_within_time_and_memory(tmp_path, bodies):
 
 
 def _stream(filter_, role: str, pid: int, size: str, times: int, header, body: bytes):
-    """Send a message many times, print the figures, and return the last outcome."""
+    """Send a message many times; print what it cost and return the last outcome."""
     recipient = STRANGER if role == "submission" else RECIPIENT
     before, started = cpu_of(pid), time.monotonic()
     with MilterClient(filter_.sockets / role) as client:

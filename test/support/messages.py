@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import os
 
 import pysequoia
 
@@ -56,6 +57,14 @@ def encrypted_body(armor: bytes | None = None, boundary: bytes = b"=_edge") -> b
         b'--%b\r\nContent-Type: application/octet-stream; name="encrypted.asc"\r\n'
         b'Content-Disposition: inline; filename="encrypted.asc";\r\n\r\n%b\r\n--%b--\r\n'
     ) % (boundary, boundary, armored() if armor is None else armor, boundary)
+
+
+def random_body(size: int) -> bytes:
+    """Return the body of an encrypted message of about `size` bytes, unlike any other."""
+    data = os.urandom(size * 48 // 66)
+    session_key = b"\xc1\x5e\x03" + bytes(93)
+    packet = b"\xd2\xff" + (len(data) + 1).to_bytes(4, "big") + b"\x02" + data
+    return encrypted_body(armor(session_key + packet, checksum=b"=njUN"))
 
 
 def fields(author: str = SENDER, **others: str | None) -> list[tuple[bytes, bytes]]:

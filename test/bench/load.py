@@ -1,0 +1,169 @@
+"""Many senders at once: what is accepted, what arrives, what it costs, and who waits how long."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from bench.machine import difference
+from bench.raw import Inbox, Submission, fresh_account
+
+SENDERS = 40
+PAIRS = 5  # pairs of clients whose messages show how long a notice takes meanwhile
+WARM_UP = 3  # seconds at the start that the rates leave out
+SAMPLE = 0.5  # seconds between two looks at the mailboxes
+
+
+@dataclass
+class Load:
+    """What one run gave.
+
+    accepted, delivered: messages a second. timeline: (seconds, accepted, arrived) so far.
+    cpu: CPU seconds by unit until all had arrived. waits: seconds until each notice.
+    drained: seconds after the last message was accepted until all had arrived.
+    """
+
+    accepted: float = 0
+    delivered: float = 0
+    messages: int = 0
+    lost: int = 0
+    drained: float = 0
+    cpu: dict = field(default_factory=dict)
+    waits: list = field(default_factory=list)
+    timeline: list = field(default_factory=list)
+
+
+class Crowd:
+    """40 senders with sessions that stay open, a recipient for each, and pairs that watch."""
+
+    def __init__(self, sending, receiving):
+        """sending, receiving: the domains, which may be the same."""
+        with ThreadPoolExecutor(8) as pool:
+            senders = pool.map(fresh_account, [sending] * (SENDERS + PAIRS))
+            recipients = pool.map(fresh_account, [receiving] * (SENDERS + PAIRS))
+            inboxes = list(pool.map(Inbox, recipients))
+            for inbox in pool.map(Inbox, senders := list(senders)):
+                inbox.close()  # This login made the address.
+            self.sessions = list(pool.map(Submission, senders))
+        self.recipients = [inbox.account for inbox in inboxes]
+        for inbox in inboxes[:SENDERS]:
+            inbox.close()
+        self.watchers = inboxes[SENDERS:]
+        for inbox in self.watchers:
+            inbox.idle()
+
+    def close(self):
+        """End all connections."""
+        for connection in (*self.sessions, *self.watchers):
+            connection.close()
+
+
+class Run:
+    """One run of a crowd."""
+
+    def __init__(self, crowd, seconds, rate=None):
+        """seconds: how long they send. rate: messages a second of all, None for what they can."""
+        self.crowd, self.seconds, self.rate = crowd, seconds, rate
+        self.began = time.perf_counter()
+        self.end = self.began + seconds
+        self.accepted = []  # the moments
+
+    def send(self, number):
+        """Be one of the senders until the end."""
+        session, recipient = self.crowd.sessions[number], self.crowd.recipients[number].address
+        every = SENDERS / self.rate if self.rate else 0
+        due = self.began + every * number / SENDERS
+        while time.perf_counter() < self.end:
+            if every:
+                time.sleep(max(0, due - time.perf_counter()))
+                due += every
+            session.send(recipient)
+            session.confirm()
+            self.accepted.append(time.perf_counter())
+
+    def watch(self, number):
+        """Be one of the pairs: send a message each second, and return the waits for the notices."""
+        inbox, session = self.crowd.watchers[number], self.crowd.sessions[SENDERS + number]
+        count, before, sent = self.seconds - WARM_UP, inbox.count, []
+
+        def write():
+            for second in range(count):
+                due = self.began + WARM_UP + second + number / PAIRS
+                time.sleep(max(0, due - time.perf_counter()))
+                sent.append(session.send(inbox.account.address))
+                session.confirm()
+                self.accepted.append(time.perf_counter())
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        notices = read(inbox, before + count)
+        writer.join()
+        told = [
+            next(moment for seen, moment in notices if seen > before + number)
+            for number in range(count)
+        ]
+        return [moment - then for moment, then in zip(told, sent, strict=True)]
+
+    def sample(self, machine, first, timeline):
+        """Note every half second what was accepted and what arrived, until all has arrived.
+
+        Without a machine whose files can be seen, nothing arrives. After 15 s without a further
+        message it ends, too.
+        """
+        last, changed = -1, time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            arrived = machine.messages(self.crowd.recipients) - first if machine else 0
+            accepted = len(self.accepted)
+            timeline.append((now - self.began, accepted, arrived))
+            if arrived != last:
+                last, changed = arrived, now
+            sending = now < self.end + 1
+            if not sending and (not machine or arrived >= accepted or now - changed > 15):
+                return
+            time.sleep(SAMPLE)
+
+
+def read(inbox, count):
+    """Wait until a client was told of `count` messages; return (number, moment) of each notice."""
+    notices = []
+    inbox.socket.settimeout(60)
+    while inbox.count < count:
+        notices.append(inbox.wait_for_count())
+        if inbox.fetch() > notices[-1][0]:
+            notices.append((inbox.count, time.perf_counter()))
+    return notices
+
+
+def rate(timeline, column, seconds):
+    """Return the messages a second between the warm-up and the end of sending."""
+    part = [row for row in timeline if WARM_UP <= row[0] <= seconds]
+    return (part[-1][column] - part[0][column]) / (part[-1][0] - part[0][0])
+
+
+def measure(crowd, machines, seconds=30, pace=None):
+    """Let a crowd send; return the Load.
+
+    machines: the boxes whose CPU counts; the last one has the mailboxes.
+    pace: messages a second, None for as many as they can.
+    """
+    receiving = machines[-1] if machines[-1].has_mailboxes else None
+    first = receiving.messages(crowd.recipients) if receiving else 0
+    before = [machine.cpu() for machine in machines]
+    run, load = Run(crowd, seconds, pace), Load()
+    with ThreadPoolExecutor(SENDERS + PAIRS + 1) as pool:
+        sampling = pool.submit(run.sample, receiving, first, load.timeline)
+        watching = [pool.submit(run.watch, number) for number in range(PAIRS)]
+        sending = [pool.submit(run.send, number) for number in range(SENDERS)]
+        for job in (*sending, *watching, sampling):
+            waits = job.result()
+            load.waits += waits or []
+    after = [machine.cpu() for machine in machines]
+    load.messages = len(run.accepted)
+    load.lost = load.messages - load.timeline[-1][2] if receiving else 0
+    load.drained = max(0, load.timeline[-1][0] - seconds)
+    load.accepted = rate(load.timeline, 1, seconds)
+    load.delivered = rate(load.timeline, 2, seconds)
+    for machine, then, now in zip(machines, before, after, strict=True):
+        load.cpu[machine.name] = difference(now, then)
+    return load
