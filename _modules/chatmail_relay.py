@@ -83,8 +83,8 @@ def _read_settings():
         return json.loads(SETTINGS.read_text())
     except (OSError, ValueError) as error:
         raise CommandExecutionError(
-            f"{SETTINGS}: expected the settings of a relay, found: {error}. Apply the state "
-            "chatmail to this machine"
+            f"{SETTINGS}: expected the settings of a relay, found: {error}. Run state.apply "
+            "chatmail on this machine, or salt-ssh <this machine> state.apply chatmail"
         ) from None
 
 
