@@ -1,6 +1,6 @@
 """Look at this relay: its settings, the processes on its ports, its certificate, its state.
 
-No function changes the machine. The package `chatmaild` does the work, except for the ports: they
+No function leaves a change. The package `chatmaild` does the work, except for the ports: they
 are checked before the package exists. That check needs `psutil`, as Salt itself does.
 """
 
