@@ -163,7 +163,7 @@ def test_mail_that_is_held_in_the_queue(relay):
     finally:
         relay.run("postsuper -d ALL")
     assert (name, left_out) == ("queue", set())
-    assert comment.startswith("1 messages are on hold; expected: none. `postsuper -H ALL` releases")
+    assert comment.startswith("messages on hold: 1; expected: none (`postsuper -H ALL` releases")
 
 
 def test_record_that_is_missing_in_dns(relay):

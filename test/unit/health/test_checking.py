@@ -116,7 +116,20 @@ def test_taken_name_is_not_used(queued, settings, monkeypatch):
     monkeypatch.setattr(
         throwaway, "new_credentials", lambda _: (lambda n, p: (f"{n}@{domain}", p))(*next(names))
     )
-    found = run(monkeypatch, settings, PAIR)
+
+    def look(state):
+        assert [account.address for account in state.accounts()] == [
+            *(f"taken0000@{domain}", f"free00000@{domain}"),
+        ]
+        return ""
+
+    found = run(monkeypatch, settings, PAIR, Step("look", look, ""))
+    assert found["result"] is True
+
+
+def test_step_that_is_not_asked_does_not_fail_the_check(queued, settings, monkeypatch):
+    found = run(monkeypatch, settings, Step("turn", ok, "", ("coturn",)))
+    assert [each["result"] for each in found["steps"]] == [None, True]
     assert found["result"] is True
 
 

@@ -251,10 +251,14 @@ def test_required_records_decide(settings, monkeypatch):
     with pytest.raises(Failed, match=r"^a\. MX is missing; expected: all required records"):
         names.records(state)
     shown["result"], shown["records"][0]["status"] = True, "ok"
-    assert names.records(state) == "right; 1 recommended records are not"
+    assert names.records(state) == "right; recommended records that are not: 1"
     settings["form"] = "ip"
     with pytest.raises(NotAsked, match="needs no records"):
         names.records(state)
+    state.offline = True
+    for ask in (names.records, names.signatures):
+        with pytest.raises(NotAsked, match="offline=True"):
+            ask(state)
 
 
 def test_keys_are_verified_with_the_records_in_dns(settings, monkeypatch):
@@ -264,7 +268,7 @@ def test_keys_are_verified_with_the_records_in_dns(settings, monkeypatch):
     state.dns = {"records": [record("one.", "TXT", "ok"), record("b.", "MX", "ok")]}
     asked = []
     monkeypatch.setattr(names.probing, "probe", lambda _, txt: asked.append(txt) or verdicts)
-    assert names.signatures(state) == "1 keys verified"
+    assert names.signatures(state) == "keys that others can verify: 1"
     assert asked == [{"one.": ["one.v"]}]
     verdicts["two"] = str(Refusal(*verifying.NO_VALID_SIGNATURE))
     with pytest.raises(Failed, match=r"^two: .*; expected: verified"):

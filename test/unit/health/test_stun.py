@@ -62,8 +62,8 @@ class Server:
                 return
             self.requests.append(stun.parse_message(data))
             if answer:
-                kind, attributes = answer
-                transaction = self.requests[-1][1]
+                kind, attributes, *other = answer
+                transaction = other[0] if other else self.requests[-1][1]
                 self.socket.sendto(stun.make_message(kind, transaction, attributes), client)
 
     def __enter__(self):
@@ -111,6 +111,12 @@ def test_allocation_is_given_back():
 )
 def test_refusal_names_the_code(answers, said):
     with Server(*answers) as server, pytest.raises(stun.Refused, match=said):
+        stun.allocate("127.0.0.1", server.port, "user", "password")
+
+
+def test_answer_to_another_request_is_passed_over():
+    late = (*error(300), bytes(12))
+    with Server(late, error(401), late, ALLOCATED, REFRESHED) as server:
         stun.allocate("127.0.0.1", server.port, "user", "password")
 
 

@@ -78,7 +78,7 @@ def disk(state: State) -> str:
         found = os.statvfs(path)
         free = found.f_bavail * found.f_frsize
         if free < limit:
-            raise Failed(f"{path} has {free} bytes free; expected: {limit} ({setting})")
+            raise Failed(f"{path} has {free} bytes free; expected: {limit} or more ({setting})")
         # Btrfs has no fixed number of inodes and shows 0.
         if found.f_files and found.f_favail < MIN_FREE_INODES:
             raise Failed(f"{path} has {found.f_favail} inodes free; expected: {MIN_FREE_INODES}")
@@ -107,16 +107,14 @@ def queue(state: State) -> str:
     waiting = list_queue()
     held = sum(message["queue_name"] == "hold" for message in waiting)
     if held:
-        raise Failed(
-            f"{held} messages are on hold; expected: none. `postsuper -H ALL` releases them"
-        )
+        raise Failed(f"messages on hold: {held}; expected: none (`postsuper -H ALL` releases them)")
     stuck = find_stuck(waiting, state.settings["address_domain"], time.time())
     if stuck:
         raise Failed(
-            f"{len(stuck)} messages for this relay's own addresses wait longer than {STUCK} s; "
-            "expected: none"
+            f"messages for this relay's own addresses that wait longer than {STUCK} s: "
+            f"{len(stuck)}; expected: none"
         )
-    return f"{len(waiting)} messages"
+    return f"messages that wait: {len(waiting)}"
 
 
 def find_stuck(waiting: Iterable[dict], own_domain: str, now: float) -> list[dict]:

@@ -19,7 +19,7 @@ def records(state: State) -> str:
     if not found["result"]:
         raise Failed(f"{', '.join(wrong)}; expected: all required records are right")
     advised = sum(each["status"] in ("missing", "wrong") for each in found["records"])
-    return "right" + (f"; {advised} recommended records are not" if advised else "")
+    return "right" + (f"; recommended records that are not: {advised}" if advised else "")
 
 
 def signatures(state: State) -> str:
@@ -35,4 +35,4 @@ def signatures(state: State) -> str:
     if wrong:
         said = ", ".join(f"{selector}: {text}" for selector, text in wrong.items())
         raise Failed(f"{said}; expected: verified")
-    return f"{len(found)} keys verified"
+    return f"keys that others can verify: {len(found)}"
