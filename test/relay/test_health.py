@@ -74,6 +74,13 @@ def test_relay_with_a_domain_is_healthy(domain_box):
     assert {"mta-sts", "dns", "dkim"} <= set(steps(found, True))
 
 
+def test_relay_without_a_domain_is_healthy(ip_relay):
+    code, found = health(ip_relay)
+    assert steps(found, False) == {}
+    assert (code, found["result"]) == (0, True)
+    assert set(steps(found, None)) <= NOT_IN_THE_LAB | {"mta-sts", "dns", "dkim"}
+
+
 def test_no_trace_stays(relay):
     before, since = mailboxes(relay), began(relay)
     _code, found = health(relay)
@@ -117,6 +124,7 @@ def test_relay_that_gives_no_addresses_is_healthy(relay):
         ("chatmail-filter", {"message by submission", "login smtp 465", "refusal of cleartext"}),
         ("coturn", {"turn"}),
         ("dovecot", {"login imap 993", "message by submission", "metadata", "turn"}),
+        ("postfix", {"login smtp 587", "message by port 25", "refusal of a forged From"}),
         ("chatmail-transport", {"message by /mxdeliv"}),
         ("nginx", {"login imap 443", "login smtp 443", "start page", "message by /mxdeliv"}),
     ],

@@ -1,8 +1,10 @@
 """What the steps about mail, METADATA, HTTPS and DNS make of the relay's answers."""
 
+import contextlib
 import imaplib
 import json
 import smtplib
+from types import SimpleNamespace
 
 import pytest
 from chatmaild.certificate.self_signed import make_pair
@@ -50,6 +52,19 @@ def test_refusal_must_have_its_code():
             mail._expect(523, raising(other))
     with pytest.raises(NotAsked, match="max_user_send_burst_size"):
         mail._expect(523, raising(smtplib.SMTPRecipientsRefused({"a@b": (450, b"4.7.1")})))
+
+
+@pytest.mark.parametrize("kind", [imaplib.IMAP4.error, imaplib.IMAP4.abort])
+def test_fault_of_the_relay_is_no_refusal_of_a_password(with_pair, monkeypatch, kind):
+    client = SimpleNamespace(login=raising(kind(b"[AUTHENTICATIONFAILED] Authentication failed.")))
+    monkeypatch.setattr(connections, "imap", lambda _port: contextlib.nullcontext(client))
+    assert mail.refuses_wrong_password(with_pair) == "refused"
+    client.login = raising(kind(b"[UNAVAILABLE] Internal error"))
+    with pytest.raises(kind):
+        mail.refuses_wrong_password(with_pair)
+    client.login = lambda *_: None
+    with pytest.raises(Failed, match="wrong password succeeded; expected: a refusal"):
+        mail.refuses_wrong_password(with_pair)
 
 
 def test_message_from_another_relay_is_signed_by_the_live_keys(with_pair, tmp_path, monkeypatch):

@@ -70,8 +70,11 @@ def refuses_wrong_password(state: State) -> str:
     with connections.imap(993) as client:
         try:
             client.login(account.address, secrets.token_hex(16))
-        except imaplib.IMAP4.error:
-            return "refused"
+        except imaplib.IMAP4.error as error:
+            # RFC 5530 section 3. A fault of the relay has another code, or breaks the connection.
+            if "AUTHENTICATIONFAILED" in str(error):
+                return "refused"
+            raise
     raise Failed("a login with a wrong password succeeded; expected: a refusal")
 
 
