@@ -66,8 +66,23 @@ def test_healthy_relay_is_healthy(relay):
     assert steps(found, True)["new addresses"] == "a new address logged in"
 
 
-def test_relay_with_a_domain_is_healthy(domain_box):
-    code, found = health(domain_box)
+@pytest.fixture
+def published(domain_box):
+    """Publish the records that the lab leaves to the operator, and return the machine."""
+    missing = [
+        (each["name"].rstrip("."), each["type"], each["expected"])
+        for each in domain_box.salt("chatmail_dns.check")["records"]
+        if each["need"] == "required" and each["status"] == "missing"
+    ]
+    for name, kind, [value] in missing:
+        domain_box.dns_set(name, kind, value)
+    yield domain_box
+    for name, kind, _values in missing:
+        domain_box.dns_del(name, kind)
+
+
+def test_relay_with_a_domain_is_healthy(published):
+    code, found = health(published)
     assert steps(found, False) == {}
     assert (code, found["result"]) == (0, True)
     assert set(steps(found, None)) <= NOT_IN_THE_LAB
