@@ -71,7 +71,7 @@ def published(domain_box):
     """Publish the records that the lab leaves to the operator, and return the machine."""
     missing = [
         (each["name"].rstrip("."), each["type"], each["expected"])
-        for each in domain_box.salt("chatmail_dns.check")["records"]
+        for each in domain_box.salt("chatmail_dns.check", check=False)["records"]
         if each["need"] == "required" and each["status"] == "missing"
     ]
     for name, kind, [value] in missing:
