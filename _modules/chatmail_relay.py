@@ -1,7 +1,7 @@
 """Look at this relay: its settings, the processes on its ports, its certificate, its state.
 
-No function changes the machine. The package `chatmaild.status` does the work, except for the ports:
-they are checked before the package exists. That check needs `psutil`, as Salt itself does.
+No function leaves a change. The package `chatmaild` does the work, except for the ports: they
+are checked before the package exists. That check needs `psutil`, as Salt itself does.
 """
 
 import json
@@ -83,8 +83,8 @@ def _read_settings():
         return json.loads(SETTINGS.read_text())
     except (OSError, ValueError) as error:
         raise CommandExecutionError(
-            f"{SETTINGS}: expected the settings of a relay, found: {error}. Run: salt-ssh <this "
-            "machine> state.apply chatmail"
+            f"{SETTINGS}: expected the settings of a relay, found: {error}. Run state.apply "
+            "chatmail on this machine, or salt-ssh <this machine> state.apply chatmail"
         ) from None
 
 
@@ -221,6 +221,28 @@ def limits():
         salt-call chatmail_relay.limits
     """
     return _ask("limits")
+
+
+def health(offline=False):
+    """Use this relay like two clients, look at its machine, and say what is wrong.
+
+    offline: True leaves out what asks DNS.
+    Returns {"result", "seconds", "steps": [{"name", "result", "seconds", "comment"}]}. A step's
+    result is None when it was not asked; the comment of a failed one says what was found, what is
+    expected and what to do. The exit code is 1 when `result` is False. docs/health.md lists the
+    steps. Raises CommandExecutionError on a machine that is not a relay yet.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_relay.health
+    """
+    settings = __salt__["chatmail_program.settings"](_read_settings())
+    found = __salt__["chatmail_program.call"]("health", "run", {"offline": offline}, settings)
+    if not found["result"]:
+        __context__["retcode"] = 1
+    return found
 
 
 def _ask(command):

@@ -21,6 +21,10 @@ ALLOWED = {
     "dns": {"common", "dkim"},
     "certificate": {"common"},
     "rotation": {"common", "dkim", "dns"},
+    "health": {
+        *("accounts", "certificate", "common", "dkim", "dns"),
+        *("message", "metadata", "retention", "status"),
+    },
     "status": {"accounts", "certificate", "common", "dkim", "imap_notify"},
 }
 

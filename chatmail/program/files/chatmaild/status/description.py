@@ -31,7 +31,7 @@ def describe(settings: dict) -> dict:
         "form": settings["form"],
         "tls_mode": settings["tls_mode"],
         "addresses": _count_addresses(settings),
-        "units": _find_units(settings),
+        "units": find_units(settings),
         "certificate": read_certificate(settings["tls_certificate"]),
         "certificate_failure": read_failure(),
         "dkim_selectors": [key["selector"] for key in read_state()["selectors"]],
@@ -60,7 +60,7 @@ def _describe_imap_notify(settings: dict) -> str:
     )
 
 
-def _find_units(settings: dict) -> dict[str, str]:
+def find_units(settings: dict) -> dict[str, str]:
     """Return the state of each installed unit of the relay: {unit: "active", "failed", …}."""
     own = [f"chatmail-{name}" for name in settings.get("services", ())]
     names = [f"{name}.service" for name in (*own, *UNITS)]
