@@ -14,6 +14,8 @@ def states(run):
 
 def not_as_expected(report):
     """Return the states that failed or changed something, for the message of an assertion."""
+    # Another answer of Salt's, such as that a run is under way, has texts in the place of states.
+    assert all(isinstance(state, dict) for state in report.values()), report
     return {
         name: (state["result"], state["comment"], state["changes"])
         for name, state in report.items()

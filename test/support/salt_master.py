@@ -63,8 +63,10 @@ class SaltSsh:
 
     def __init__(self, directory, pillar, address, key):
         # A new box may have the address of an earlier one, but it has another host key.
-        known = str(directory / "known_hosts")
-        self.configuration = configure(directory, pillar, known_hosts_file=known)
+        known = directory / "known_hosts"
+        self.configuration = configure(directory, pillar, known_hosts_file=str(known))
+        # Without this file, salt-ssh uses the file of the user, which may know an earlier box.
+        known.touch()
         machine = {"host": address, "user": "root", "priv": str(key)}
         (self.configuration / "roster").write_text(json.dumps({"relay": machine}))
 
