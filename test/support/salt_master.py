@@ -120,5 +120,5 @@ def result(done):
     """Return the result of a function from the output of Salt."""
     try:
         return json.loads(done.stdout)["relay"]
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise AssertionError(f"no answer:\n{done.stdout}{done.stderr}") from None
