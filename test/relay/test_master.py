@@ -31,10 +31,11 @@ server:
 class Minion:
     """A minion on a relay that knows its master by a name."""
 
-    def __init__(self, relay, name):
+    def __init__(self, relay, name, port):
         configuration = {
             "id": "relay",
             "master": name,
+            "master_port": port,
             "root_dir": MINION,
             "pki_dir": f"{MINION}/pki",
             "acceptance_wait_time": 1,
@@ -74,7 +75,7 @@ def test_master_finds_a_converged_relay_with_nothing_to_do(relay, master, resolv
     relay.dns_set(f"{name}.plain.example", "A", THIS_SIDE)
     resolv_conf("nameserver 127.0.0.1\nsearch plain.example\n")
     try:
-        with Minion(relay, name):
+        with Minion(relay, name, master.port):
             master.await_minion()
             assert failed(master.call("state.apply", "chatmail.resolver")) == set()
             assert not_as_expected(master.call("state.apply", "chatmail", "test=True")) == {}
@@ -97,7 +98,7 @@ def test_relay_that_would_lose_its_master_keeps_its_resolv_conf(relay, master, r
     resolv_conf(given)
     try:
         relay.wait_until(lambda: relay.run("getent hosts salt", check=False).returncode == 0)
-        with Minion(relay, "salt"):
+        with Minion(relay, "salt", master.port):
             master.await_minion()
             for test in ("test=True", "test=False"):
                 report = master.call("state.apply", "chatmail", test)

@@ -6,6 +6,7 @@ pillar of the relay.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,12 @@ def configure(directory, pillar, **options):
     }
     (configuration / "master").write_text(json.dumps(given))
     return configuration
+
+
+def free_ports(address):
+    """Return two ports of an address of this machine that no program uses."""
+    with socket.create_server((address, 0)) as one, socket.create_server((address, 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def pillar_files(relay):
@@ -81,11 +88,22 @@ class SaltSsh:
 
 
 class Master:
-    """A master that accepts every minion and key. `with Master(...) as master` ends it."""
+    """A master that accepts every minion and key. `with Master(...) as master` ends it.
+
+    port: where minions ask it. Tests of two releases run at once, each with a master.
+    """
 
     def __init__(self, directory, pillar, address):
+        self.port, publish_port = free_ports(address)
         self.configuration = configure(
-            directory, pillar, interface=address, open_mode=True, worker_threads=2, timeout=60
+            directory,
+            pillar,
+            interface=address,
+            ret_port=self.port,
+            publish_port=publish_port,
+            open_mode=True,
+            worker_threads=2,
+            timeout=60,
         )
 
     def __enter__(self):
