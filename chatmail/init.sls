@@ -7,8 +7,8 @@ include:
   - chatmail.dkim
   - chatmail.services
   - chatmail.metrics
-  - chatmail.dovecot
   - chatmail.imap_notify
+  - chatmail.dovecot
   - chatmail.postfix
   - chatmail.website
   - chatmail.nginx
