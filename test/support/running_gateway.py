@@ -98,3 +98,14 @@ class Slow(Smtpd):
         self.asked.set()
         await self.may_go_on.wait()
         return await super().handle_RCPT(*arguments)
+
+
+async def give_up(ask, smtpd):
+    """Begin a request, break it off before a slow smtpd has answered, and let smtpd go on."""
+    asking = asyncio.create_task(ask())
+    await smtpd.asked.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    # The gateway reads the end of the connection before the next request on another one.
+    assert (await ask(method="GET"))[0] == 405
+    smtpd.may_go_on.set()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gzip
 
 import pytest
 from chatmaild.transport import https_client
@@ -61,28 +60,6 @@ def test_only_what_a_relay_answers_counts_as_delivered(tmp_path, authority, kind
     told = "250 2.0.0 mx.b.example took it by HTTPS"
     failed = "451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; SMTP: "
     assert reply.startswith(told if taken else failed)
-
-
-def test_answer_is_not_decompressed(tmp_path, authority):
-    """Nobody asked for it, and a kilobyte may be a gigabyte."""
-    compressed = gzip.compress(b"250 2.0.0 " + b"x" * 1000)
-
-    async def serve(reader, writer):
-        await reader.readuntil(b"hello\r\n")
-        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(compressed)}"
-        writer.write(f"{head}\r\n\r\n".encode() + compressed)
-        await writer.drain()
-        writer.close()
-
-    async def run():
-        async with world(tmp_path, authority) as (ours, path):
-            context = authority.server("mx.b.example")
-            port = ours.https_port
-            async with await asyncio.start_server(serve, "127.0.0.2", port, ssl=context):
-                return await peers.lmtp_send(path, ["x@b.example"])
-
-    [reply] = asyncio.run(run())
-    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; ")
 
 
 def test_https_refusal_alone_never_bounces(tmp_path, authority):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import ssl
 
 import aiohttp
@@ -161,3 +162,11 @@ def test_host_that_moved_is_found_at_its_new_address(tmp_path, authority):
 
     assert asyncio.run(run()) == [TAKEN, TAKEN]
     assert len(old.posts) == len(new.posts) == 1
+
+
+def test_answer_is_not_decompressed(tmp_path, authority):
+    """Nobody asked for it, and a kilobyte may be a gigabyte."""
+    compressed = gzip.compress(b"250 2.0.0 " + b"x" * 1000)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(compressed)}"
+    reply, _ = answered(tmp_path, authority, f"{head}\r\n\r\n".encode() + compressed)
+    assert reply.startswith("451 4.4.1 mx.b.example: HTTPS: 200, but not as a relay answers; ")
