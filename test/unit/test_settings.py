@@ -226,6 +226,7 @@ BAD = [
     ("privacy_postal", "a\0b", "a control character"),
     ("privacy_pdo", 5, "a number"),
     ("fsync", "true", "a text"),
+    ("imap_notify", "at once", "a text"),
     ("clean", True, "no mapping"),
     ("clean", {"purge": "yes"}, "a text"),
 ]
