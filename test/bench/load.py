@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from bench import shares
 from bench.machine import difference
 from bench.raw import Inbox, Submission, fresh_account
 
@@ -107,8 +108,8 @@ class Run:
     def sample(self, machine, first, timeline):
         """Note every half second what was accepted and what arrived, until all has arrived.
 
-        Without a machine whose files can be seen, nothing arrives. After 15 s without a further
-        message it ends, too.
+        Without a machine whose files can be seen, nothing arrives. After 60 s without a further
+        message it ends, too: Postfix tries a message again after 30 s.
         """
         last, changed = -1, time.perf_counter()
         while True:
@@ -119,7 +120,7 @@ class Run:
             if arrived != last:
                 last, changed = arrived, now
             sending = now < self.end + 1
-            if not sending and (not machine or arrived >= accepted or now - changed > 15):
+            if not sending and (not machine or arrived >= accepted or now - changed > 60):
                 return
             time.sleep(SAMPLE)
 
@@ -150,14 +151,18 @@ def measure(crowd, machines, seconds=30, pace=None):
     receiving = machines[-1] if machines[-1].has_mailboxes else None
     first = receiving.messages(crowd.recipients) if receiving else 0
     before = [machine.cpu() for machine in machines]
+    shares.share(machines)
     run, load = Run(crowd, seconds, pace), Load()
-    with ThreadPoolExecutor(SENDERS + PAIRS + 1) as pool:
-        sampling = pool.submit(run.sample, receiving, first, load.timeline)
-        watching = [pool.submit(run.watch, number) for number in range(PAIRS)]
-        sending = [pool.submit(run.send, number) for number in range(SENDERS)]
-        for job in (*sending, *watching, sampling):
-            waits = job.result()
-            load.waits += waits or []
+    try:
+        with ThreadPoolExecutor(SENDERS + PAIRS + 1) as pool:
+            sampling = pool.submit(run.sample, receiving, first, load.timeline)
+            watching = [pool.submit(run.watch, number) for number in range(PAIRS)]
+            sending = [pool.submit(run.send, number) for number in range(SENDERS)]
+            for job in (*sending, *watching, sampling):
+                waits = job.result()
+                load.waits += waits or []
+    finally:
+        shares.unshare()
     after = [machine.cpu() for machine in machines]
     load.messages = len(run.accepted)
     load.lost = load.messages - load.timeline[-1][2] if receiving else 0
