@@ -1,5 +1,6 @@
 """A box of the lab as the figures see it: its verbs, its mailboxes, and what its services use."""
 
+import functools
 import json
 import os
 import re
@@ -91,15 +92,20 @@ class Machine:
         """Return a path of the box as this machine reaches it."""
         return Path(f"/proc/{self.pid}/root{path}")
 
-    @property
-    def has_mailboxes(self):
-        """Return whether the mailboxes are where this formula puts them; a peer has its own way."""
-        return self.path(SETTINGS).exists()
+    @functools.cached_property
+    def mailboxes(self):
+        """The directory of the box with a maildir for each address, None where there is none.
+
+        It is that of this formula, or that of chatmail/relay. Other relays have their own ways.
+        """
+        if self.path(SETTINGS).exists():
+            return json.loads(self.path(SETTINGS).read_text())["mailboxes_dir"]
+        cmdeploy = f"/home/vmail/mail/{self.domain}"
+        return cmdeploy if self.path(cmdeploy).is_dir() else None
 
     def messages(self, accounts):
         """Return how many messages the mailboxes of these accounts have."""
-        settings = json.loads(self.path(SETTINGS).read_text())
-        top = self.path(settings["mailboxes_dir"])
+        top = self.path(self.mailboxes)
         count = 0
         for account in accounts:
             for part in ("new", "cur"):
