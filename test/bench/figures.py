@@ -88,6 +88,9 @@ FIGURES = (
     Figure(
         "logins_static", "logins, of those with a static passdb", "x", 0.9, "ours / static", True
     ),
+    Figure(
+        "login_cpu_static", "a login's CPU, static / ours", "x", 0.9, "/proc, the same logins", True
+    ),
     Figure("login_tls", "TLS handshake, of a login's CPU", "%", None, "a connection without login"),
     Figure(
         "login_hash", "password's hash, of a login's CPU", "%", None, "static, with / without it"
@@ -104,7 +107,9 @@ FIGURES = (
     Figure("filter", "filter CPU, 10 KB in the chain", "ms", 1.5, "/proc, the 30 s above"),
     Figure("filter_large", "filter CPU, 30 MB with DKIM", "ms", 200, "/proc, 29 MB in the chain"),
     Figure("full_mailbox", "into 5,000 unread / empty", "x", 1.2, "median of 200 LMTP deliveries"),
-    Figure("growth", "growth by messages, worst service", "%", 5, "PSS after 10 % and after all"),
+    Figure(
+        "growth", "growth by messages, worst service", "%", 5, "PSS_Anon after a warm-up, after all"
+    ),
     Figure("core_hop", "Delta Chat hop, median", "ms", 70, "send_text to the incoming event"),
     Figure("core_join", "Secure-Join on one relay", "s", 1, "scan until both are green"),
     Figure("core_join_two", "Secure-Join on two relays", "s", 1.5, "scan until both are green"),

@@ -2,7 +2,7 @@
 
 A third of the messages stays on the first relay, a third goes from the first to the second one, and
 a third comes back. After each round the recipients log in and delete what arrived, as clients do,
-so that the mailboxes stay small.
+so that the mailboxes stay small. The memory is looked at while nobody is connected.
 """
 
 import time
@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from bench.load import SENDERS, Crowd
 from bench.raw import Inbox
 
-ROUNDS = 10  # the first one is the warm-up
+ROUNDS = 10
+WARM_UP = 2  # rounds before these
+REST = 110  # seconds; Postfix keeps an idle process for 100 (postconf(5), max_idle)
 PATIENCE = 60  # seconds without a further message until the rest counts as lost
 SMALL = 3 * 1024  # KB; a smaller unit is not counted, because one process more changes it
 
@@ -53,46 +55,51 @@ def one_round(crowd, receiving, each):
         list(pool.map(empty, accounts))
 
 
-def memory(machines):
-    """Return the PSS in KB of each unit of the machines, when it is settled."""
-    return {
-        f"{machine.name} {unit}": kb
-        for machine in machines
-        for unit, kb in machine.settled_memory().items()
-    }
+def phase(ways, rounds, each, say):
+    """Let new crowds send for so many rounds. Return when the services had time to rest."""
+    crowds = [Crowd(here.domain, there.domain) for here, there in ways]
+    try:
+        for number in range(rounds):
+            for crowd, (_, receiving) in zip(crowds, ways, strict=True):
+                one_round(crowd, receiving, each)
+            say(f"growth: round {number + 1} of {rounds}, {len(ways) * SENDERS * each} messages")
+    finally:
+        for crowd in crowds:
+            crowd.close()
+    time.sleep(REST)
+
+
+def look(machines):
+    """Return {unit: (PSS, PSS without pages of files)} of the machines, in KB."""
+    found = {}
+    for machine in machines:
+        whole, own = machine.settled_memory(), machine.memory("Pss_Anon")
+        found |= {f"{machine.name} {unit}": (whole[unit], own[unit]) for unit in whole}
+    return found
 
 
 def measure(one, other, messages, say):
-    """Send about so many messages; return how many there were, and the PSS after each round.
+    """Send about so many messages after a warm-up; return their number, and look() before, after.
 
     say: a function that prints a line.
     """
     ways = [(one, one), (one, other), (other, one)]
     each = max(1, messages // (ROUNDS * len(ways) * SENDERS))
-    crowds = [Crowd(here.domain, there.domain) for here, there in ways]
-    looks = []
-    try:
-        for number in range(ROUNDS):
-            for crowd, (_, receiving) in zip(crowds, ways, strict=True):
-                one_round(crowd, receiving, each)
-            looks.append(memory((one, other)))
-            done = (number + 1) * len(ways) * SENDERS * each
-            say(f"growth: {done} messages, {sum(looks[-1].values()) / 1024:.0f} MB in both boxes")
-    finally:
-        for crowd in crowds:
-            crowd.close()
-    return done, looks
+    phase(ways, WARM_UP, each, say)
+    before = look((one, other))
+    phase(ways, ROUNDS, each, say)
+    return ROUNDS * len(ways) * SENDERS * each, before, look((one, other))
 
 
-def percent(looks):
-    """Return by how many percent each unit grew since the warm-up, the most first.
+def percent(before, after):
+    """Return by how many percent each unit grew, the most first.
 
-    looks: the PSS of each unit in KB, after each round. Units of less than 3 MB are left out.
+    before, after: what look() returned. Pages of files do not count: the system takes them back,
+    and those of the journal come and go. Units that had less than 3 MB are left out.
     """
-    first, last = looks[0], looks[-1]
     grown = {
-        unit: round(100 * (last.get(unit, 0) / kb - 1), 1)
-        for unit, kb in first.items()
-        if kb >= SMALL
+        unit: round(100 * (after[unit][1] / own - 1), 1)
+        for unit, (_, own) in before.items()
+        if own >= SMALL and unit in after
     }
     return dict(sorted(grown.items(), key=lambda item: -item[1]))

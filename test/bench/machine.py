@@ -67,13 +67,13 @@ class Machine:
                 used[unit] += sum(int(field) for field in fields[11:15]) / TICKS
         return used
 
-    def memory(self):
-        """Return the PSS of each unit in KB."""
+    def memory(self, kind="Pss"):
+        """Return the PSS of each unit in KB. kind: Pss_Anon leaves out pages of files (proc(5))."""
         used = Counter()
         for pid, unit in self.processes():
             with suppress(OSError):
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                used[unit] += int(re.search(r"^Pss: +(\d+)", text, re.M)[1])
+                used[unit] += int(re.search(rf"^{kind}: +(\d+)", text, re.M)[1])
         return used
 
     def settled_memory(self, seconds=60):

@@ -75,6 +75,7 @@ def static(bench):
     bench.values |= {
         "static": found["static"][0],
         "logins_static": found["ours"][0] / found["static"][0],
+        "login_cpu_static": cpu["static"] / cpu["ours"],
         "login_tls": 100 * cpu["tls"] / cpu["ours"],
         "login_hash": 100 * (cpu["static"] - cpu["unchecked"]) / cpu["ours"],
     }
@@ -174,9 +175,14 @@ def full_mailbox(bench):
 def growing(bench):
     """The memory of each service before and after many messages through two relays."""
     one, other = bench.box("one"), bench.box("two")
-    count, looks = growth.measure(one, other, bench.options.messages, bench.say)
-    grown = growth.percent(looks)
-    bench.details["growth_by_messages"] = {"messages": count, "percent": grown, "rounds": looks}
+    count, before, after = growth.measure(one, other, bench.options.messages, bench.say)
+    grown = growth.percent(before, after)
+    bench.details["growth_by_messages"] = {
+        "messages": count,
+        "percent": grown,
+        "before": before,
+        "after": after,
+    }
     bench.values["growth"] = max(grown.values())
 
 
