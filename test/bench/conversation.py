@@ -69,7 +69,7 @@ def after_idle(domain, seconds, say, people=40):
         inbox.idle()
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
-        say(f"{people} clients in IDLE, {left / 60:.0f} minutes left")
+        say(f"{people} clients in IDLE, {left / 60:.1f} minutes left")
         time.sleep(min(left, 300))
     sender = Person(domain)
     converse(sender, sender, 4)
