@@ -6,11 +6,19 @@ from the files that `make bench` wrote. Its output is what the page has.
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).parents[1])]
 
-from bench.figures import FIGURES, in_columns, shown, shown_goal, verdict  # noqa: E402
+from bench.figures import (  # noqa: E402
+    FIGURES,
+    comparison,
+    in_columns,
+    shown,
+    shown_goal,
+    verdict,
+)
 
 
 def read(path):
@@ -48,17 +56,18 @@ def by_service(records, key, least):
     """Return the lines of a table of what each service took, the most first.
 
     key: "cpu" or "memory", as in the records. least: services that took less everywhere are left
-    out.
+    out. An instance counts for its service: on Debian 12 Postfix is `postfix@-`.
     """
-    columns = [record.get(key, {}) for record in records.values()]
-    units = sorted(
-        {unit for column in columns for unit in column},
-        key=lambda unit: -max(column.get(unit, 0) for column in columns),
-    )
+    columns = []
+    for record in records.values():
+        columns.append(column := Counter())
+        for unit, value in record.get(key, {}).items():
+            column[unit.removesuffix(".service").partition("@")[0]] += value
+    most = {name: max(column[name] for column in columns) for column in columns for name in column}
     rows = [
-        (f"`{unit.removesuffix('.service')}`", *(shown(column.get(unit)) for column in columns))
-        for unit in units
-        if max(column.get(unit, 0) for column in columns) >= least
+        (f"`{name}`", *(shown(column.get(name)) for column in columns))
+        for name in sorted(most, key=lambda name: -most[name])
+        if most[name] >= least
     ]
     return in_columns([("service", *records), *rows])
 
@@ -66,17 +75,15 @@ def by_service(records, key, least):
 def page(records):
     """Return the tables of docs/performance.md."""
     lines = side_by_side(records)
-    lines += [
-        "",
-        "CPU a message at full speed, in milliseconds:",
-        "",
-        *by_service(records, "cpu", 0.1),
-    ]
+    lines += ["", "CPU a message at full speed, in milliseconds:", ""]
+    lines += by_service(records, "cpu", 0.1)
     lines += ["", "PSS of the idle box, in MB:", "", *by_service(records, "memory", 1)]
     for name, record in records.items():
         busy = max(record["busy"].values(), default=0)
         about = f"{record['date']}, {record['cores']} cores, at most {busy:.0f} % busy otherwise"
         lines += ["", f"{name}: {about}."]
+        if peers := record.get("peers"):
+            lines += ["", *comparison(record["figures"], peers)]
     return lines
 
 

@@ -42,6 +42,21 @@ def test_services_are_in_the_order_of_what_they_take_without_the_small_ones():
     assert found[2:] == [["`chatmail-filter`", "25", "-"], ["`dovecot`", "18", "12"]]
 
 
+def test_instance_counts_for_its_service():
+    records = {
+        "Debian 13": {"cpu": {"postfix.service": 2, "init.scope": 1}},
+        "Debian 12": {"cpu": {"postfix@-.service": 3, "postfix.service": 0.5}},
+    }
+    found = rows(tables.by_service(records, "cpu", 0.1))
+    assert found[2:] == [["`postfix`", "2", "3.5"], ["`init.scope`", "1", "-"]]
+
+
+def test_page_has_the_figures_of_peers():
+    record = {**RECORDS["Debian 13"], "peers": {"cmdeploy": {"cpu": 14}}}
+    page = tables.page({"Debian 13": record})
+    assert ["CPU a message", "ms", "7", "14 (0.5 x)"] in rows(page)
+
+
 def test_page_says_when_and_how_quietly_each_release_was_measured():
     page = tables.page(RECORDS)
     assert "Debian 13: 2026-11-26 14:41, 2 cores, at most 3 % busy otherwise." in page
