@@ -72,7 +72,8 @@ bench: .venv/ready ## figures of a relay: table, JSON, plots (OS=debian-12 PARTS
 	$(VENV)/pip install --quiet --group bench || echo "matplotlib cannot be installed: no plots"
 	$(SUDO) $(LAB) images --os $(OS)
 	$(SUDO) $(LAB) client -- env PYTHONDONTWRITEBYTECODE=1 $(VENV)/python test/bench/bench.py --os $(OS) \
-		$(if $(PARTS),--parts "$(PARTS)") $(if $(PEERS),--peers "$(PEERS)") $(if $(CLIENTS),--clients $(CLIENTS))
+		$(if $(PARTS),--parts "$(PARTS)") $(if $(PEERS),--peers "$(PEERS)") $(if $(CLIENTS),--clients $(CLIENTS)) \
+		$(if $(MESSAGES),--messages $(MESSAGES)) $(if $(BEFORE),--before $(BEFORE))
 
 mutate: .venv/ready ## faults that the unit tests do not notice (PART=message SAMPLE=60; hours without SAMPLE)
 	$(VENV)/pip install --quiet --group mutate

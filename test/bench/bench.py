@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 # The folder of this file goes from the path: `bench` is the package here, not this file.
 sys.path[:1] = [str(ROOT / "test"), str(ROOT / "chatmail/program/files")]
 
-from bench import figures, parts, plots  # noqa: E402
+from bench import figures, parts, plots, tables  # noqa: E402
 from bench.machine import Machine, lab, others  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,7 +35,7 @@ COMMANDS = {
     ],
 }
 RETENTION = {"TMPDIR": "/var/tmp", "EXPIRE_MAILBOXES": "100000"}
-USUAL = [*parts.PARTS, "filter", "transport"]
+USUAL = [*(name for name in parts.PARTS if name != "hour"), "filter", "transport"]
 
 
 class Bench:
@@ -57,6 +57,10 @@ class Bench:
             took = parts.converges.up(full, self.options.os, self.directory)
             self.details.setdefault("first_converge", took)
         return Machine(full)
+
+    def say(self, text):
+        """Print a line at once."""
+        say(text)
 
     def end(self):
         """End the boxes."""
@@ -111,9 +115,11 @@ def run(bench):
             for argv in COMMANDS[name]:
                 bench.part(name, lambda argv=argv: command(argv))
     bench.details["peers"] = {}
-    for name in bench.options.peers:
+    for peer in bench.options.peers:
+        name, _, box = peer.partition("=")
         found = bench.details["peers"][name] = {}
-        bench.part(f"peer {name}", lambda name=name, found=found: parts.peer(name, found))
+        bench.part(f"peer {name}", lambda box=box or name, found=found: parts.peer(box, found))
+    bench.values |= figures.of_cmdeploy(bench.values, bench.details["peers"])
 
 
 def report(bench):
@@ -122,10 +128,6 @@ def report(bench):
     lines = figures.table(bench.values, release)
     if any(peers.values()):
         lines += ["", *figures.comparison(bench.values, peers)]
-    lines += ["", f"{release}, {os.cpu_count()} cores, {datetime.date.today()}"]
-    lines += [f"NOT MEASURED, {name}: {error}" for name, error in bench.errors.items()]
-    print("\n".join(["", *lines]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
     record = {
         "release": release,
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
@@ -134,6 +136,12 @@ def report(bench):
         "errors": bench.errors,
         **bench.details,
     }
+    if bench.options.before:
+        lines += ["", *tables.side_by_side({"before": bench.options.before, "after": record})]
+    lines += ["", f"{release}, {os.cpu_count()} cores, {datetime.date.today()}"]
+    lines += [f"NOT MEASURED, {name}: {error}" for name, error in bench.errors.items()]
+    print("\n".join(["", *lines]), flush=True)
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{release}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     say(f"written: {path.relative_to(ROOT)} {plots.draw(record, RESULTS)}")
@@ -149,8 +157,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--os", choices=["debian-12", "debian-13"], default="debian-13")
     parser.add_argument("--parts", type=names, default=USUAL, help=f"default: {' '.join(USUAL)}")
-    parser.add_argument("--peers", type=names, default=[], help="names of other relays of the lab")
+    parser.add_argument("--peers", type=names, default=[], help="other relays: name=box, or a box")
     parser.add_argument("--clients", type=int, default=1000, help="clients that wait in IDLE")
+    parser.add_argument("--messages", type=int, default=12_000, help="messages of the part growth")
+    parser.add_argument("--before", type=tables.read, help="a JSON file of an earlier run")
     options = parser.parse_args()
     unknown = set(options.parts) - set(parts.PARTS) - set(COMMANDS)
     if unknown:

@@ -1,12 +1,13 @@
 """Logins a second, and the memory of clients that are connected and wait."""
 
-import itertools
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from bench import baselines
 from bench.machine import difference
-from bench.raw import Inbox, fresh_account, log_in
+from bench.raw import Inbox, fresh_account, greet, log_in
+from relay.client import Account
 
 AT_ONCE = 16
 AWAY = 60  # seconds after the clients left until the memory counts as given back or kept
@@ -20,23 +21,46 @@ def rate(function, arguments):
     return len(arguments) / (time.perf_counter() - began)
 
 
+def timed(machine, function, accounts):
+    """Call the function for each account; return the calls a second, and ms of CPU of each unit.
+
+    The CPU is that of the box for one call.
+    """
+    before = machine.cpu()
+    found = rate(function, accounts)
+    used = difference(machine.cpu(), before)
+    return found, {unit: round(1000 * cpu / len(accounts), 3) for unit, cpu in used.items()}
+
+
 def logins(machine, count):
     """Return new addresses a second, logins a second, CPU of both, and the accounts.
 
-    count: how many addresses; each logs in twice, by TLS connections of their own. The CPU is in
-    milliseconds a login, by unit.
+    count: how many addresses; each logs in twice, by TLS connections of their own.
     """
     accounts = [fresh_account(machine.domain) for _ in range(count)]
-    looks = [machine.cpu()]
-    rates = []
-    for _ in range(2):
-        rates.append(rate(log_in, accounts))
-        looks.append(machine.cpu())
-    cpu = [
-        {unit: round(1000 * used / count, 3) for unit, used in difference(after, before).items()}
-        for before, after in itertools.pairwise(looks)
-    ]
-    return *rates, dict(zip(("new", "existing"), cpu, strict=True)), accounts
+    new, new_cpu = timed(machine, log_in, accounts)
+    known, known_cpu = timed(machine, log_in, accounts)
+    return new, known, {"new": new_cpu, "existing": known_cpu}, accounts
+
+
+def compared_logins(machine, accounts):
+    """Return {kind: (logins a second, ms of CPU by unit)} for four kinds of logins.
+
+    ours: as the relay is. static: a static passdb, which has the hash of one account, so all log in
+    with its password; TLS, hash, mailboxes, plugins stay as they are. unchecked: a static passdb
+    that checks no password. tls: a TLS connection up to the greeting, and no login.
+    """
+    path = f"{machine.mailboxes}/{accounts[0].address}/password"
+    stored = machine.path(path).read_text().strip()
+    one_password = [Account(account.address, accounts[0].password) for account in accounts]
+    found = {"ours": timed(machine, log_in, accounts), "tls": timed(machine, greet, accounts)}
+    with baselines.static_passdb(machine, stored):
+        log_in(one_password[-1])  # The first login waits until Dovecot has started.
+        found["static"] = timed(machine, log_in, one_password)
+    with baselines.static_passdb(machine):
+        log_in(one_password[-1])
+        found["unchecked"] = timed(machine, log_in, one_password)
+    return found
 
 
 def waiting_clients(machine, accounts, steps=4):

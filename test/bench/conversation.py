@@ -59,6 +59,30 @@ def conversation(domain, other_domain=None, messages=200, idle=40):
         other.close()
 
 
+def after_idle(domain, seconds, say, people=40):
+    """Return the waits, in seconds, of clients that were in IDLE for a long time.
+
+    They do nothing meanwhile, and then get one message each. say: a function that prints a line.
+    """
+    inboxes = [Inbox(fresh_account(domain)) for _ in range(people)]
+    for inbox in inboxes:
+        inbox.idle()
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        say(f"{people} clients in IDLE, {left / 60:.1f} minutes left")
+        time.sleep(min(left, 300))
+    sender = Person(domain)
+    converse(sender, sender, 4)
+    waits = []
+    for inbox in inboxes:
+        sent = sender.outbox.send(inbox.account.address, 1_000)
+        waits.append(inbox.wait_for_count()[1] - sent)
+        sender.outbox.confirm()
+    for connection in (sender, *inboxes):
+        connection.close()
+    return waits
+
+
 def main():
     """Measure both kinds of waiting."""
     parser = argparse.ArgumentParser(description=__doc__)

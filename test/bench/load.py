@@ -148,7 +148,7 @@ def measure(crowd, machines, seconds=30, pace=None):
     machines: the boxes whose CPU counts; the last one has the mailboxes.
     pace: messages a second, None for as many as they can.
     """
-    receiving = machines[-1] if machines[-1].has_mailboxes else None
+    receiving = machines[-1] if machines[-1].mailboxes else None
     first = receiving.messages(crowd.recipients) if receiving else 0
     before = [machine.cpu() for machine in machines]
     shares.share(machines)

@@ -1,5 +1,6 @@
 """A box of the lab as the figures see it: its verbs, its mailboxes, and what its services use."""
 
+import functools
 import json
 import os
 import re
@@ -66,13 +67,13 @@ class Machine:
                 used[unit] += sum(int(field) for field in fields[11:15]) / TICKS
         return used
 
-    def memory(self):
-        """Return the PSS of each unit in KB."""
+    def memory(self, kind="Pss"):
+        """Return the PSS of each unit in KB. kind: Pss_Anon leaves out pages of files (proc(5))."""
         used = Counter()
         for pid, unit in self.processes():
             with suppress(OSError):
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                used[unit] += int(re.search(r"^Pss: +(\d+)", text, re.M)[1])
+                used[unit] += int(re.search(rf"^{kind}: +(\d+)", text, re.M)[1])
         return used
 
     def settled_memory(self, seconds=60):
@@ -91,15 +92,20 @@ class Machine:
         """Return a path of the box as this machine reaches it."""
         return Path(f"/proc/{self.pid}/root{path}")
 
-    @property
-    def has_mailboxes(self):
-        """Return whether the mailboxes are where this formula puts them; a peer has its own way."""
-        return self.path(SETTINGS).exists()
+    @functools.cached_property
+    def mailboxes(self):
+        """The directory of the box with a maildir for each address, None where there is none.
+
+        It is that of this formula, or that of chatmail/relay. Other relays have their own ways.
+        """
+        if self.path(SETTINGS).exists():
+            return json.loads(self.path(SETTINGS).read_text())["mailboxes_dir"]
+        cmdeploy = f"/home/vmail/mail/{self.domain}"
+        return cmdeploy if self.path(cmdeploy).is_dir() else None
 
     def messages(self, accounts):
         """Return how many messages the mailboxes of these accounts have."""
-        settings = json.loads(self.path(SETTINGS).read_text())
-        top = self.path(settings["mailboxes_dir"])
+        top = self.path(self.mailboxes)
         count = 0
         for account in accounts:
             for part in ("new", "cur"):

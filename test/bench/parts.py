@@ -2,12 +2,24 @@
 
 import statistics
 
-from bench import between, clients, converges, conversation, cores, load, mailbox
+from bench import (
+    baselines,
+    between,
+    clients,
+    converges,
+    conversation,
+    cores,
+    growth,
+    load,
+    mailbox,
+)
 from bench.figures import median_and_p95
 from bench.machine import OURS, Machine, difference
 
 LARGE = 29_000_000  # bytes; the relay takes 30 MB
 LARGE_COUNT = 3
+COMPARED = 300  # logins of each kind that are compared with those of a static passdb
+HOUR = 3600  # seconds
 GROWN = 1024  # KB that a unit must grow by to count for the clients that wait
 
 
@@ -46,6 +58,29 @@ def conversation_figures(domain, details):
     }
 
 
+def hour(bench):
+    """Clients that were idle for an hour. Each one stays in one IDLE command."""
+    waits = conversation.after_idle(bench.box("one").domain, HOUR, bench.say)
+    bench.details.setdefault("waits", {})["idle for an hour"] = waits
+    bench.values["hour"], bench.values["hour_p95"] = median_and_p95(waits)
+
+
+def static(bench):
+    """Logins of existing addresses, against a Dovecot whose passdb and userdb are static."""
+    machine = bench.box("one")
+    accounts = clients.logins(machine, COMPARED)[-1]
+    found = clients.compared_logins(machine, accounts)
+    bench.details["compared_logins"] = found
+    cpu = {kind: sum(used.values()) for kind, (_, used) in found.items()}
+    bench.values |= {
+        "static": found["static"][0],
+        "logins_static": found["ours"][0] / found["static"][0],
+        "login_cpu_static": cpu["static"] / cpu["ours"],
+        "login_tls": 100 * cpu["tls"] / cpu["ours"],
+        "login_hash": 100 * (cpu["static"] - cpu["unchecked"]) / cpu["ours"],
+    }
+
+
 def logins(bench):
     """New addresses and logins; then a client for each address, which waits."""
     machine = bench.box("one")
@@ -75,6 +110,26 @@ def sustained(bench):
     bench.values["filter"] = bench.details["cpu"].get("chatmail-filter.service", 0)
 
 
+def plain(bench):
+    """40 senders at full speed through the same box without filter, push and compression."""
+    machine = bench.box("one")
+    with baselines.plain_chain(machine):
+        crowd = load.Crowd(machine.domain, machine.domain)
+        try:
+            found = load.measure(crowd, [machine])
+        finally:
+            crowd.close()
+    cpu = {unit: 1000 * used / found.messages for unit, used in found.cpu[machine.name].items()}
+    bench.details["plain"] = {
+        "accepted": found.accepted,
+        "lost": found.lost,
+        "cpu": {unit: round(ms, 3) for unit, ms in cpu.items() if ms > 0.01},
+    }
+    bench.values["plain"] = found.delivered
+    if "delivered" in bench.values:
+        bench.values["delivered_plain"] = bench.values["delivered"] / found.delivered
+
+
 def load_figures(machine, details):
     """Return the figures of a load on one relay; details gets the rest."""
     crowd = load.Crowd(machine.domain, machine.domain)
@@ -94,7 +149,7 @@ def load_figures(machine, details):
     details["waits"] |= {"full speed": full.waits, "half speed": half.waits}
     found = {"accepted": full.accepted, "cpu": sum(used.values())}
     found |= {"half_p95": median_and_p95(half.waits)[1], "full_p95": median_and_p95(full.waits)[1]}
-    return found | ({"delivered": full.delivered} if machine.has_mailboxes else {})
+    return found | ({"delivered": full.delivered} if machine.mailboxes else {})
 
 
 def large(bench):
@@ -115,6 +170,20 @@ def full_mailbox(bench):
     empty, full = mailbox.full_and_empty(bench.box("one"))
     bench.details["lmtp"] = {"empty": empty, "full": full}
     bench.values["full_mailbox"] = full / empty
+
+
+def growing(bench):
+    """The memory of each service before and after many messages through two relays."""
+    one, other = bench.box("one"), bench.box("two")
+    count, before, after = growth.measure(one, other, bench.options.messages, bench.say)
+    grown = growth.percent(before, after)
+    bench.details["growth_by_messages"] = {
+        "messages": count,
+        "percent": grown,
+        "before": before,
+        "after": after,
+    }
+    bench.values["growth"] = max(grown.values())
 
 
 def core(bench):
@@ -166,6 +235,7 @@ def peer(name, found):
     """Measure another relay of the lab by the same client; its figures go into `found`."""
     machine = Machine(name)
     details = {}
+    found["box_memory"] = machine.settled_memory().total() / 1024
     found |= conversation_figures(machine.domain, details)
     found |= load_figures(machine, details)
     found["new_logins"], found["logins"], _, _ = clients.logins(machine, 300)
@@ -177,9 +247,13 @@ PARTS = {
     "memory": idle_box,
     "conversation": talk,
     "sustained": sustained,
+    "plain": plain,
+    "static": static,
     "clients": logins,
     "large": large,
     "mailbox": full_mailbox,
     "core": core,
     "relays": relays,
+    "growth": growing,
+    "hour": hour,
 }

@@ -129,3 +129,10 @@ def log_in(account):
             answer += data
         if b"\r\na OK" not in answer:
             raise RuntimeError(f"the login failed: {answer[-100:]!r}")
+
+
+def greet(account):
+    """Open an IMAP connection, wait for the relay's greeting, and leave without a login."""
+    with TLS.wrap_socket(socket.create_connection((host_of(account), 993), 60)) as connection:
+        if not connection.recv(4096).startswith(b"* OK"):
+            raise RuntimeError("the relay did not greet an IMAP client")
