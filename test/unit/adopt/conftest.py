@@ -28,6 +28,7 @@ def old(tmp_path, monkeypatch, key):
     """A machine of cmdeploy. `write(path, content)` makes a file, `commands` are those that ran."""
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setattr(installing, "TLS", tmp_path / "etc/chatmail/tls")
+    monkeypatch.setattr(installing, "DAEMONS", ())
     made = SimpleNamespace(root=tmp_path, commands=[], broken=None)
 
     def write(path, content=""):

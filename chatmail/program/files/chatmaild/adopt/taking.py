@@ -183,4 +183,4 @@ def _mailboxes(begun, _packages):
     mailboxes.move_notifications(directory, (vmail.pw_uid, vmail.pw_gid))
 
 
-STEPS = (_keep, _packages, _keys, _stop, _remove, _dovecot, _mailboxes)
+STEPS = (_keep, _packages, _stop, _keys, _remove, _dovecot, _mailboxes)
