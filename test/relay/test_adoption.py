@@ -240,7 +240,7 @@ def test_message_goes_each_way(taken):
 
 def test_device_tokens_of_the_old_form_are_kept(taken):
     with imap(taken.box, client(taken.box)) as connection:
-        connection._simple_command("GETMETADATA", "INBOX", "(/private/devicetoken)")
+        connection.xatom("GETMETADATA", "INBOX", "(/private/devicetoken)")
         answer = connection.response("METADATA")[1]
     assert all(token.encode() in str(answer).encode() for token in cmdeploy_machine.TOKENS)
 

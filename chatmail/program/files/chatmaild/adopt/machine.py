@@ -22,11 +22,9 @@ UNITS = (
     *("tls-cert-reload.path", "tls-cert-reload.service"),
     *("echobot.service", "mta-sts-daemon.service"),
 )
-# Debian's units that stop for the take-over. Those in the second line are needed no longer.
-DAEMONS = (
-    *("postfix.service", "dovecot.service", "nginx.service"),
-    *("opendkim.service", "fcgiwrap.socket", "fcgiwrap.service"),
-)
+# Debian's units that stop for the take-over. Those in the first line are needed no longer.
+UNUSED_DAEMONS = ("opendkim.service", "fcgiwrap.socket", "fcgiwrap.service")
+DAEMONS = ("postfix.service", "dovecot.service", "nginx.service", *UNUSED_DAEMONS)
 # Debian's units that the converge changes, too. `undo` brings them back.
 OTHERS = ("unbound.service", "unbound-resolvconf.service", "systemd-resolved.service")
 # What is removed. `undo` puts it back.

@@ -117,11 +117,8 @@ def _packages(begun, packages):
     ]
     if early:
         machine.run(*APT, "install", *early)
-    version = machine.dovecot_versions()[1]
-    wanted = [f"{name}={version}" for name in (*machine.DOVECOT, "dovecot-auth-lua")]
     # The pin of cmdeploy lets apt see no Dovecot at all.
     machine.here("/etc/apt/preferences.d/pin-dovecot").unlink(missing_ok=True)
-    machine.run(*APT, "install", "--download-only", "--allow-downgrades", *wanted)
     if later := sorted(LATER & set(packages)):
         machine.run(*APT, "install", "--download-only", *later)
 
@@ -142,14 +139,26 @@ def _keys(begun, _packages):
     atomic_files.replace(mark, certificate.read_bytes(), mode=0o644, durable=True)
 
 
+def _dovecot(begun, _packages):
+    """Install Debian's Dovecot, which reads cmdeploy's configuration, too, and starts again."""
+    version = machine.dovecot_versions()[1]
+    wanted = [f"{name}={version}" for name in (*machine.DOVECOT, "dovecot-auth-lua")]
+    machine.run(*APT, "install", "--allow-downgrades", *wanted)
+
+
 def _stop(begun, _packages):
     """End the mail service, and everything that cmdeploy runs."""
-    begun.setdefault("stopped", time.time())
-    journal.write(begun)
     noted = begun["before"]["units"]
     units = [unit for unit in (*machine.UNITS, *machine.DAEMONS) if unit in noted]
-    machine.run("systemctl", "stop", *units)
-    machine.run("systemctl", "disable", *units)
+    # This takes seconds, because systemd reads all units again for each script of System V.
+    machine.run("systemctl", "--no-reload", "disable", *units)
+    begun.setdefault("stopped", time.time())
+    journal.write(begun)
+    # OpenDKIM takes seconds to end, and nothing waits for its end.
+    unused = [unit for unit in units if unit in machine.UNUSED_DAEMONS]
+    machine.run("systemctl", "stop", *(unit for unit in units if unit not in unused))
+    if unused:
+        machine.run("systemctl", "--no-block", "stop", *unused)
 
 
 def _remove(begun, _packages):
@@ -168,13 +177,6 @@ def _remove(begun, _packages):
     machine.run("systemctl", "reset-failed")
 
 
-def _dovecot(begun, _packages):
-    """Install Debian's Dovecot. Its services stay stopped, because they are disabled."""
-    version = machine.dovecot_versions()[1]
-    wanted = [f"{name}={version}" for name in (*machine.DOVECOT, "dovecot-auth-lua")]
-    machine.run(*APT, "install", "--allow-downgrades", *wanted)
-
-
 def _mailboxes(begun, _packages):
     """Let the filter see the addresses, and hand over the pending notifications."""
     directory = machine.find_mailboxes(begun["given"])
@@ -183,4 +185,4 @@ def _mailboxes(begun, _packages):
     mailboxes.move_notifications(directory, (vmail.pw_uid, vmail.pw_gid))
 
 
-STEPS = (_keep, _packages, _stop, _keys, _remove, _dovecot, _mailboxes)
+STEPS = (_keep, _packages, _dovecot, _stop, _keys, _remove, _mailboxes)
