@@ -69,6 +69,15 @@ def test_start_hands_over_key_certificate_and_notifications(whole, key):
     assert oct(home.stat().st_mode)[-3:] == "710"
 
 
+def test_notifications_that_are_handed_over_twice_are_there_once(whole):
+    for _ in range(2):
+        old = whole.write(f"{MAILBOXES}/pending_notifications/{'a' * 32}", "a@b\n17\ntoken")
+        taking.mailboxes.move_notifications(MAILBOXES, (User.pw_uid, User.pw_gid))
+        assert not old.exists()
+    [path] = machine.here("/var/lib/chatmail-metadata").iterdir()
+    assert json.loads(path.read_text())["address"] == "a@b"
+
+
 def test_mail_service_ends_after_the_packages_are_there(whole):
     start()
     stop = whole.commands.index(ran(whole, "systemctl stop")[0])
@@ -137,6 +146,20 @@ def test_undo_puts_files_and_units_back(whole, monkeypatch):
     assert not machine.here(journal.DIRECTORY).exists()
     assert len(ran(whole, "dpkg --force-confold -i")) == 1
     assert "doveauth.service" in ran(whole, "systemctl restart")[0]
+
+
+def test_undo_of_a_start_that_was_cut_off_puts_no_incomplete_copy_back(whole, monkeypatch):
+    whole.broken = "cp"
+    with pytest.raises(OperatorError):
+        start()
+    whole.broken = None
+    # The first bytes of a file, as a copy that was cut off leaves them.
+    copy = journal.files() / "etc/postfix/main.cf"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("myhost")
+    monkeypatch.setattr(machine, "dovecot_versions", lambda: ("1:2.3.21+dfsg1-3", ""))
+    undoing.undo({})
+    assert machine.here("/etc/postfix/main.cf").read_text() == "myhostname = old\n"
 
 
 def test_undo_after_the_first_night_is_refused(whole, monkeypatch):
