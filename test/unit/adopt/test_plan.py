@@ -118,3 +118,9 @@ def test_mailboxes_are_counted_without_an_address(old):
         "raw_logs": 1,
         "notifications": 1,
     }
+
+
+def test_program_that_asks_a_question_gets_no_answer_and_keeps_configuration_files():
+    """Dovecot's package asked again and again what to do with dovecot.conf, and `undo` hung."""
+    told = machine.run("sh", "-c", 'read line; echo "$? $UCF_FORCE_CONFFOLD $DEBIAN_FRONTEND"')
+    assert told == "1 1 noninteractive\n"

@@ -51,6 +51,13 @@ UNUSED_PACKAGES = ("opendkim", "opendkim-tools", "fcgiwrap", "acmetool", "python
 UNUSED_USERS = ("iroh", "echobot", "filtermail")
 DKIM_KEY = "/etc/dkimkeys/opendkim.private"
 DOVECOT = ("dovecot-core", "dovecot-imapd", "dovecot-lmtpd")
+# No package asks a question: configuration files stay as they are. ucf, which Dovecot's packages
+# use, knows nothing of apt's options, and asks again for ever without a terminal.
+ANSWERS = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "UCF_FORCE_CONFFOLD": "1",
+    "LC_ALL": "C.UTF-8",
+}
 
 
 def here(path):
@@ -58,11 +65,15 @@ def here(path):
     return ROOT / str(path).lstrip("/")
 
 
-def run(*command, check=True, **kwargs):
+def run(*command, check=True):
     """Run a program; return its output. Raises OperatorError when it fails, unless not `check`."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, **kwargs
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **ANSWERS},
     )
     if check and done.returncode:
         last = (done.stderr.strip() or done.stdout.strip())[-500:]

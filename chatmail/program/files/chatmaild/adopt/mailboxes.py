@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 
@@ -86,6 +85,6 @@ def move_notifications(directory, owner):
     journal.keep(f"{directory}/{PENDING}")
     for path, address, seconds, token in _list_pending(directory):
         content = {"address": address, "token": token, "first_try": seconds}
-        atomic_files.replace(ours / secrets.token_hex(16), json.dumps(content), owner=owner)
-        path.unlink()
+        # With the same name, an interrupted run that goes on wakes no device twice.
+        atomic_files.replace(ours / path.name, json.dumps(content), owner=owner)
     shutil.rmtree(machine.here(directory) / PENDING, ignore_errors=True)

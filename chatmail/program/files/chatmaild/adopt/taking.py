@@ -109,6 +109,8 @@ def _keep(begun, _packages):
 
 def _packages(begun, packages):
     """Install what the converge needs and what does not touch the mail service; fetch the rest."""
+    # An interrupted run may have left packages that are not configured. apt then does nothing.
+    machine.run("dpkg", "--configure", "-a")
     machine.run("apt-get", "-q", "update")
     early = [
         name
@@ -141,6 +143,7 @@ def _keys(begun, _packages):
 
 def _dovecot(begun, _packages):
     """Install Debian's Dovecot, which reads cmdeploy's configuration, too, and starts again."""
+    machine.run("dpkg", "--configure", "-a")
     version = machine.dovecot_versions()[1]
     wanted = [f"{name}={version}" for name in (*machine.DOVECOT, "dovecot-auth-lua")]
     machine.run(*APT, "install", "--allow-downgrades", *wanted)

@@ -69,6 +69,8 @@ def _find_packages():
 
 
 def _put_dovecot_back(version):
+    # An interrupted run may have left packages that are not configured.
+    machine.run("dpkg", "--configure", "-a")
     if machine.dovecot_versions()[0] == version:
         return
     # Debian's package needs exactly Debian's version of dovecot-core.
