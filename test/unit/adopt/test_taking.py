@@ -144,7 +144,10 @@ def test_undo_puts_files_and_units_back(whole, monkeypatch):
     assert machine.here(machine.INI).exists()
     assert len(list(machine.here(f"{MAILBOXES}/pending_notifications").iterdir())) == 1
     assert not machine.here(journal.DIRECTORY).exists()
-    assert len(ran(whole, "dpkg --force-confold -i")) == 1
+    # An `undo` that was cut off in dpkg left dovecot-core unconfigured, and the next one passed it.
+    dpkg = [each for each in ran(whole, "dpkg -") if "--audit" not in each]
+    assert dpkg[-2] == "dpkg --configure -a"
+    assert dpkg[-1].startswith("dpkg --force-confold -i")
     assert "doveauth.service" in ran(whole, "systemctl restart")[0]
 
 
