@@ -7,10 +7,10 @@
 
 The fixtures are `relay` (a converged machine), `host` (the same machine as pytest-testinfra's
 object), `classic` (a mail server that is not a relay), `empty_box` (makes machines for one test),
-`idle_box` and `bare_box` (unconverged machines that a file shares), `domain_box` (a converged
-machine with an ACME certificate), `other_relay` (the same of the other Debian release), `ip_relay`
-(a converged machine without a domain) and `lab` (runs a verb). After the first of these, this
-process is in the lab's client network, with the lab's DNS in its /etc/resolv.conf. So is every
+`idle_box`, `idle_domain_box` and `bare_box` (unconverged machines that a file shares), `domain_box`
+(a converged machine with an ACME certificate), `other_relay` (the same of the other release),
+`ip_relay` (a converged machine without a domain) and `lab` (runs a verb). After the first of these,
+this process is in the lab's client network, with the lab's DNS in its /etc/resolv.conf. So is every
 program that it starts: imaplib, smtplib, dnspython and deltachat-rpc-server connect to
 `relay.domain` as to any server. The verbs of `lab` work from there too. The resolv.conf is a mount
 that only this process has, so the machine does not change.
@@ -167,6 +167,13 @@ def idle_box(release, request):
     """An unconverged machine that the tests of a file share."""
     with boxes(release, request) as make:
         yield make()
+
+
+@pytest.fixture(scope="module")
+def idle_domain_box(release, request):
+    """The same as `idle_box`, with a domain that is not a test domain."""
+    with boxes(release, request) as make:
+        yield make("--domain", f"chat{os.getpid()}-{next(counter)}.signed.example")
 
 
 @pytest.fixture(scope="module")

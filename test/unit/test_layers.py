@@ -20,6 +20,7 @@ ALLOWED = {
     "retention": {"common"},
     "dns": {"common", "dkim"},
     "certificate": {"common"},
+    "adopt": {"certificate", "common"},
     "rotation": {"common", "dkim", "dns"},
     "health": {
         *("accounts", "certificate", "common", "dkim", "dns"),

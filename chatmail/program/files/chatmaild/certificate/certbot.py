@@ -40,7 +40,7 @@ PROBLEM = re.compile(r"Domain: (\S+)\n\s*Type: +(\S+)\n\s*Detail: (.*)")
 
 def find_reason_to_ask(settings):
     """Return the reason to ask the authority for a certificate, "" without a reason."""
-    issued = describe_issued()
+    issued = describe_issued() or installing.describe_taken_over()
     if issued is None:
         return "the authority has not issued one"
     missing = [name for name in settings["tls_names"] if name not in issued["names"]]
@@ -119,14 +119,15 @@ def obtain(settings):
     if find_reason_to_ask(settings):
         error, problems = _request_all_or_most(settings)
     issued = describe_issued()
-    usable = issued and settings["mail_domain"] in issued["names"] and issued["days_left"] >= 0
-    names = issued["names"] if usable else []
+    found = issued or installing.describe_taken_over()
+    usable = found and settings["mail_domain"] in found["names"] and found["days_left"] >= 0
+    names = found["names"] if usable else []
     missing = {
         name: problems.get(name) or error or "not requested"
         for name in settings["tls_names"]
         if name not in names
     }
-    if usable:
+    if usable and issued:
         try:
             install(*lineage_paths())
         except (OSError, OperatorError) as failure:

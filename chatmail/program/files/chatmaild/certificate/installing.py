@@ -15,6 +15,9 @@ from chatmaild.common.errors import OperatorError
 # All daemons read the two links in this directory. `install` replaces both targets in one step.
 TLS = Path("/etc/chatmail/tls")
 CERTIFICATE, KEY = "fullchain.pem", "privkey.pem"
+# A copy of the certificate that a take-over brought (chatmaild.adopt). While that certificate is in
+# use, the relay asks the authority for one of its own only when it is due.
+TAKEN_OVER = "taken-over.pem"
 DAEMONS = ("nginx", "dovecot", "postfix")
 
 
@@ -38,6 +41,16 @@ def describe_installed():
         return read_pair(str(TLS / CERTIFICATE), str(TLS / KEY))
     except OperatorError:
         return None
+
+
+def describe_taken_over():
+    """Return the content of the pair in use if a take-over brought it, None otherwise."""
+    try:
+        if (TLS / TAKEN_OVER).read_bytes() != (TLS / CERTIFICATE).read_bytes():
+            return None
+    except OSError:
+        return None
+    return describe_installed()
 
 
 def differs(certificate, key):
