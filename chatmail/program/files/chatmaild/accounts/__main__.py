@@ -3,8 +3,6 @@
 import asyncio
 import signal
 
-from aiohttp import web
-
 from chatmaild.accounts import registration
 from chatmaild.common.journal import start_logging
 from chatmaild.common.settings import load_settings
@@ -19,14 +17,12 @@ async def main():
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # An access log would show which client got which address.
-    runner = web.AppRunner(registration.application(load_settings()), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, HOST, PORT).start()
+    server = registration.server(load_settings())
+    await server.listen(HOST, PORT)
     notify("READY=1")
     await stop.wait()
     notify("STOPPING=1")
-    await runner.cleanup()
+    await server.stop()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import logging
 import os
 import signal
 
-from aiohttp import web
-
 from chatmaild.common.federation import Federation
 from chatmaild.common.journal import start_logging
 from chatmaild.common.settings import load_settings
@@ -47,17 +45,16 @@ async def run(settings: dict) -> None:
     lmtp = LmtpServer(Transactions(delivery.to_domain).start, name, max_size, SPOOL)
     gateway = Gateway(name, settings["max_message_size"], SPOOL)
     # When it stops, it waits 60 s for its handlers, as the LMTP server does.
-    runner = web.AppRunner(gateway.application(), access_log=None)
+    mxdeliv = gateway.server()
 
     await lmtp.listen(LMTP_SOCKET)
     # A client needs write permission to connect. The directory admits only Postfix and this user.
     os.chmod(LMTP_SOCKET, 0o666)
-    await runner.setup()
-    await web.TCPSite(runner, *MXDELIV, backlog=1024).start()
+    await mxdeliv.listen(*MXDELIV, backlog=1024)
     notify("READY=1")
     await stop.wait()
     notify("STOPPING=1")
-    await asyncio.gather(lmtp.stop(), runner.cleanup())
+    await asyncio.gather(lmtp.stop(), mxdeliv.stop())
     await https.close()
 
 
