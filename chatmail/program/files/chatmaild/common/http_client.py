@@ -180,7 +180,10 @@ class _Connection:
         await self._reader.read(1)
 
     def may_be_kept(self):
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        """Return whether the connection is ready for another request."""
+        done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        # What comes after an answer would count as the answer to the next request.
+        if not done or self._h11.trailing_data[0]:
             return False
         self._h11.start_next_cycle()
         return True
