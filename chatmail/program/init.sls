@@ -15,7 +15,6 @@ chatmail libraries of the program:
       - python3-dnspython
       - python3-h11
       - python3-milter
-      - python3-passlib
 
 chatmail program:
   file.recurse:

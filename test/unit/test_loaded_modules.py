@@ -16,7 +16,7 @@ LARGE = {"aiohttp", "cryptography", "dns", "h11", "passlib", "prometheus_client"
 @pytest.mark.parametrize(
     ("service", "needed"),
     [
-        ("accounts", {"h11", "passlib"}),
+        ("accounts", {"h11"}),
         ("filter", {"cryptography", "dns"}),
         ("transport", {"h11"}),
     ],
