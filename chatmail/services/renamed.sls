@@ -1,5 +1,5 @@
 {#- Up to release 2026.11, chatmail-accounts only created addresses, and chatmail-metadata, or before it chatmail-dict,
-    had a unit of its own. This file stops these two units, and keeps the notifications that wait. Needs the new unit
+    had a unit of its own. This file stops such a unit, and keeps the notifications that wait. Needs the new unit
     (chatmail.services). Changes nothing on a machine that never had them. Can go when no relay upgrades from that
     release any more. -#}
 include:
