@@ -440,19 +440,22 @@ SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
 # Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
-SERVICES = ["accounts", "filter", "metadata", "transport"]
+SERVICES = ["accounts", "filter", "transport"]
 
 # The settings that each service reads when it starts. A change of another one does not restart it.
 SETTINGS_READ = {
     "accounts": (
         "address_domain",
+        "disable_ipv6",
         "form",
+        "iroh_relay",
         "mail_domain",
         "mailboxes_dir",
         "max_load_1m",
         "max_registrations_per_hour",
         "min_available_memory",
         "min_free_disk_space",
+        "notification_url",
         "password_min_length",
         "registration",
         "tls_mode",
@@ -468,15 +471,6 @@ SETTINGS_READ = {
         "max_message_size",
         "max_user_send_burst_size",
         "max_user_send_per_minute",
-    ),
-    "metadata": (
-        "address_domain",
-        "disable_ipv6",
-        "iroh_relay",
-        "mail_domain",
-        "mailboxes_dir",
-        "notification_url",
-        "tls_mode",
     ),
     "metrics": ("metrics_address",),
     "transport": (

@@ -11,11 +11,10 @@ chatmail libraries of the program:
     - pkgs:
       - ca-certificates
       - python3
-      - python3-aiohttp
       - python3-cryptography
       - python3-dnspython
+      - python3-h11
       - python3-milter
-      - python3-passlib
 
 chatmail program:
   file.recurse:

@@ -1,5 +1,5 @@
 {#- coturn: STUN and TURN on 3478/udp, with a secret that is made on this machine. Needs the configuration directory and
-    the user vmail (chatmail.host), and the hardening (chatmail.services). chatmail-metadata, which runs as vmail, makes
+    the user vmail (chatmail.host), and the hardening (chatmail.services). chatmail-accounts, which runs as vmail, makes
     the credentials of clients from the secret. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
@@ -16,7 +16,7 @@ chatmail secret of TURN is made:
     - require:
       - file: chatmail relay configuration directory
 
-chatmail secret of TURN is readable for chatmail-metadata:
+chatmail secret of TURN is readable for chatmail-accounts:
   file.managed:
     - name: /etc/chatmail/turn-secret
     - replace: False
@@ -69,7 +69,7 @@ chatmail TURN package:
     - require:
       - file: chatmail TURN configuration
       - file: chatmail hardening of the TURN unit
-      - file: chatmail secret of TURN is readable for chatmail-metadata
+      - file: chatmail secret of TURN is readable for chatmail-accounts
 
 chatmail TURN service:
   service.running:

@@ -1,8 +1,8 @@
 {#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 {% set units = "/etc/systemd/system/" %}
-{#- Up to release 2026.11, chatmail-metadata was called chatmail-dict. -#}
-{% for service in relay.services | reverse | list + ["dict"] %}
+{#- Up to release 2026.11, two parts of chatmail-accounts had units of their own. -#}
+{% for service in relay.services | reverse | list + ["metadata", "dict"] %}
 chatmail-{{ service }} is stopped:
   service.dead:
     - name: chatmail-{{ service }}

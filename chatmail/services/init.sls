@@ -1,5 +1,5 @@
 {#- Our own services. Needs the settings file and the users (chatmail.host), the resolver, the signing keys
-    (chatmail.dkim) and the package (chatmail.program). Each service is one subpackage and one unit. -#}
+    (chatmail.dkim) and the package (chatmail.program). Each service is one unit. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
@@ -32,10 +32,8 @@ chatmail-{{ service }} service:
       - file: chatmail program
       - file: chatmail hardening of the services
       - file: chatmail-{{ service }} unit
-{%- if service != "accounts" %}
       # The service asks DNS, and reads resolv.conf only when it starts.
       - file: chatmail resolv.conf names our resolver
-{%- endif %}
     - require:
       - cmd: chatmail systemd reads its units
       - file: chatmail settings of the services

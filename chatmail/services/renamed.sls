@@ -1,22 +1,36 @@
-{#- Up to release 2026.11, chatmail-metadata was called chatmail-dict. This file stops chatmail-dict, and hands the
-    notifications that wait in its directory to chatmail-metadata. Needs the new unit (chatmail.services). Changes
-    nothing on a machine that never had chatmail-dict. Can go when no relay upgrades from that release any more. -#}
+{#- Up to release 2026.11, chatmail-accounts only created addresses, and chatmail-metadata, or before it chatmail-dict,
+    had a unit of its own. This file stops such a unit, and keeps the notifications that wait. Needs the new unit
+    (chatmail.services). Changes nothing on a machine that never had them. Can go when no relay upgrades from that
+    release any more. -#}
 include:
   - chatmail.services
 
-{% set unit = "/etc/systemd/system/chatmail-dict.service" %}
+{% for old in ["dict", "metadata"] %}
+{% set unit = "/etc/systemd/system/chatmail-" ~ old ~ ".service" %}
 
-chatmail-dict is stopped:
+chatmail-{{ old }} is stopped:
   service.dead:
-    - name: chatmail-dict
+    - name: chatmail-{{ old }}
     - enable: False
     - onlyif:
       - fun: file.file_exists
         path: {{ unit }}
     - require:
-      - file: chatmail-metadata unit
+      - file: chatmail-accounts unit
       - file: chatmail program
       - sls: chatmail.dkim
+    - require_in:
+      - service: chatmail-accounts service
+
+chatmail-{{ old }} unit is gone:
+  file.absent:
+    - names:
+      - {{ unit }}
+      - {{ unit }}.d
+      - /run/chatmail-metrics/{{ old }}
+    - require:
+      - service: chatmail-{{ old }} is stopped
+{% endfor %}
 
 chatmail-dict notifications are kept:
   file.rename:
@@ -28,13 +42,4 @@ chatmail-dict notifications are kept:
     - require:
       - service: chatmail-dict is stopped
     - require_in:
-      - service: chatmail-metadata service
-
-chatmail-dict unit is gone:
-  file.absent:
-    - names:
-      - {{ unit }}
-      - {{ unit }}.d
-      - /run/chatmail-metrics/dict
-    - require:
-      - service: chatmail-dict is stopped
+      - service: chatmail-accounts service

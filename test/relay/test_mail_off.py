@@ -11,7 +11,7 @@ from support.converging import APPLY, changing, not_as_expected, states
 
 OFF = APPLY + """ pillar='{"chatmail": {"mail": false}}'"""
 MAIL_PORTS = (25, 143, 465, 587, 993)
-OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-metadata", "chatmail-filter")
+OTHERS = ("nginx", "unbound", "chatmail-accounts", "chatmail-filter")
 
 
 def units(relay, question):

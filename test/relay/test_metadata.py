@@ -107,7 +107,7 @@ def test_client_is_told_the_operators_app_versions(relay, alice):
         relay.run(f"cat > {path}", input=json.dumps(own, indent=1))
         assert json.loads(server_entry(relay, alice, "appversions")) == own
         relay.run(f"cat > {path}", input='{"android": "2.1"}')
-        relay.run("systemctl restart chatmail-metadata")
+        relay.run("systemctl restart chatmail-accounts")
         assert json.loads(server_entry(relay, alice, "appversions")) == own
     finally:
         relay.run(f"rm {path}")
@@ -215,10 +215,10 @@ def test_push_is_tried_again_after_8_seconds_and_after_a_restart(relay, service,
     assert 7.9 < second.when - first.when < 10
     # The next try would be after 64 seconds. The restart makes it come at once.
     service.status = 200
-    relay.run("systemctl restart chatmail-metadata")
+    relay.run("systemctl restart chatmail-accounts")
     assert service.wait_for(token, 3)[2].status == 200
     relay.wait_until(lambda: not relay.run("ls /var/lib/chatmail-metadata/pending").stdout)
-    relay.run("systemctl restart chatmail-metadata")
+    relay.run("systemctl restart chatmail-accounts")
     assert len(service.pushes(token)) == 3
 
 
@@ -228,19 +228,19 @@ def test_push_survives_the_service_being_killed(relay, service, alice, bob):
     send(relay, bob, alice)
     service.wait_for(token)
     service.status = 200
-    relay.run("systemctl kill --signal=KILL chatmail-metadata")
+    relay.run("systemctl kill --signal=KILL chatmail-accounts")
     assert service.wait_for(token, 2, seconds=10)[1].status == 200
 
 
 def test_message_arrives_while_nobody_takes_notice_of_it(relay, alice, bob):
     """Dovecot cannot report the message, but still delivers it at once."""
-    relay.run("systemctl stop chatmail-metadata")
+    relay.run("systemctl stop chatmail-accounts")
     try:
         sent = send(relay, bob, alice)
         relay.wait_until(lambda: arrived(relay, alice) == 1, seconds=5)
         assert time.time() - sent < 2
     finally:
-        relay.run("systemctl start chatmail-metadata")
+        relay.run("systemctl start chatmail-accounts")
 
 
 def test_no_token_is_in_the_journal(relay, service, alice, bob):
@@ -253,4 +253,4 @@ def test_no_token_is_in_the_journal(relay, service, alice, bob):
     journal = relay.run("journalctl --no-pager --output=cat --since=-1h").stdout
     assert "notification service" in journal
     assert token not in journal
-    assert alice.address not in relay.run("journalctl -u chatmail-metadata --no-pager").stdout
+    assert alice.address not in relay.run("journalctl -u chatmail-accounts --no-pager").stdout

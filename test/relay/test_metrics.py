@@ -292,7 +292,7 @@ def test_retention_and_dovecot_are_told_beside_it(day):
     assert found["dovecot_imap_hibernated_total"] >= 1
     assert found["dovecot_imap_unhibernated_reason_total idle_done"] >= 1
     parts = {name: up for name, up in day.after.items() if name.startswith("chatmail_metrics_up")}
-    assert len(parts) == 10  # the filter has a process for each of its four roles
+    assert len(parts) == 9  # the filter has a process for each of its four roles
     assert set(parts.values()) == {1}
 
 
@@ -352,7 +352,7 @@ def test_openmetrics_is_well_formed(relay, day):
 
 def test_counters_outlive_restarts_of_their_services(relay, day):
     before = numbers(relay)
-    units = [f"chatmail-{name}" for name in ("accounts", "filter", "metadata", "transport")]
+    units = [f"chatmail-{name}" for name in ("accounts", "filter", "transport")]
     relay.run(["systemctl", "restart", *units])
     relay.run(["systemctl", "kill", "--signal=KILL", *units])
     relay.wait_until(

@@ -79,7 +79,7 @@ def test_postfix_of_debian_12_that_an_upgrade_left_running_gives_way(relay):
     assert changing(relay.run(f"{APPLY} --out=json", check=False)) == set()
 
 
-OURS = ("chatmail-accounts", "chatmail-metadata", "chatmail-filter", "chatmail-transport")
+OURS = ("chatmail-accounts", "chatmail-filter", "chatmail-transport")
 
 
 @pytest.mark.parametrize("service", [*OURS, "dovecot", "postfix"])

@@ -97,7 +97,7 @@ def test_link_in_place_of_resolv_conf_is_replaced_and_postfix_learns_of_it(relay
     assert "nameserver 127.0.0.1" in before
     assert relay.run("cat /run/others.conf").stdout == "nameserver 192.0.2.53\n"
     assert relay.run("cat /var/spool/postfix/etc/resolv.conf").stdout == before
-    restarted = {f"chatmail-{name} service" for name in ("filter", "metadata", "transport")}
+    restarted = {f"chatmail-{name} service" for name in ("accounts", "filter", "transport")}
     assert set(changed) == restarted | {
         "chatmail resolv.conf names our resolver",
         "chatmail postfix runs with these addresses and this resolver",

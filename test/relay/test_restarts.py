@@ -7,7 +7,7 @@ TABLE = [
     ("delete_mails_after", 15, [], []),
     ("username_max_length", 12, ["chatmail-accounts"], []),
     ("max_user_send_per_minute", 70, ["chatmail-filter"], []),
-    ("notification_url", "https://push.example/notify", ["chatmail-metadata"], []),
+    ("notification_url", "https://push.example/notify", ["chatmail-accounts"], []),
     ("max_smtp_connections", 400, [], ["postfix"]),
     ("imap_compress", True, [], ["dovecot"]),
     (
@@ -19,7 +19,7 @@ TABLE = [
     (
         "disable_ipv6",
         True,
-        ["chatmail-metadata", "chatmail-transport", "coturn", "postfix", "unbound"],
+        ["chatmail-accounts", "chatmail-transport", "coturn", "postfix", "unbound"],
         ["dovecot", "nginx"],
     ),
 ]
@@ -28,7 +28,7 @@ DAEMONS = ["coturn", "dovecot", "nginx", "postfix", "postfix@-", "unbound"]
 
 def runs(relay):
     """Return {unit: (id of its present run, time of the last change of its state)}."""
-    units = [f"chatmail-{name}" for name in ("accounts", "filter", "metadata", "transport")]
+    units = [f"chatmail-{name}" for name in ("accounts", "filter", "transport")]
     shown = relay.run(
         ["systemctl", "show", "--property=Id,InvocationID,StateChangeTimestampMonotonic"]
         + [f"{unit}.service" for unit in units + DAEMONS]

@@ -35,9 +35,7 @@ END
 """
 SALT = f"salt-call --local --config-dir={ELSEWHERE} --out=json"
 # The unit of Postfix itself runs nothing on Debian 12.
-UNITS = (
-    "chatmail-accounts chatmail-filter chatmail-metadata chatmail-transport coturn dovecot nginx"
-)
+UNITS = "chatmail-accounts chatmail-filter chatmail-transport coturn dovecot nginx"
 CONFIGURED = f"""
 for unit in {UNITS} $(systemctl list-units --plain --no-legend --state=running 'postfix*' \\
         | awk '{{print $1}}'); do

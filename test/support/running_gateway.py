@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 
 import aiohttp
-from aiohttp import web
 from aiosmtpd.smtp import SMTP
 from chatmaild.transport import gateway
 from support import transport_peers as peers
@@ -58,10 +57,9 @@ async def running_gateway(tmp_path, smtpd=None):
     """Run the gateway as nginx sees it. Yield post(), which returns status and text."""
     smtpd_port = peers.free_port()
     made = gateway.Gateway("ours.example", MAX_SIZE, str(tmp_path), smtpd_port)
-    runner = web.AppRunner(made.application(), access_log=None)
-    await runner.setup()
+    server = made.server()
     port = peers.free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await server.listen("127.0.0.1", port)
 
     async def post(body=peers.MESSAGE, headers=ENVELOPE, method="POST", client="192.0.2.7"):
         pairs = [*headers, *([("X-Real-IP", client)] if client is not None else [])]
@@ -76,7 +74,7 @@ async def running_gateway(tmp_path, smtpd=None):
                 await stack.enter_async_context(smtpd.at("127.0.0.1", smtpd_port))
             yield post
     finally:
-        await runner.cleanup()
+        await server.stop()
 
 
 def post(tmp_path, smtpd=None, **request):

@@ -87,7 +87,7 @@ async def transport(
 PROCESS = """
 import functools, sys
 import dns.asyncresolver
-from chatmaild.transport import __main__, delivery, destinations, https_client
+from chatmaild.transport import __main__, delivery, destinations, https_client, sending
 
 directory, ca, dns_port, https_port, smtp_port, mxdeliv_port = sys.argv[1:]
 
@@ -102,10 +102,10 @@ def tls_context(verified):
     return context
 
 destinations.system_resolver = resolver
-__main__.tls_context = tls_context
-__main__.Destinations = functools.partial(destinations.Destinations, is_ours=lambda _: False)
-__main__.HttpsClient = functools.partial(https_client.HttpsClient, port=int(https_port))
-__main__.Delivery = functools.partial(delivery.Delivery, smtp_port=int(smtp_port))
+sending.tls_context = tls_context
+sending.Destinations = functools.partial(destinations.Destinations, is_ours=lambda _: False)
+sending.HttpsClient = functools.partial(https_client.HttpsClient, port=int(https_port))
+sending.Delivery = functools.partial(delivery.Delivery, smtp_port=int(smtp_port))
 __main__.LMTP_SOCKET = directory + "/lmtp"
 __main__.MXDELIV = ("127.0.0.1", int(mxdeliv_port))
 __main__.SPOOL = directory

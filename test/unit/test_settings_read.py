@@ -48,7 +48,7 @@ def read_in(tree):
     }
 
 
-@pytest.mark.parametrize("service", ["accounts", "filter", "metadata", "metrics", "transport"])
+@pytest.mark.parametrize("service", ["accounts", "filter", "metrics", "transport"])
 def test_settings_read_names_what_the_code_of_a_service_reads(service):
     """A change of a setting that is missing there would take effect only after another restart."""
     modules = imported(f"chatmaild.{service}.__main__", {})

@@ -1,7 +1,7 @@
--- Managed by the chatmail formula. Tells chatmail-metadata of each message that LMTP delivers. For Dovecot 2.3 and 2.4.
+-- Managed by the chatmail formula. Tells chatmail-accounts of each message that LMTP delivers. For Dovecot 2.3 and 2.4.
 -- https://doc.dovecot.org/2.4.1/core/plugins/push_notification_lua.html
 
--- chatmail-metadata watches this directory. It is open to vmail alone, as which LMTP runs.
+-- chatmail-accounts watches this directory. It is open to vmail alone, as which LMTP runs.
 local delivered = "/run/chatmail-metadata/delivered/"
 
 function dovecot_lua_notify_begin_txn(user)
@@ -18,7 +18,7 @@ function dovecot_lua_notify_event_message_new(user, event)
   else
     -- The message is stored all the same. The text of the error has the address, so only its number is logged.
     dovecot.i_error("push.lua cannot write in " .. delivered .. " (errno " .. code .. "), so a message wakes no device."
-      .. " Does chatmail-metadata run?")
+      .. " Does chatmail-accounts run?")
   end
 end
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from chatmaild.accounts import invitations, limits, registration
 from passlib.hash import sha512_crypt
+from support.running_server import client_of
 
 ADDRESS, PASSWORD = "abcdefghi@_chat.example.org", "pässwort %&+/\"'"
 
@@ -45,7 +45,7 @@ def ask(relay, *requests):
     """Return [(status, headers, text)] of requests (method, path, headers) to the service."""
 
     async def exchange():
-        async with TestClient(TestServer(registration.application(relay))) as client:
+        async with client_of(registration.server(relay)) as client:
             return [await one(client, *request) for request in requests]
 
     async def one(client, method, path, headers=None):
@@ -63,7 +63,7 @@ def ask_together(relay, *requests):
         return answer.status, await answer.json()
 
     async def exchange():
-        async with TestClient(TestServer(registration.application(relay))) as client:
+        async with client_of(registration.server(relay)) as client:
             return await asyncio.gather(*(one(client, *request) for request in requests))
 
     return asyncio.run(exchange())
@@ -98,7 +98,7 @@ def test_create_answers_created_then_exists_for_any_password(relay):
 
 def test_concurrent_requests_for_one_address_make_one(relay):
     async def exchange():
-        async with TestClient(TestServer(registration.application(relay))) as client:
+        async with client_of(registration.server(relay)) as client:
             requests = [creation(password=f"password number {number}") for number in range(10)]
             return await asyncio.gather(*(client.request(m, p, headers=h) for m, p, h in requests))
 
@@ -268,7 +268,7 @@ def test_logins_at_once_do_not_pass_the_limit_together(relay):
     relay["max_registrations_per_hour"] = 4
 
     async def exchange():
-        async with TestClient(TestServer(registration.application(relay))) as client:
+        async with client_of(registration.server(relay)) as client:
             requests = [login_from("192.0.2.1", number) for number in range(20)]
             return await asyncio.gather(*(client.request(m, p, headers=h) for m, p, h in requests))
 

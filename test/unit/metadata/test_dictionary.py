@@ -1,4 +1,4 @@
-"""chatmail-metadata on its socket: which entries an address may read and set."""
+"""chatmail-accounts on its socket: which entries an address may read and set."""
 
 import asyncio
 import logging

@@ -15,7 +15,7 @@ REAL_COUNT = counters.count  # The fixture of all tests here replaces the functi
 
 
 def test_service_without_metrics_does_not_load_the_library():
-    program = counting("metadata", ["delivered_mail"])
+    program = counting("accounts", ["delivered_mail"])
     program += "\nimport sys; print([name for name in sys.modules if 'prometheus' in name])"
     assert run_python(None, program) == "[]\n"
 
@@ -24,8 +24,8 @@ def test_counters_go_on_after_a_restart_in_the_same_file(relay):
     parts, counted, *_ = relay
     for _ in range(3):
         calls = [["chatmail_pushes_total", "sent"], ["delivered_mail"], ["delivered_mail"]]
-        assert run_python(counted / "metadata", counting("metadata", *calls)) == ""
-    assert [path.name for path in (counted / "metadata").iterdir()] == ["counter_metadata.db"]
+        assert run_python(counted / "accounts", counting("accounts", *calls)) == ""
+    assert [path.name for path in (counted / "accounts").iterdir()] == ["counter_accounts.db"]
     found = collect(parts)
     assert found["delivered_mail"] == 6
     assert found["chatmail_pushes_total|result=sent"] == 3
@@ -35,12 +35,12 @@ def test_counters_go_on_after_a_restart_in_the_same_file(relay):
 
 def test_counter_of_a_service_that_does_not_run_is_absent(relay):
     parts, counted, *_ = relay
-    run_python(counted / "metadata", counting("metadata"))
+    run_python(counted / "accounts", counting("accounts"))
     found = collect(parts)
     assert "delivered_mail" in found
-    assert not [name for name in found if "accounts" in name and "metrics_up" not in name]
-    assert found["chatmail_metrics_up|part=metadata"] == 1
-    assert found["chatmail_metrics_up|part=accounts"] == 0
+    assert not [name for name in found if "mxdeliv" in name and "metrics_up" not in name]
+    assert found["chatmail_metrics_up|part=accounts"] == 1
+    assert found["chatmail_metrics_up|part=transport"] == 0
 
 
 def test_processes_of_one_service_are_added_up(relay):
@@ -67,10 +67,10 @@ with ThreadPoolExecutor(8) as pool:
 
 def test_endpoint_may_read_what_a_service_with_a_strict_umask_writes(relay):
     _, counted, *_ = relay
-    (counted / "metadata").chmod(0o700)
-    run_python(counted / "metadata", "import os; os.umask(0o077)\n" + counting("metadata"))
-    assert (counted / "metadata").stat().st_mode & 0o777 == 0o755
-    file = counted / "metadata/counter_metadata.db"
+    (counted / "accounts").chmod(0o700)
+    run_python(counted / "accounts", "import os; os.umask(0o077)\n" + counting("accounts"))
+    assert (counted / "accounts").stat().st_mode & 0o777 == 0o755
+    file = counted / "accounts/counter_accounts.db"
     assert file.stat().st_mode & 0o777 == 0o644
     # The file has all its pages already. A page that cannot be allocated later means SIGBUS.
     assert file.stat().st_blocks * 512 >= counters.FILE_SIZE
@@ -79,20 +79,20 @@ def test_endpoint_may_read_what_a_service_with_a_strict_umask_writes(relay):
 @pytest.mark.parametrize("content", [b"\xff" * 5000, b"\x60\0\0\0\0\0\0\0\x10\0\0\0notjson" * 9])
 def test_service_with_a_broken_file_works_uncounted_and_counts_after_a_restart(relay, content):
     parts, counted, *_ = relay
-    file = counted / "metadata/counter_metadata.db"
+    file = counted / "accounts/counter_accounts.db"
     file.write_bytes(content)
-    assert collect(parts)["chatmail_metrics_up|part=metadata"] == 0
-    program = counting("metadata", ["delivered_mail"])
-    output = run_python(counted / "metadata", program + "\nprint('works')")
+    assert collect(parts)["chatmail_metrics_up|part=accounts"] == 0
+    program = counting("accounts", ["delivered_mail"])
+    output = run_python(counted / "accounts", program + "\nprint('works')")
     assert output.startswith("works\n")
     assert output == "works\n" or "nothing is counted" in output
-    run_python(counted / "metadata", program)
+    run_python(counted / "accounts", program)
     assert collect(parts)["delivered_mail"] >= 1
 
 
 def test_service_without_its_directory_works_uncounted(tmp_path):
     output = run_python(
-        tmp_path / "nowhere", counting("metadata", ["delivered_mail"]) + "\nprint('works')"
+        tmp_path / "nowhere", counting("accounts", ["delivered_mail"]) + "\nprint('works')"
     )
     assert output.startswith("works\n")
     assert "nothing is counted" in output
@@ -100,9 +100,9 @@ def test_service_without_its_directory_works_uncounted(tmp_path):
 
 def test_service_without_the_library_works_uncounted(relay):
     _, counted, *_ = relay
-    program = counting("metadata", ["delivered_mail"]) + "\nprint('works')"
+    program = counting("accounts", ["delivered_mail"]) + "\nprint('works')"
     output = run_python(
-        counted / "metadata", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
+        counted / "accounts", f"import sys; sys.modules['prometheus_client'] = None\n{program}"
     )
     assert "works\n" in output
     assert "python3-prometheus-client is not installed" in output
@@ -116,7 +116,7 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("needs to mount a tmpfs")
     try:
-        output = run_python(small, counting("metadata", ["delivered_mail"]) + "\nprint('works')")
+        output = run_python(small, counting("accounts", ["delivered_mail"]) + "\nprint('works')")
         assert "works\n" in output
         assert "No space left" in output
         assert list(small.iterdir()) == []
@@ -127,7 +127,7 @@ def test_full_memory_leaves_the_service_alive(relay, tmp_path):
 def test_unlisted_name_or_label_is_logged_and_raises_nothing(relay):
     _, counted, *_ = relay
     calls = [["chatmail_pushes_total", "alice@example.org"], ["no_such_counter"]]
-    output = run_python(counted / "metadata", counting("metadata", *calls) + "\nprint('works')")
+    output = run_python(counted / "accounts", counting("accounts", *calls) + "\nprint('works')")
     assert "works\n" in output
     assert output.count("not counted: ") == 2
     assert "alice" not in output

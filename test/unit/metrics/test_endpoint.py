@@ -39,7 +39,7 @@ def test_dovecots_metrics_keep_their_names_and_are_well_formed(relay):
 )
 def test_dovecot_that_answers_badly_is_left_out(relay, answer):
     parts, counted, _, path = relay
-    run_python(counted / "metadata", counting("metadata", ["delivered_mail"]))
+    run_python(counted / "accounts", counting("accounts", ["delivered_mail"]))
     Dovecot(path, [answer])
     found = collect(parts)
     assert found["chatmail_metrics_up|part=dovecot"] == 0
@@ -84,12 +84,12 @@ def test_metrics_and_labels_that_no_table_lists_are_left_out(relay):
     parts, counted, *_ = relay
     program = """
 from prometheus_client import Counter, values
-values.ValueClass = values.MultiProcessValue(lambda: "metadata")
+values.ValueClass = values.MultiProcessValue(lambda: "accounts")
 for label in ("alice@example.org", "sent"):
     Counter("chatmail_pushes_total", "x", ["result"], registry=None).labels(label).inc()
 Counter("other", "x", ["address"], registry=None).labels("bob@example.org").inc()
 """
-    run_python(counted / "metadata", program)
+    run_python(counted / "accounts", program)
     found = collect(parts)
     assert found["chatmail_pushes_total|result=sent"] == 1
     assert "@" not in "".join(found)

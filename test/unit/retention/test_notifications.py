@@ -23,7 +23,7 @@ from support.retention_oracle import (
 
 
 def notify(directory, name, address, token="token"):
-    """Write a notification as chatmail-metadata does."""
+    """Write a notification as chatmail-accounts does."""
     directory.mkdir(exist_ok=True)
     content = {"address": address, "token": token, "first_try": time.time()}
     (directory / name).write_text(json.dumps(content), encoding="ascii")

@@ -29,6 +29,8 @@ def test_server_that_answers_without_end_is_left(tmp_path, authority, first, aga
             for _ in range(PIECES):
                 writer.write(again)
                 await writer.drain()
+                # drain() itself does not let the event loop see that the client has left.
+                await asyncio.sleep(0)
                 sent.append(len(again))
         left.set()
         writer.close()

@@ -16,6 +16,7 @@ from chatmaild.common import journal, settings
 from chatmaild.common.errors import OperatorError
 from chatmaild.metrics import counters
 from chatmaild.transport import __main__ as transport_main
+from chatmaild.transport import sending
 from support import transport_peers as peers
 
 SETTINGS = {
@@ -23,7 +24,10 @@ SETTINGS = {
     "address_domain": "ours.example", "disable_ipv6": False, "max_message_size": 1000,
     "federation": {"block": [], "allow": [], "private_networks": ["192.0.2.0/24"]},
 }  # fmt: skip
-PARTS = ("Destinations", "HttpsClient", "Delivery", "LmtpServer", "Gateway")
+PARTS = {
+    sending: ("Destinations", "HttpsClient", "Delivery"),
+    transport_main: ("LmtpServer", "Gateway"),
+}
 
 
 @pytest.fixture
@@ -31,17 +35,18 @@ def started(tmp_path, monkeypatch):
     """Return a function that runs the service until it is ready, and what it was made of."""
     made = {}
 
-    def note(name):
-        kind = getattr(transport_main, name)
+    def note(module, name):
+        kind = getattr(module, name)
 
         def make(*arguments, **options):
             made[name] = arguments, options
             return kind(*arguments, **options)
 
-        monkeypatch.setattr(transport_main, name, make)
+        monkeypatch.setattr(module, name, make)
 
-    for name in PARTS:
-        note(name)
+    for module, names in PARTS.items():
+        for name in names:
+            note(module, name)
     told = []
 
     def notify(text):
@@ -55,6 +60,9 @@ def started(tmp_path, monkeypatch):
             ):
                 with socket.socket(family) as client:
                     client.connect(address)
+            # The first message loads the half of the service that sends.
+            assert "Delivery" not in made
+            made["LmtpServer"][0][0]("a@ours.example", [], None)
             os.kill(os.getpid(), made["signal"])
 
     monkeypatch.setattr(transport_main, "notify", notify)

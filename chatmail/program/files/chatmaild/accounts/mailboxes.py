@@ -11,18 +11,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# This import is here and not in `create`, because threads that import passlib at the same time may
-# get an ImportError.
-from passlib.hash import sha512_crypt
-
+from chatmaild.accounts.password_hash import sha512_crypt
 from chatmaild.common import atomic_files
 from chatmaild.common.addresses import is_address
 
 # The file that keeps the hash of a blocked address.
 BLOCKED = "password.blocked"
-# The cost of `doveadm pw -s SHA512-CRYPT`: 3 ms. passlib's own default would take 0.4 s for each
-# login.
-HASH_ROUNDS = 5000
 MESSAGE_DIRECTORIES = ("cur", "new", "tmp")
 
 
@@ -44,7 +38,7 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
     # This file comes before the password, so the address never exists without its protection from
     # unencrypted mail.
     (home / "enforceE2EEincoming").touch(mode=0o640)
-    hashed = "{SHA512-CRYPT}" + sha512_crypt.using(rounds=HASH_ROUNDS).hash(password)
+    hashed = "{SHA512-CRYPT}" + sha512_crypt(password)
     try:
         atomic_files.replace(home / "password", hashed, durable=True, exclusive=True)
     except FileExistsError:

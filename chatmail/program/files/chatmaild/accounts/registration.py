@@ -26,16 +26,13 @@ import logging
 import time
 from urllib.parse import quote, unquote_to_bytes
 
-from aiohttp import web
-
 from chatmaild.accounts import invitations, limits, mailboxes
 from chatmaild.accounts.nocreate import NOCREATE
 from chatmaild.common.addresses import inadmissible, new_credentials
+from chatmaild.common.http_server import Request, Response, Server, json_response
 from chatmaild.common.rate_limit import RateLimit
 from chatmaild.metrics import counters
 
-# No request needs a body. The password is in a header: 511 bytes, each as %XX.
-MAX_BODY = 1024
 # A network of this size counts as one client. Providers give a site a /48 (RFC 6177), and a /24 is
 # the smallest network that is routed (RFC 7454 section 6.1.3).
 NETWORK_PREFIXES = {4: 24, 6: 48}
@@ -73,23 +70,23 @@ class Registration:
         # Requests wait for each other, so that two of them cannot use the same last token.
         self._one_at_a_time = asyncio.Lock()
 
-    async def create(self, request: web.Request) -> web.Response:
+    async def create(self, request: Request) -> Response:
         """Answer Dovecot's request for a new address; see the module's docstring."""
-        address = request.headers.get("X-Address", "")
+        address = request.header("x-address")
         try:
-            password = unquote_to_bytes(request.headers.get("X-Password", "")).decode()
+            password = unquote_to_bytes(request.header("x-password")).decode()
             self._check_admissible(address, password)
             self._check_limits()
             if not self._logins.take(network_of(request)):
                 raise self._log_excess()
             created = await asyncio.to_thread(self._make, address, password)
         except UnicodeDecodeError:
-            return web.Response(status=403, text="a password is UTF-8 text")
+            return Response(status=403, text="a password is UTF-8 text")
         except Refused as refused:
-            return web.Response(status=refused.status, text=str(refused))
+            return Response(status=refused.status, text=str(refused))
         except OSError as error:
-            return web.Response(status=503, text=self._disk_error(error))
-        return web.Response(status=201 if created else 200)
+            return Response(status=503, text=self._disk_error(error))
+        return Response(status=201 if created else 200)
 
     def _check_admissible(self, address, password):
         """Raise Refused when the address must not be created with this password."""
@@ -98,20 +95,20 @@ class Registration:
         if self._settings["registration"] == "invite":
             raise Refused(403, "addresses are made by invitation, at /new")
 
-    async def new(self, request: web.Request) -> web.Response:
+    async def new(self, request: Request) -> Response:
         """Answer with a random address that does not exist yet, and a password."""
-        token = request.query.get("token", "")
+        token = request.query("token")
         if request.method == "GET" and (link := self._link_for_get(token)):
-            return web.Response(status=301, headers={"Location": link, "Cache-Control": "no-store"})
+            return Response(status=301, headers={"Location": link, "Cache-Control": "no-store"})
         try:
             async with self._one_at_a_time:
                 address, password = await self._new_credentials(token, network_of(request))
         except Refused as refused:
-            return web.json_response({"reason": str(refused)}, status=refused.status)
+            return json_response({"reason": str(refused)}, status=refused.status)
         answer = {"email": address, "password": password}
         if self._settings["tls_mode"] == "self_signed":
             answer["dclogin_url"] = dclogin_url(self._settings, address, password)
-        return web.json_response(answer, headers={"Cache-Control": "no-store"})
+        return json_response(answer, headers={"Cache-Control": "no-store"})
 
     def _link_for_get(self, token):
         """Return the target of a redirect for GET, or None when GET is answered like POST."""
@@ -168,10 +165,10 @@ class Registration:
             counters.count(f"created_{kind}_accounts")
         return created
 
-    async def limits(self, _request: web.Request) -> web.Response:
+    async def limits(self, _request: Request) -> Response:
         """Answer with the present values that limit new addresses: {setting: value}."""
         busiest = max(self._rate.busiest(), self._logins.busiest())
-        return web.json_response(
+        return json_response(
             {**limits.measure(self._settings), "max_registrations_per_hour": busiest}
         )
 
@@ -201,10 +198,10 @@ def _log_rejection(limit):
     counters.count("chatmail_registrations_rejected_total", limit.partition(",")[0])
 
 
-def network_of(request: web.Request) -> str:
+def network_of(request: Request) -> str:
     """Return the network of the client, whose IP address nginx or Dovecot sent."""
     try:
-        address = ipaddress.ip_address(request.headers.get("X-Real-IP", ""))
+        address = ipaddress.ip_address(request.header("x-real-ip"))
     except ValueError:
         # The request came from this machine. All such requests count as one network.
         return "local"
@@ -229,13 +226,15 @@ def dclogin_url(settings: dict, address: str, password: str) -> str:
     return f"{link}&ih={host}&sh={host}&ic=3"
 
 
-def application(settings: dict) -> web.Application:
-    """Return the HTTP application of the service with these settings."""
+def server(settings: dict) -> Server:
+    """Return the HTTP server of the service with these settings. No request needs a body."""
     registration = Registration(settings)
-    app = web.Application(client_max_size=MAX_BODY)
-    app.router.add_post("/create", registration.create)
-    app.router.add_get("/limits", registration.limits)
-    for path in ("/new", "/cgi-bin/newemail.py"):
-        app.router.add_get(path, registration.new, allow_head=False)
-        app.router.add_post(path, registration.new)
-    return app
+    new = {"GET": registration.new, "POST": registration.new}
+    return Server(
+        {
+            "/create": {"POST": registration.create},
+            "/limits": {"GET": registration.limits},
+            "/new": new,
+            "/cgi-bin/newemail.py": new,
+        }
+    )

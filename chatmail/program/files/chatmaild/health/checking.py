@@ -8,14 +8,12 @@ from chatmaild.health.running import State, Step, run_step
 
 # The units behind each service. Postfix takes no connection without the filter.
 IMAP, SMTP, WEB = ("dovecot",), ("dovecot", "postfix", "chatmail-filter"), ("nginx",)
-ENTRIES = (*IMAP, "chatmail-metadata")
+ENTRIES = (*IMAP, "chatmail-accounts")
 GATEWAY = (*SMTP, *WEB, "chatmail-transport")
 
 JOURNAL = "`journalctl -u {0}` says why; `systemctl restart {0}` starts it anew"
 DOVECOT, POSTFIX, NGINX = (JOURNAL.format(name) for name in ("dovecot", "postfix", "nginx"))
-FILTER, METADATA, ACCOUNTS = (
-    JOURNAL.format(f"chatmail-{name}") for name in ("filter", "metadata", "accounts")
-)
+FILTER, ACCOUNTS = (JOURNAL.format(f"chatmail-{name}") for name in ("filter", "accounts"))
 APPLY = "`salt-call state.apply chatmail` repairs the relay's own configuration"
 DNS = "`salt-call chatmail_dns.report` shows each record with its value"
 
@@ -46,7 +44,7 @@ STEPS = (
     Step("refusal of a forged From", mail.refuses_forged_from, FILTER, SMTP),
     Step("refusal of cleartext on port 25", mail.refuses_incoming_cleartext, FILTER, SMTP),
     Step("refusal of a wrong password", mail.refuses_wrong_password, APPLY, IMAP),
-    Step("metadata", services.metadata, METADATA, ENTRIES),
+    Step("metadata", services.metadata, ACCOUNTS, ENTRIES),
     Step("turn", services.turn, JOURNAL.format("coturn"), (*ENTRIES, "coturn")),
     Step("iroh", web.iroh, JOURNAL.format("chatmail-iroh")),
     Step("start page", web.start_page, "`salt-call state.apply chatmail.website` makes it", WEB),

@@ -1,1 +1,1 @@
-"""chatmail-metadata: Dovecot's dict protocol, METADATA, push notifications and the last login."""
+"""Dovecot's dict protocol, METADATA, push notifications and the last login."""

@@ -10,13 +10,14 @@ import contextlib
 import json
 import logging
 import secrets
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from chatmaild.common import atomic_files
+from chatmaild.common.http_client import HttpClient, Origin
 from chatmaild.metrics import counters
 
 # Seconds from a failure to the next try.
@@ -78,16 +79,11 @@ class Notifier:
         self._tasks = set()
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._next_report = 0
-        self._session = None
+        self._client = HttpClient(REQUEST_TIMEOUT)
+        self._origin = None
 
     async def __aenter__(self):
         """Go on with the notifications that the last run left."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=MAX_REQUESTS, family=self._family),
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
-            # A cookie for one device must not be sent with the request for another device.
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
         for path in self._directory.iterdir():
             self._resume(path)
         return self
@@ -97,7 +93,7 @@ class Notifier:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
+        await self._client.close()
 
     def notify(self, address: str, token: str) -> None:
         """Wake a device now. Returns when the notification is on disk. Raises OSError."""
@@ -198,16 +194,30 @@ class Notifier:
         """Return the HTTP status of the service, or None without an answer."""
         async with self._slots:
             try:
-                async with self._session.post(
-                    self._url, data=token.encode(), allow_redirects=False
-                ) as answer:
-                    status, problem = answer.status, f"status {answer.status}"
-            except (aiohttp.ClientError, TimeoutError) as error:
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    status = await self._ask(token.encode())
+                problem = f"status {status}"
+            except (OSError, ValueError) as error:
                 status, problem = None, str(error) or type(error).__name__
         counters.count("chatmail_pushes_total", RESULTS.get(status, "failed"))
         if status not in (200, 410):
             self._report(f"the notification service {self._url} fails: {problem}")
         return status
+
+    async def _ask(self, token):
+        """Return the HTTP status of the service. Raises OSError or ValueError."""
+        url = urlsplit(self._url)
+        if self._origin is None:
+            # The certificates of the system take 3 MB, so they are read with the first request.
+            tls = ssl.create_default_context() if url.scheme == "https" else None
+            port = url.port or (443 if tls else 80)
+            self._origin = Origin(url.hostname, port, (url.hostname,), tls, self._family)
+        target = f"{url.path or '/'}{f'?{url.query}' if url.query else ''}"
+        headers = [
+            ("Content-Type", "application/octet-stream"),
+            ("Content-Length", str(len(token))),
+        ]
+        return (await self._client.post(self._origin, target, headers, lambda: [token])).status
 
     def _report(self, problem):
         now = time.monotonic()

@@ -183,13 +183,13 @@ COUNTERS = (
         "delivered_mail",
         "Messages stored in mailboxes here, one for each recipient.",
         (),
-        {"metadata": [()]},
+        {"accounts": [()]},
     ),
     Counter(
         "chatmail_pushes_total",
         "Requests to the notification service: taken, device gone, failed.",
         ("result",),
-        {"metadata": [("failed",), ("gone",), ("sent",)]},
+        {"accounts": [("failed",), ("gone",), ("sent",)]},
     ),
 )
 

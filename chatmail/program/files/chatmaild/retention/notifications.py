@@ -17,7 +17,7 @@ def remove_pending(directory, is_gone, tally):
     """Remove the notifications of addresses that do not exist; return their number.
 
     is_gone: a function of an address.
-    chatmail-metadata gives up a notification without a file. It never changes the address in a
+    chatmail-accounts gives up a notification without a file. It never changes the address in a
     file, so the file that is removed has the address that was read. Other files are counted and
     stay.
     """
@@ -37,7 +37,7 @@ def remove_pending(directory, is_gone, tally):
                 except (ValueError, KeyError, TypeError, RecursionError):
                     tally.passed_over["strange"] += 1
     except FileNotFoundError:
-        pass  # chatmail-metadata has never run here.
+        pass  # chatmail-accounts has never run here.
     except OSError as error:
         tally.pass_over(error)
     return removed

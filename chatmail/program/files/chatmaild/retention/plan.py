@@ -8,7 +8,7 @@ import typing
 
 from chatmaild.common.errors import OperatorError
 
-# The directory of chatmail-metadata for notifications that wait (metadata/__main__.py, PENDING).
+# The directory of chatmail-accounts for notifications that wait (metadata/service.py, PENDING).
 PENDING = "/var/lib/chatmail-metadata/pending"
 NEEDED_SETTINGS = (
     "address_domain",

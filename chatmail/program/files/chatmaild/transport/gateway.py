@@ -11,9 +11,7 @@ import contextlib
 import ipaddress
 import logging
 
-import aiohttp
-from aiohttp import web
-
+from chatmaild.common.http_server import Request, Response, Server
 from chatmaild.message.spool import Message
 from chatmaild.metrics import counters
 from chatmaild.transport.smtp_client import SmtpSession, Uncertain, Unreachable, connect
@@ -28,6 +26,9 @@ BODY_SECONDS = 110
 END_SECONDS = 120
 REPLY_SECONDS = 30
 MAX_RECIPIENTS = 1000
+# Bytes. Each recipient is a header field: 1000 of the longest addresses have 270 KB. nginx passes
+# on 128 KB (large_client_header_buffers).
+MAX_HEADER = 512 * 1024
 # Requests at once. PER_CLIENT is more than a relay like this one makes (delivery.PER_HOST). AT_ONCE
 # is for all clients: each request may wait for DNS in an smtpd (master.cf, 127.0.0.1:10025).
 PER_CLIENT = 50
@@ -62,15 +63,11 @@ class Gateway:
         self._smtpd_port = smtpd_port
         self._of_client: collections.Counter[str] = collections.Counter()
 
-    def application(self) -> web.Application:
-        """Return the web application. aiohttp answers 405 to other methods than POST."""
-        # By default aiohttp accepts 128 header fields, but each recipient is a field. nginx and
-        # MAX_RECIPIENTS limit their number here.
-        application = web.Application(handler_args={"max_headers": 32768})
-        application.router.add_post("/mxdeliv", self.post)
-        return application
+    def server(self) -> Server:
+        """Return the HTTP server, which answers 405 to other methods than POST."""
+        return Server({"/mxdeliv": {"POST": self.post}}, MAX_HEADER)
 
-    async def post(self, request: web.Request) -> web.Response:
+    async def post(self, request: Request) -> Response:
         """Answer 200 when Postfix took the message for every recipient, and an error otherwise."""
         end = asyncio.get_running_loop().time() + END_SECONDS
         try:
@@ -80,11 +77,11 @@ class Gateway:
                 answer = await self._hand_over(request, sender, recipients, message, end)
         except Refused as error:
             _count(error.answer)
-            return web.Response(status=error.status, text=f"{error.answer.line()}\n")
+            return Response(status=error.status, text=f"{error.answer.line()}\n")
         _count(answer)
         if answer.delivered:
-            return web.Response(text=f"{answer.line()}\n")
-        return web.Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
+            return Response(text=f"{answer.line()}\n")
+        return Response(status=503 if answer.temporary else 400, text=f"{answer.line()}\n")
 
     @contextlib.contextmanager
     def _count_client(self, client: str):
@@ -103,20 +100,20 @@ class Gateway:
             if not self._of_client[client]:
                 del self._of_client[client]
 
-    async def _receive(self, request: web.Request, message: Message) -> None:
+    async def _receive(self, request: Request, message: Message) -> None:
         """Read the body of a request into a message. Raises Refused."""
         too_large = Refused(413, 552, f"5.3.4 more than {self._max_size} octets")
-        if (request.content_length or 0) > self._max_size:
+        if int(request.header("content-length") or 0) > self._max_size:
             raise too_large
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.content.iter_any():
+                async for chunk in request.body():
                     if message.size + len(chunk) > self._max_size:
                         raise too_large
                     _keep(message, chunk)
         except TimeoutError:
             raise Refused(408, 451, f"4.4.2 no whole message within {BODY_SECONDS} s") from None
-        except (OSError, aiohttp.ClientError):
+        except OSError:
             # The client has gone, so nobody reads this answer.
             raise Refused(400, 451, "4.4.2 connection lost amid the message") from None
         if has_bare_line_end(message.chunks()):
@@ -124,7 +121,7 @@ class Gateway:
 
     async def _hand_over(
         self,
-        request: web.Request,
+        request: Request,
         sender: str,
         recipients: list[str],
         message: Message,
@@ -136,8 +133,7 @@ class Gateway:
         """
 
         def may_end() -> bool:
-            gone = request.transport is None or request.transport.is_closing()
-            return not gone and asyncio.get_running_loop().time() < end
+            return not request.has_gone() and asyncio.get_running_loop().time() < end
 
         try:
             async with asyncio.timeout_at(end + REPLY_SECONDS):
@@ -171,10 +167,10 @@ def _count(answer: Answer) -> None:
     counters.count("chatmail_mxdeliv_total", result)
 
 
-def envelope(request: web.Request) -> tuple[str, list[str]]:
+def envelope(request: Request) -> tuple[str, list[str]]:
     """Return the sender (empty for `<>`) and the recipients of a request. Raises Refused."""
-    senders = request.headers.getall("X-Mail-From", [])
-    recipients = list(dict.fromkeys(request.headers.getall("X-Mail-To", [])))
+    senders = request.all_headers("x-mail-from")
+    recipients = list(dict.fromkeys(request.all_headers("x-mail-to")))
     if len(senders) > 1:
         raise Refused(400, 501, "5.5.4 expected at most one X-Mail-From")
     [sender] = senders or [""]
@@ -190,10 +186,10 @@ def envelope(request: web.Request) -> tuple[str, list[str]]:
     return sender, recipients
 
 
-def client_address(request: web.Request) -> str:
+def client_address(request: Request) -> str:
     """Return the client's IP address, which nginx sent. Raises Refused without one."""
     try:
-        return str(ipaddress.ip_address(request.headers.get("X-Real-IP", "")))
+        return str(ipaddress.ip_address(request.header("x-real-ip")))
     except ValueError:
         log.error("nginx passed no client address: its location needs X-Real-IP $remote_addr")
         raise Refused(503, 451, "4.3.5 this relay is not set up correctly") from None

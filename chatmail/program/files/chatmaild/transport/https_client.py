@@ -1,14 +1,11 @@
 """Delivery by HTTPS: `POST https://<host>/mxdeliv`. Connections are kept and used again."""
 
 import asyncio
-import contextvars
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator
 
-import aiohttp
-from aiohttp.abc import AbstractResolver
-
+from chatmaild.common.http_client import HttpClient, NoAnswer, Origin
 from chatmaild.message.spool import Message
 from chatmaild.transport.destinations import Host, Tls
 from chatmaild.transport.smtp_client import CONNECT_SECONDS, tls_reason
@@ -23,12 +20,6 @@ HTTPS_SECONDS = 180
 CONNECTED_SECONDS = 20
 PIECE_SECONDS = 30
 ANSWER_SECONDS = 60
-# nginx closes an idle connection after 75 s. We close ours earlier, so that a request rarely meets
-# a connection that nginx closes at that moment.
-KEEP_SECONDS = 60
-MAX_ANSWER = 1000
-# Bytes of an answer that are read at most, with its header and interim answers. Ours has 200.
-MAX_RECEIVED = 64 * 1024
 # From the answer of an HTTP server, only an SMTP reply gets into the log and into bounces. Another
 # server than a relay must not be able to send texts to our users.
 REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
@@ -38,9 +29,6 @@ REPLY = re.compile(r"[2-5][0-9]{2}[ -][ -~]{0,200}")
 # as text. Another answer with status 200 comes from a web server that answers every path. If it
 # counted as accepted, the mail would be lost.
 TAKEN = re.compile(r"2[0-9]{2}[ -]|ok\s*\Z", re.I)
-
-# The checked addresses of the host to which the running task delivers.
-_addresses: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("addresses")
 
 
 class HttpsFailed(Exception):
@@ -54,58 +42,18 @@ class HttpsFailed(Exception):
         self.kind = kind
 
 
-class _Resolver(AbstractResolver):
-    """Gives aiohttp the checked addresses, because a second lookup could give other ones."""
-
-    async def resolve(self, host, port, family):
-        return [
-            {"hostname": host, "host": a, "port": port, "family": 0, "proto": 0, "flags": 0}
-            for a in _addresses.get()
-        ]
-
-    async def close(self):
-        pass
-
-
-class _Response(aiohttp.ClientResponse):
-    """An answer that ends the connection where it has more than MAX_RECEIVED octets.
-
-    Debian 13's aiohttp (3.11) takes header fields without end: 1.8 GB came in six seconds. Other
-    releases read interim answers without end, too.
-    """
-
-    async def start(self, connection):
-        """Count from here on; aiohttp calls this for each request."""
-        protocol, left = connection.protocol, MAX_RECEIVED
-        transport, receive = connection.transport, type(protocol).data_received
-
-        def receive_some(data):
-            nonlocal left
-            if left:
-                receive(protocol, data[:left])
-            left = max(0, left - len(data))
-            if not left:
-                transport.abort()
-
-        protocol.data_received = receive_some
-        return await super().start(connection)
-
-
 class _Progress:
     """Two deadlines: one for the next step of a try, and one for the whole try."""
 
     def __init__(self):
         self._clock = asyncio.get_running_loop().time
         self._end = self._clock() + HTTPS_SECONDS
+        self.limit = asyncio.timeout(CONNECTED_SECONDS)
         self.all_sent = False
-        self.expect(CONNECTED_SECONDS)
 
     def expect(self, seconds: float) -> None:
         """Note that a step was done, and give the next step this time."""
-        self._next = self._clock() + seconds
-
-    def seconds_left(self) -> float:
-        return min(self._next, self._end) - self._clock()
+        self.limit.reschedule(min(self._clock() + seconds, self._end))
 
 
 class HttpsClient:
@@ -122,114 +70,52 @@ class HttpsClient:
     ):
         self._contexts = {Tls.VERIFIED: verified, Tls.UNVERIFIED: unverified}
         self._port = port
-        reused = aiohttp.TraceConfig()
-        reused.on_connection_reuseconn.append(_note_reuse)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_Resolver(),
-                use_dns_cache=False,
-                keepalive_timeout=KEEP_SECONDS,
-                # delivery.py limits the number of connections, for HTTPS and SMTP together.
-                limit=0,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # We do not ask for compression. One compressed kilobyte could become a gigabyte.
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            response_class=_Response,
-            trace_configs=[reused],
-        )
+        # delivery.py limits the number of connections, for HTTPS and SMTP together.
+        self._client = HttpClient(CONNECT_SECONDS)
 
     async def close(self) -> None:
         """Close the idle connections."""
-        await self._session.close()
+        await self._client.close()
 
     async def post(
         self, host: Host, sender: str, recipients: Iterable[str], message: Message
     ) -> None:
         """Hand a message over for all recipients. Raises HttpsFailed."""
-        # The request runs in its own task. aiohttp 3.8 (Debian 12) leaves a task marked as
-        # cancelled after a time-out, and Python 3.11.2 would treat the next time-out as a
-        # cancellation.
-        progress = _Progress()
-        task = asyncio.create_task(self._post(host, sender, recipients, message, progress))
-        try:
-            while not task.done():
-                if progress.seconds_left() <= 0:
-                    raise TimeoutError
-                await asyncio.wait({task}, timeout=progress.seconds_left())
-            task.result()
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise HttpsFailed(*_describe_failure(error)) from None
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-    async def _post(self, host, sender, recipients, message, progress) -> None:
-        # The other side may close a kept connection while we write. That is no failure of the host,
-        # so the request is tried again, until it uses a new connection.
-        _addresses.set(host.addresses)
-        while not await self._post_once(host, sender, recipients, message, progress):
-            progress.expect(CONNECTED_SECONDS)
-
-    async def _post_once(self, host, sender, recipients, message, progress) -> bool:
-        """Post the message; return False if a kept connection was closed without an answer."""
-        trace = {"reused": False}
-        progress.all_sent = False
-        name = f"[{host.name}]" if ":" in host.name else host.name
+        # The exception for nauta.cu is for SMTP only. HTTPS needs a trusted certificate there.
+        context = self._contexts.get(host.tls, self._contexts[Tls.VERIFIED])
         headers = [
             ("X-Mail-From", sender),
             *(("X-Mail-To", recipient) for recipient in recipients),
             ("Content-Type", "message/rfc822"),
             ("Content-Length", str(message.size)),
         ]
-        request = self._session.post(
-            f"https://{name}:{self._port}/mxdeliv",
-            data=_body(message, progress),
-            headers=headers,
-            # The exception for nauta.cu is for SMTP only. HTTPS needs a trusted certificate there.
-            ssl=self._contexts.get(host.tls, self._contexts[Tls.VERIFIED]),
-            allow_redirects=False,
-            trace_request_ctx=trace,
-        )
+        progress = _Progress()
         try:
-            async with request as response:
-                text = await _read_text(response)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if trace["reused"]:
-                return False
-            raise
-        if response.status != 200:
-            raise HttpsFailed(f"{response.status} {_find_reply(text)}".strip(), "answer")
+            async with progress.limit:
+                # The addresses are those that were checked. A second lookup could give other ones.
+                answer = await self._client.post(
+                    Origin(host.name, self._port, host.addresses, context),
+                    "/mxdeliv",
+                    headers,
+                    lambda: _body(message, progress),
+                )
+        except (OSError, ValueError) as error:
+            raise HttpsFailed(*_describe_failure(error)) from None
+        if answer.status != 200:
+            raise HttpsFailed(f"{answer.status} {_find_reply(answer.text)}".strip(), "answer")
         if not progress.all_sent:
             raise HttpsFailed("200 before it had the whole message", "answer")
-        if not _is_taken(response.headers.get("Content-Type", ""), text):
+        if not _is_taken(answer.content_type, answer.text):
             raise HttpsFailed("200, but not as a relay answers", "answer")
-        return True
 
 
-async def _note_reuse(_session, context, _params) -> None:
-    context.trace_request_ctx["reused"] = True
-
-
-async def _body(message: Message, progress: _Progress) -> AsyncIterator[bytes]:
-    left = message.size
+def _body(message: Message, progress: _Progress) -> Iterator[bytes]:
+    progress.all_sent = False
     for chunk in message.chunks():
         progress.expect(PIECE_SECONDS)
-        left -= len(chunk)
-        progress.all_sent = not left
         yield chunk
     progress.all_sent = True
     progress.expect(ANSWER_SECONDS)
-
-
-async def _read_text(response: aiohttp.ClientResponse) -> str:
-    """Return the beginning of an answer, or "" when the answer breaks off."""
-    try:
-        return (await response.content.read(MAX_ANSWER)).decode("ascii", "replace")
-    except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError.
-        return ""
 
 
 def _is_taken(content_type: str, text: str) -> bool:
@@ -248,13 +134,14 @@ def _find_reply(text: str) -> str:
 
 def _describe_failure(error: Exception) -> tuple[str, str]:
     """Return the text and the kind of HttpsFailed for an error."""
-    if isinstance(error, asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return "timed out", "timeout"
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-    if isinstance(cause or error, ssl.SSLError):
-        return f"TLS failed: {tls_reason(cause or error)}", "tls"
-    # The texts of aiohttp may quote bytes from the other side, so they are not used.
-    return getattr(cause or error, "strerror", None) or type(error).__name__, "connection"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {tls_reason(error)}", "tls"
+    if isinstance(error, NoAnswer):
+        return str(error), "connection"
+    # Other texts may quote bytes from the other side, so they are not used.
+    return getattr(error, "strerror", None) or type(error).__name__, "connection"
 
 
 def tls_context(verified: bool) -> ssl.SSLContext:

@@ -1,17 +1,14 @@
-"""The service for METADATA and push: answers Dovecot on a Unix socket, and wakes devices."""
+"""METADATA and push in chatmail-accounts: answers Dovecot on a Unix socket, wakes devices."""
 
 import asyncio
-import signal
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-from chatmaild.common.journal import start_logging
-from chatmaild.common.settings import load_settings
-from chatmaild.common.systemd import notify
 from chatmaild.metadata import deliveries, dictionary
 from chatmaild.metadata.notifier import Notifier
-from chatmaild.metrics import counters
 
 # systemd makes the parent directories: RuntimeDirectory= and StateDirectory= of the unit.
 SOCKET = Path("/run/chatmail-metadata/dict")
@@ -21,12 +18,12 @@ PENDING = Path("/var/lib/chatmail-metadata/pending")
 BACKLOG = 4096
 
 
-async def main():
-    """Serve until systemd stops the service."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings = load_settings()
+@contextlib.asynccontextmanager
+async def running(settings: dict) -> AsyncIterator[None]:
+    """Serve within the running event loop until the end of the block. Raises OSError.
+
+    settings: the relay's settings.
+    """
     for directory in (DELIVERED, PENDING):
         directory.mkdir(mode=0o700, exist_ok=True)
     family = socket.AF_INET if settings["disable_ipv6"] else 0
@@ -40,15 +37,7 @@ async def main():
         )
         server = await asyncio.start_unix_server(handler, SOCKET, backlog=BACKLOG)
         with deliveries.watching(DELIVERED, partial(dictionary.note_delivery, settings, notifier)):
-            notify("READY=1")
-            await stop.wait()
-            notify("STOPPING=1")
+            yield
         # The connections end with the event loop. No change is lost: each one is on disk before
         # its reply.
         server.close()
-
-
-if __name__ == "__main__":
-    start_logging()
-    counters.start("metadata")
-    asyncio.run(main())
