@@ -186,9 +186,10 @@ def status():
     each installed service), `certificate` (None before the first one), `certificate_failure` (None,
     or {time, error, missing: {name: reason}} of the last attempt), `dkim_selectors` (the keys that
     sign), `registration` (open, invite, closed), `limits` (the result of `limits`), `imap_notify`
-    (when connected clients hear of a message, and why) and `versions`. The values are those of the
-    running relay. A changed pillar has no effect on them before the next converge. Raises
-    CommandExecutionError on a machine that is not a relay yet.
+    (when connected clients hear of a message, and why), `imap_memory` (how much memory idle clients
+    take, and why) and `versions`. The values are those of the running relay. A changed pillar has
+    no effect on them before the next converge. Raises CommandExecutionError on a machine that is
+    not a relay yet.
 
     CLI Example:
 

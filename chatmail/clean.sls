@@ -11,7 +11,7 @@ include:
   - chatmail.website.clean
   - chatmail.postfix.clean
   - chatmail.dovecot.clean
-  - chatmail.imap_notify.clean
+  - chatmail.dovecot_objects.clean
   - chatmail.services.clean
   - chatmail.program.clean
   - chatmail.dkim.clean

@@ -7,7 +7,7 @@ include:
   - chatmail.dkim
   - chatmail.services
   - chatmail.metrics
-  - chatmail.imap_notify
+  - chatmail.dovecot_objects
   - chatmail.dovecot
   - chatmail.postfix
   - chatmail.website

@@ -15,6 +15,7 @@ chatmail dovecot scripts are gone:
       - /etc/dovecot/auth.lua
       - /etc/dovecot/push.lua
       - /usr/local/lib/chatmail/imap
+      - /usr/local/lib/chatmail/imap-login
     - require:
       - service: chatmail dovecot is stopped
 

@@ -31,10 +31,12 @@ chatmail dovecot push script:
     - require:
       - pkg: chatmail dovecot packages
 
-chatmail dovecot start of imap:
+chatmail dovecot start with objects:
   file.managed:
-    - name: /usr/local/lib/chatmail/imap
-    - source: salt://chatmail/dovecot/files/imap
+    - names:
+      - /usr/local/lib/chatmail/imap
+      - /usr/local/lib/chatmail/imap-login
+    - source: salt://chatmail/dovecot/files/with-object
     - mode: "0755"
     - makedirs: True
 
@@ -53,7 +55,7 @@ chatmail dovecot configuration:
       - file: chatmail original of /etc/dovecot/dovecot.conf is kept
       - file: chatmail dovecot authentication script
       - file: chatmail dovecot push script
-      - file: chatmail dovecot start of imap
+      - file: chatmail dovecot start with objects
       - sls: chatmail.certificate
 
 {% if relay.mail %}

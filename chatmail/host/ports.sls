@@ -22,8 +22,8 @@ chatmail ports of the relay are free:
       - sls: chatmail.host.journal
       - sls: chatmail.host.kernel
       - sls: chatmail.host.users
-      - sls: chatmail.imap_notify
-      - sls: chatmail.imap_notify.clean
+      - sls: chatmail.dovecot_objects
+      - sls: chatmail.dovecot_objects.clean
       - sls: chatmail.metrics.clean
       - sls: chatmail.metrics.endpoint
       - sls: chatmail.nginx

@@ -1,4 +1,4 @@
-"""Each client in IDLE hears of each message at once (the part imap_notify, section 8)."""
+"""Each client in IDLE hears of each message at once (the part dovecot_objects, section 8)."""
 
 import random
 import statistics
@@ -10,7 +10,7 @@ from relay.client import encrypted, new_account, smtp
 from support.converging import apply, changed, failed
 from support.idle_client import IdleClient
 
-OBJECT = "/usr/local/lib/chatmail/imap_notify/imap_notify.so"
+OBJECT = "/usr/local/lib/chatmail/dovecot_objects/imap.so"
 # An account may send ten messages at once, and then one a second.
 MESSAGES = 10
 # Half of the 500 ms that stock Dovecot waits. The benchmark has the figures.
@@ -157,7 +157,7 @@ def status(relay):
 
 def test_dovecot_that_the_object_does_not_fit_runs_without_it(relay, changed_dovecot):
     wait_for_object(relay, exists=False)
-    said = relay.run("journalctl --unit chatmail-imap-notify --since=-1min --output=cat").stdout
+    said = relay.run("journalctl --unit chatmail-dovecot-objects --since=-1min --output=cat").stdout
     assert "expected /usr/lib/dovecot/imap to call mailbox_watch_extract_notify_fd" in said
     assert "is missing" in status(relay)
     talk = Conversation(relay)
@@ -173,21 +173,21 @@ def test_package_of_dovecot_that_comes_again_is_checked_again(relay):
     relay.run(f"timeout 60 sh -c 'while [ {before.strip()} = $(stat --format=%i {OBJECT}) ];"
               " do sleep 0.2; done'")  # fmt: skip
     assert status(relay).endswith("at once")
-    assert changed(apply(relay, "chatmail.imap_notify", test=True)) == set()
+    assert changed(apply(relay, "chatmail.dovecot_objects", test=True)) == set()
 
 
 @pytest.fixture
 def no_compiler(relay):
-    relay.run("rm /usr/local/lib/chatmail/imap_notify/checked; mv /usr/bin/tcc /usr/bin/tcc.away")
+    relay.run(f"rm {OBJECT.rpartition('/')[0]}/checked; mv /usr/bin/tcc /usr/bin/tcc.away")
     yield
     relay.run("mv /usr/bin/tcc.away /usr/bin/tcc")
-    assert failed(apply(relay, "chatmail.imap_notify")) == set()
+    assert failed(apply(relay, "chatmail.dovecot_objects")) == set()
     assert status(relay).endswith("at once")
 
 
 def test_converge_without_the_compiler_says_so_and_the_relay_works(relay, no_compiler):
     report = apply(relay, "chatmail")
-    assert failed(report) == {"chatmail imap_notify is compiled"}
+    assert failed(report) == {"chatmail dovecot_objects are compiled"}
     [compiled] = [each for each in report.values() if each["result"] is False]
     assert "Install Debian's package tcc" in compiled["changes"]["stderr"]
     assert "is missing" in status(relay)

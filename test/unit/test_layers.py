@@ -14,8 +14,8 @@ ALLOWED = {
     "dkim": {"common", "message"},
     "filter": {"common", "dkim", "message", "metrics"},
     "transport": {"common", "message", "metrics"},
-    "imap_notify": {"common"},
-    "metadata": {"common", "imap_notify", "metrics"},
+    "dovecot_objects": {"common"},
+    "metadata": {"common", "dovecot_objects", "metrics"},
     "accounts": {"common", "metadata", "metrics"},
     "retention": {"common"},
     "dns": {"common", "dkim"},
@@ -26,7 +26,7 @@ ALLOWED = {
         *("accounts", "certificate", "common", "dkim", "dns"),
         *("message", "metadata", "retention", "status"),
     },
-    "status": {"accounts", "certificate", "common", "dkim", "imap_notify"},
+    "status": {"accounts", "certificate", "common", "dkim", "dovecot_objects"},
 }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from chatmaild.imap_notify import object as imap_notify
+from chatmaild.dovecot_objects import objects
 from chatmaild.metadata import wake
 
 
@@ -11,7 +11,7 @@ from chatmaild.metadata import wake
 def touched(monkeypatch, tmp_path):
     """Return the touched directories, in order. There is no object, and delays are short."""
     seen = []
-    monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
+    monkeypatch.setattr(objects, "FOLDER", tmp_path)
     monkeypatch.setattr(wake, "DELAY", 0.001)
     monkeypatch.setattr(wake, "RETRIES", (0.001, 0.001))
     touch = wake.touch
@@ -49,6 +49,6 @@ def test_deleted_address_is_ignored(tmp_path, touched):
 
 def test_dovecot_that_tells_at_once_needs_no_touch(tmp_path, touched):
     (tmp_path / "new").mkdir()
-    (tmp_path / "imap_notify.so").touch()
+    (tmp_path / "imap.so").touch()
     after_delivery(tmp_path)
     assert touched == []

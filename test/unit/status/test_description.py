@@ -5,7 +5,7 @@ import json
 import pytest
 from chatmaild.certificate import failures
 from chatmaild.dkim import key_files
-from chatmaild.imap_notify import object as imap_notify
+from chatmaild.dovecot_objects import objects
 from chatmaild.status import commands, description
 
 
@@ -16,7 +16,7 @@ def relay(tmp_path, monkeypatch):
     monkeypatch.setattr(key_files, "DIRECTORY", tmp_path / "dkim")
     monkeypatch.setattr(description, "list_limits", lambda _: {"nocreate": {}})
     monkeypatch.setattr(description, "_show_units", lambda _: "")
-    monkeypatch.setattr(imap_notify, "OBJECT", tmp_path / "imap_notify.so")
+    monkeypatch.setattr(objects, "FOLDER", tmp_path)
     return {
         "mail_domain": "_chat.example.org",
         "address_domain": "_chat.example.org",
@@ -82,8 +82,16 @@ def test_failure_of_the_authority_is_in_the_state(relay, tmp_path):
 
 def test_notices_come_at_once_only_with_the_object(relay, tmp_path):
     assert "the object for Dovecot's imap is missing" in commands.describe(relay)["imap_notify"]
-    (tmp_path / "imap_notify.so").touch()
+    (tmp_path / "imap.so").touch()
     assert commands.describe(relay)["imap_notify"].endswith("at once")
+
+
+def test_idle_clients_take_little_memory_only_with_the_object(relay, tmp_path):
+    said = "the object for Dovecot's imap-login is missing"
+    assert said in commands.describe(relay)["imap_memory"]
+    (tmp_path / "imap-login.so").touch()
+    assert said not in commands.describe(relay)["imap_memory"]
+    assert said.replace("-login", "") in commands.describe(relay)["imap_notify"]
 
 
 def test_late_notices_that_the_setting_wants_are_no_fault(relay):

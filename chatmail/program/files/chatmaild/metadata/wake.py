@@ -1,6 +1,6 @@
 """Wakes IMAP clients in IDLE that stock Dovecot would not tell about a new message.
 
-With the object of the part `imap_notify`, Dovecot tells each client and this module does nothing.
+With the object that `imap_notify` is about, Dovecot tells each client and this module does nothing.
 Without it, a live `imap` process tells a client about a change after 500 ms (NOTIFY_DELAY_MSECS in
 Dovecot's mailbox-watch.c, in 2.3 and 2.4). After `imap_hibernate_timeout`, 1 s, it hands the client
 to imap-hibernate. When a message comes in the last 500 ms before that, neither of the two tells the
@@ -12,7 +12,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from chatmaild.imap_notify.object import tells_at_once
+from chatmaild.dovecot_objects.objects import tells_at_once
 
 # Seconds. This is after the 500 ms, and before Dovecot hibernates a client again that got the
 # message at once.

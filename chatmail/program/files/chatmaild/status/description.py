@@ -6,7 +6,7 @@ from chatmaild.accounts.mailboxes import list_addresses
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
 from chatmaild.dkim.signing_state import read_state
-from chatmaild.imap_notify.object import tells_at_once
+from chatmaild.dovecot_objects.objects import IMAP, IMAP_LOGIN, Object
 from chatmaild.status.limits import list_limits
 
 # The units of a relay, besides its own services, which the settings list.
@@ -37,7 +37,12 @@ def describe(settings: dict) -> dict:
         "dkim_selectors": [key["selector"] for key in read_state()["selectors"]],
         "registration": settings["registration"],
         "limits": list_limits(settings),
-        "imap_notify": _describe_imap_notify(settings),
+        "imap_notify": _describe_object(
+            settings, IMAP, "a connected client hears of a message at once"
+        ),
+        "imap_memory": _describe_object(
+            settings, IMAP_LOGIN, "an idle client takes little memory, and gives it back"
+        ),
         "versions": {"debian": settings["debian_release"]},
     }
 
@@ -49,14 +54,14 @@ def _count_addresses(settings: dict) -> int:
         return 0
 
 
-def _describe_imap_notify(settings: dict) -> str:
-    if tells_at_once():
-        return "a connected client hears of a message at once"
+def _describe_object(settings: dict, each: Object, with_it: str) -> str:
+    if each.file.exists():
+        return with_it
     if not settings["imap_notify"]:
-        return "a connected client hears of a message after half a second, as the setting says"
+        return f"{each.without}, as the setting says"
     return (
-        "a connected client hears of a message after half a second, because the object for "
-        "Dovecot's imap is missing. `salt-call --local state.apply chatmail.imap_notify` says why"
+        f"{each.without}, because the object for Dovecot's {each.program} is missing. "
+        "`salt-call --local state.apply chatmail.dovecot_objects` says why"
     )
 
 

@@ -1,4 +1,4 @@
-"""Compiles imap_notify.c, and puts the result in place only if Dovecot's imap would use it."""
+"""Compiles the objects, and puts each in place only if Dovecot's program would use it."""
 
 import hashlib
 import os
@@ -10,23 +10,12 @@ from pathlib import Path
 
 from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
-from chatmaild.imap_notify.object import FOLDER, OBJECT
+from chatmaild.dovecot_objects import objects
+from chatmaild.dovecot_objects.objects import Object
 
-SOURCE = FOLDER / "imap_notify.c"
-# What the object was made of and checked with, as sha256sum(1) reads it. The state of the part
+# What the objects were made of and checked with, as sha256sum(1) reads it. The state of the part
 # compares it, to see whether this must run again.
-CHECKED = FOLDER / "checked"
-DOVECOT = Path("/usr/lib/dovecot")
-LIBRARY, STORAGE, IMAP = (
-    DOVECOT / name for name in ("libdovecot.so.0", "libdovecot-storage.so.0", "imap")
-)
-# Who must call which function of the object.
-CALLS = (
-    (STORAGE, "timeout_add_short"),
-    (STORAGE, "timeout_remove"),
-    (LIBRARY, "inotify_add_watch"),
-    (IMAP, "mailbox_watch_extract_notify_fd"),
-)
+CHECKED = "checked"
 # elf(5): the first bytes of a file for 64 bits, little-endian; where its header has the position
 # and the number of the program headers; the kind and flags (readable, writable) of the stack's.
 ELF64 = b"\x7fELF\x02\x01"
@@ -35,25 +24,35 @@ GNU_STACK, READ_WRITE = 0x6474E551, 6
 
 
 def build() -> None:
-    """Compile the object, check it, and put it in place.
+    """Compile each object, check it, and put it in place.
 
-    Raises OperatorError with the reason when it does not compile or does not fit this Dovecot.
-    There is no object then, and imap runs as Debian ships it.
+    Raises OperatorError with the reason of each object that does not compile or does not fit this
+    Dovecot. There is no such object then, and its program runs as Debian ships it.
     """
-    CHECKED.unlink(missing_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=FOLDER) as folder:
-            new = Path(folder) / OBJECT.name
-            compile_object(SOURCE, new)
-            check_calls(new)
-            new.chmod(0o644)
-            new.replace(OBJECT)
-    except OperatorError:
-        OBJECT.unlink(missing_ok=True)
-        raise
-    files = (SOURCE, OBJECT, IMAP, LIBRARY, STORAGE)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n" for path in files]
-    atomic_files.replace(CHECKED, "".join(lines), mode=0o644)
+    checked = objects.FOLDER / CHECKED
+    checked.unlink(missing_ok=True)
+    faults, files = [], set()
+    for each in objects.OBJECTS:
+        try:
+            build_one(each)
+        except OperatorError as error:
+            each.file.unlink(missing_ok=True)
+            faults.append(f"{each.program}: {error}. Until then, {each.without}")
+        files |= {each.source, each.file, *each.binaries}
+    if faults:
+        raise OperatorError(". ".join(faults))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}\n" for path in sorted(files)]
+    atomic_files.replace(checked, "".join(lines), mode=0o644)
+
+
+def build_one(each: Object) -> None:
+    """Compile one object, check it, and put it in place. Raises OperatorError with the reason."""
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=objects.FOLDER) as folder:
+        new = Path(folder) / each.file.name
+        compile_object(each.source, new)
+        check_calls(each, new)
+        new.chmod(0o644)
+        new.replace(each.file)
 
 
 def compile_object(source: Path, new: Path) -> None:
@@ -89,17 +88,18 @@ def forbid_executable_stack(content: bytes) -> bytes:
     return bytes(new) + headers + stack
 
 
-def check_calls(new: Path) -> None:
+def check_calls(each: Object, new: Path) -> None:
     """Make sure that Dovecot's calls would reach the object. Raises OperatorError otherwise."""
-    # The dynamic linker writes which function of which file a call goes to (ld.so(8)). imap itself
-    # ends at once, because only Dovecot may start it.
+    # The dynamic linker writes which function of which file a call goes to (ld.so(8)). The program
+    # itself ends at once, because only Dovecot may start it.
+    modules = [str(objects.DOVECOT / name) for name in each.modules]
     environment = os.environ | {
         "LD_DEBUG": "bindings",
         "LD_BIND_NOW": "1",
-        "LD_PRELOAD": str(new),
+        "LD_PRELOAD": ":".join([str(new), *modules]),
     }
     done = subprocess.run(
-        [IMAP, "-V"],
+        [objects.DOVECOT / each.program, "-V"],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -107,7 +107,8 @@ def check_calls(new: Path) -> None:
         check=False,
     )
     said = done.stderr
-    for caller, function in CALLS:
+    for name, function in each.calls:
+        caller = objects.DOVECOT / name
         binding = (
             rf"binding file {re.escape(str(caller))} .* to {re.escape(str(new))} .*`{function}'"
         )

@@ -1,0 +1,61 @@
+{#- Small objects, compiled on this machine, that programs of Dovecot load: with the one for imap, live IMAP clients are
+    told of a message at once, not after half a second; with the one for imap-login, idle clients take less memory and
+    give it back. Needs Dovecot's packages and the program. With `imap_notify: false`, both run as Debian ships them. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+{%- if not relay.imap_notify %}
+  - .clean
+{%- else %}
+  - chatmail.dovecot.package
+  - chatmail.program
+  - chatmail.services.units
+
+# A compiler of 1 MB. It needs no headers and no libraries for this.
+chatmail compiler of dovecot_objects:
+  pkg.installed:
+    - install_recommends: False
+    - name: tcc
+
+chatmail sources of dovecot_objects:
+  file.managed:
+    - names:
+{%- for program in ["imap", "imap-login"] %}
+      - /usr/local/lib/chatmail/dovecot_objects/{{ program }}.c:
+        - source: salt://chatmail/dovecot_objects/files/{{ program }}.c
+{%- endfor %}
+    - mode: "0644"
+    - makedirs: True
+
+# When this fails, Dovecot works without the object, so no other state requires it.
+chatmail dovecot_objects are compiled:
+  cmd.run:
+    - name: /usr/bin/python3 -m chatmaild.dovecot_objects
+    - env:
+      - PYTHONPATH: /usr/local/lib/chatmail
+    - unless: sha256sum --check --status --strict /usr/local/lib/chatmail/dovecot_objects/checked
+    - require:
+      - pkg: chatmail compiler of dovecot_objects
+      - pkg: chatmail dovecot packages
+      - file: chatmail sources of dovecot_objects
+      - file: chatmail program
+
+{% for kind in ["service", "path"] %}
+chatmail-dovecot-objects {{ kind }} unit:
+  file.managed:
+    - name: /etc/systemd/system/chatmail-dovecot-objects.{{ kind }}
+    - source: salt://chatmail/dovecot_objects/files/chatmail-dovecot-objects.{{ kind }}
+    - mode: "0644"
+    - onchanges_in:
+      - cmd: chatmail systemd reads its units
+{% endfor %}
+
+chatmail dovecot_objects are checked when Dovecot changes:
+  service.running:
+    - name: chatmail-dovecot-objects.path
+    - enable: True
+    - watch:
+      - file: chatmail-dovecot-objects path unit
+    - require:
+      - cmd: chatmail systemd reads its units
+{%- endif %}
