@@ -16,7 +16,7 @@ chatmail certbot hook is the program:
     - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
     - repl: renew_hook = {{ deploy_hook }}
     - backup: False
-    - onlyif: grep -qs 'chatmail_certificate\.py deploy$' /etc/letsencrypt/renewal/chatmail.conf
+    - ignore_if_missing: True
     - require:
       - file: chatmail program
 
@@ -51,9 +51,8 @@ chatmail-certificate timer:
     - mode: "0644"
     - onchanges_in:
       - cmd: chatmail systemd reads its units
-  service.running:
+  chatmail_service.running:
     - name: chatmail-certificate.timer
-    - enable: True
     - watch:
       - file: chatmail-certificate timer
     - require:

@@ -1,12 +1,11 @@
 {#- Lets Dovecot's imap run as Debian ships it. Needs nothing. The compiler stays, because it may be the operator's. -#}
+
+include:
+  - chatmail.modules
+
 chatmail-imap-notify is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-imap-notify.path
-    - enable: False
-    # For a unit that does not exist, a dry run would say that it may have to be stopped.
-    - onlyif:
-      - fun: file.file_exists
-        path: /etc/systemd/system/chatmail-imap-notify.path
 
 chatmail-imap-notify units are gone:
   file.absent:
@@ -14,7 +13,7 @@ chatmail-imap-notify units are gone:
       - /etc/systemd/system/chatmail-imap-notify.path
       - /etc/systemd/system/chatmail-imap-notify.service
     - require:
-      - service: chatmail-imap-notify is stopped
+      - chatmail_service: chatmail-imap-notify is stopped
 
 chatmail imap_notify is gone:
   file.absent:

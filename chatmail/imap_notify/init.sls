@@ -48,9 +48,8 @@ chatmail-imap-notify {{ kind }} unit:
 {% endfor %}
 
 chatmail imap_notify is checked when Dovecot changes:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-imap-notify.path
-    - enable: True
     - watch:
       - file: chatmail-imap-notify path unit
     - require:

@@ -26,7 +26,7 @@ chatmail-{{ service }} counts:
     - onchanges_in:
       - cmd: chatmail systemd reads its units
     - watch_in:
-      - service: chatmail-{{ service }} service
+      - chatmail_service: chatmail-{{ service }} service
 {% endfor %}
 
 chatmail-metrics unit:
@@ -41,9 +41,8 @@ chatmail-metrics unit:
       - cmd: chatmail systemd reads its units
 
 chatmail metrics service:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-metrics
-    - enable: True
     - watch:
       - pkg: chatmail metrics library
       - file: chatmail program

@@ -1,6 +1,5 @@
 {#- nginx: shares port 443 among HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - chatmail.host
@@ -27,7 +26,11 @@ chatmail nginx packages:
     - require:
       - file: chatmail nginx may hold many connections and is started again after a crash
 
-{{ kept_original("/etc/nginx/nginx.conf", {"pkg": "chatmail nginx packages"}) }}
+chatmail original of /etc/nginx/nginx.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/nginx/nginx.conf
+    - require:
+      - pkg: chatmail nginx packages
 
 chatmail nginx configuration:
   file.managed:
@@ -39,13 +42,12 @@ chatmail nginx configuration:
     - mode: "0644"
     - check_cmd: nginx -t -c
     - require:
-      - file: chatmail original of /etc/nginx/nginx.conf is kept
+      - chatmail_original: chatmail original of /etc/nginx/nginx.conf is kept
       - sls: chatmail.certificate
 
 chatmail nginx runs with these limits:
-  service.running:
+  chatmail_service.running:
     - name: nginx
-    - enable: True
     - watch:
       - file: chatmail nginx may hold many connections and is started again after a crash
     - require:
@@ -53,11 +55,11 @@ chatmail nginx runs with these limits:
       - file: chatmail nginx configuration
 
 chatmail nginx service:
-  service.running:
+  chatmail_service.running:
     - name: nginx
     - reload: True
     - watch:
       - file: chatmail nginx configuration
       - chatmail_certificate: chatmail self-signed certificate
     - require:
-      - service: chatmail nginx runs with these limits
+      - chatmail_service: chatmail nginx runs with these limits

@@ -72,9 +72,8 @@ chatmail TURN package:
       - file: chatmail secret of TURN is readable for chatmail-metadata
 
 chatmail TURN service:
-  service.running:
+  chatmail_service.running:
     - name: coturn
-    - enable: True
     - require:
       - cmd: chatmail systemd reads its units
       - pkg: chatmail TURN package

@@ -1,7 +1,6 @@
 {#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and that other programs do not
     change. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - chatmail.host
@@ -38,7 +37,11 @@ chatmail resolver has the root's key:
     - require:
       - pkg: chatmail resolver packages
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "chatmail resolver packages"}) }}
+chatmail original of /etc/unbound/unbound.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/unbound/unbound.conf
+    - require:
+      - pkg: chatmail resolver packages
 
 chatmail resolver configuration:
   file.managed:
@@ -50,13 +53,12 @@ chatmail resolver configuration:
     - mode: "0644"
     - check_cmd: unbound-checkconf
     - require:
-      - file: chatmail original of /etc/unbound/unbound.conf is kept
+      - chatmail_original: chatmail original of /etc/unbound/unbound.conf is kept
       - cmd: chatmail resolver has the root's key
 
 chatmail resolver service:
-  service.running:
+  chatmail_service.running:
     - name: unbound
-    - enable: True
     - watch:
       - file: chatmail resolver configuration
     - require:
@@ -68,12 +70,16 @@ chatmail resolver finds the Salt master:
     - name: chatmail
     - search: {{ relay.search_domains | json }}
     - require:
-      - service: chatmail resolver service
+      - chatmail_service: chatmail resolver service
       - file: chatmail program
     - require_in:
       - sls: chatmail.resolver.resolv_conf
 
-{{ kept_original("/etc/resolv.conf", {"service": "chatmail resolver service"}) }}
+chatmail original of /etc/resolv.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/resolv.conf
+    - require:
+      - chatmail_service: chatmail resolver service
 
 # If resolv.conf is a symbolic link, our file replaces the link. The target of the link belongs to another program.
 chatmail resolv.conf names our resolver:
@@ -89,5 +95,5 @@ chatmail resolv.conf names our resolver:
     - mode: "0644"
     - follow_symlinks: False
     - require:
-      - file: chatmail original of /etc/resolv.conf is kept
+      - chatmail_original: chatmail original of /etc/resolv.conf is kept
       - sls: chatmail.resolver.resolv_conf

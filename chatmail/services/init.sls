@@ -24,9 +24,8 @@ chatmail-{{ service }} unit:
       - cmd: chatmail systemd reads its units
 
 chatmail-{{ service }} service:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-{{ service }}
-    - enable: True
     - watch:
       - pkg: chatmail libraries of the program
       - file: chatmail program

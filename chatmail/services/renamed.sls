@@ -7,12 +7,8 @@ include:
 {% set unit = "/etc/systemd/system/chatmail-dict.service" %}
 
 chatmail-dict is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-dict
-    - enable: False
-    - onlyif:
-      - fun: file.file_exists
-        path: {{ unit }}
     - require:
       - file: chatmail-metadata unit
       - file: chatmail program
@@ -22,13 +18,10 @@ chatmail-dict notifications are kept:
   file.rename:
     - name: /var/lib/chatmail-metadata
     - source: /var/lib/chatmail-dict
-    - onlyif:
-      - fun: file.directory_exists
-        path: /var/lib/chatmail-dict
     - require:
-      - service: chatmail-dict is stopped
+      - chatmail_service: chatmail-dict is stopped
     - require_in:
-      - service: chatmail-metadata service
+      - chatmail_service: chatmail-metadata service
 
 chatmail-dict unit is gone:
   file.absent:
@@ -37,4 +30,4 @@ chatmail-dict unit is gone:
       - {{ unit }}.d
       - /run/chatmail-metrics/dict
     - require:
-      - service: chatmail-dict is stopped
+      - chatmail_service: chatmail-dict is stopped
