@@ -58,7 +58,7 @@ def reloaded(name):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     with _failing(ret):
-        ret["comment"] = f"{name} runs with these files, or not at all."
+        ret["comment"] = f"{name} is {_look(name)[0]}."
     return ret
 
 

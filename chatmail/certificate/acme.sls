@@ -26,9 +26,9 @@ chatmail certbot renews our certificate again:
 
 # certbot writes this line for new certificates. Releases up to 2026.11 did not ask for it.
 chatmail certbot keeps the key:
-  cmd.run:
+  chatmail_command.run:
     - name: sed -i 's/^\[renewalparams\]$/&\nreuse_key = True/' /etc/letsencrypt/renewal/chatmail.conf
-    - onlyif: cd /etc/letsencrypt/renewal && test -e chatmail.conf && ! grep -q '^reuse_key' chatmail.conf
+    - needed: cd /etc/letsencrypt/renewal && test -e chatmail.conf && ! grep -q '^reuse_key' chatmail.conf
     - require:
       - file: chatmail certbot renews our certificate again
 
@@ -38,7 +38,7 @@ chatmail certificate of the authority:
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: chatmail account with the authority
-      - cmd: chatmail certbot keeps the key
+      - chatmail_command: chatmail certbot keeps the key
       - file: chatmail directory of the ACME challenges
       - file: chatmail program
       - chatmail_service: chatmail nginx service

@@ -40,9 +40,6 @@ chatmail file that stops new addresses:
 
 # Releases up to 2026.11 put TZ into /etc/environment, which no service reads. Now the units set TZ.
 chatmail time zone is not in the environment of logins:
-  file.replace:
-    - name: /etc/environment
-    - pattern: '^TZ=:/etc/localtime$\n?'
-    - repl: ''
-    - backup: False
-    - ignore_if_missing: True
+  chatmail_command.run:
+    - name: sed -i '\|^TZ=:/etc/localtime$|d' /etc/environment
+    - needed: grep -qsx TZ=:/etc/localtime /etc/environment

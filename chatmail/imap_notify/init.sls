@@ -26,11 +26,9 @@ chatmail source of imap_notify:
 
 # When this fails, Dovecot works without the object, so no other state requires it.
 chatmail imap_notify is compiled:
-  cmd.run:
-    - name: /usr/bin/python3 -m chatmaild.imap_notify
-    - env:
-      - PYTHONPATH: /usr/local/lib/chatmail
-    - unless: sha256sum --check --status --strict /usr/local/lib/chatmail/imap_notify/checked
+  chatmail_command.run:
+    - name: PYTHONPATH=/usr/local/lib/chatmail /usr/bin/python3 -m chatmaild.imap_notify
+    - needed: "! sha256sum --check --status --strict /usr/local/lib/chatmail/imap_notify/checked"
     - require:
       - pkg: chatmail compiler of imap_notify
       - pkg: chatmail dovecot packages

@@ -79,9 +79,9 @@ chatmail unit of Debian 12 for postfix is stopped:
 # The stop command of that unit looks for a configuration that is gone. So systemd calls the unit failed, although all
 # its processes have ended.
 chatmail failure of the unit of Debian 12 for postfix is forgotten:
-  cmd.run:
+  chatmail_command.run:
     - name: systemctl reset-failed postfix@-.service
-    - onlyif: systemctl is-failed --quiet postfix@-.service
+    - needed: systemctl is-failed --quiet postfix@-.service
     - require:
       - chatmail_service: chatmail unit of Debian 12 for postfix is stopped
 

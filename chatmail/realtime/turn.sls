@@ -9,10 +9,11 @@ include:
 
 # Salt sees neither the secret nor a hash of it.
 chatmail secret of TURN is made:
-  cmd.run:
-    - name: umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new && mv turn-secret.new turn-secret
-    - cwd: /etc/chatmail
-    - unless: test -s /etc/chatmail/turn-secret
+  chatmail_command.run:
+    - name: |
+        cd /etc/chatmail && umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new &&
+        mv turn-secret.new turn-secret
+    - needed: test ! -s /etc/chatmail/turn-secret
     - require:
       - file: chatmail relay configuration directory
 
@@ -25,7 +26,7 @@ chatmail secret of TURN is readable for chatmail-metadata:
     - group: vmail
     - mode: "0640"
     - require:
-      - cmd: chatmail secret of TURN is made
+      - chatmail_command: chatmail secret of TURN is made
       - user: chatmail user of the mail
 
 chatmail TURN configuration:
@@ -78,7 +79,7 @@ chatmail TURN service:
       - cmd: chatmail systemd reads its units
       - pkg: chatmail TURN package
     - watch:
-      - cmd: chatmail secret of TURN is made
+      - chatmail_command: chatmail secret of TURN is made
       - file: chatmail TURN configuration
       - file: chatmail TURN unit reads our configuration
       - file: chatmail hardening of the services

@@ -31,9 +31,9 @@ chatmail resolver packages:
 # The unit makes this file when it first starts, and the check of the configuration wants it before. unbound then keeps
 # it up to date (RFC 5011).
 chatmail resolver has the root's key:
-  cmd.run:
+  chatmail_command.run:
     - name: install -o unbound -g unbound -m 644 /usr/share/dns/root.key /var/lib/unbound/root.key
-    - creates: /var/lib/unbound/root.key
+    - needed: test ! -e /var/lib/unbound/root.key
     - require:
       - pkg: chatmail resolver packages
 
@@ -54,7 +54,7 @@ chatmail resolver configuration:
     - check_cmd: unbound-checkconf
     - require:
       - chatmail_original: chatmail original of /etc/unbound/unbound.conf is kept
-      - cmd: chatmail resolver has the root's key
+      - chatmail_command: chatmail resolver has the root's key
 
 chatmail resolver service:
   chatmail_service.running:
