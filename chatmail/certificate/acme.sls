@@ -47,5 +47,5 @@ chatmail certbot timer:
   chatmail_service.running:
     - name: certbot.timer
     - require:
-      - pkg: chatmail certbot packages
+      - chatmail_package: chatmail certbot packages
 {%- endif %}

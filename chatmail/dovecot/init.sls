@@ -13,7 +13,7 @@ chatmail original of /etc/dovecot/dovecot.conf is kept:
   chatmail_original.kept:
     - name: /etc/dovecot/dovecot.conf
     - require:
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot authentication script:
   file.managed:
@@ -24,7 +24,7 @@ chatmail dovecot authentication script:
         relay: {{ relay | json }}
     - mode: "0644"
     - require:
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot push script:
   file.managed:
@@ -32,7 +32,7 @@ chatmail dovecot push script:
     - source: salt://chatmail/dovecot/files/push.lua
     - mode: "0644"
     - require:
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot start of imap:
   file.managed:

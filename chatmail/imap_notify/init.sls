@@ -7,15 +7,17 @@ include:
 {%- if not relay.imap_notify %}
   - .clean
 {%- else %}
+  - chatmail.packages
   - chatmail.dovecot.package
   - chatmail.program
   - chatmail.services.units
 
 # A compiler of 1 MB. It needs no headers and no libraries for this.
 chatmail compiler of imap_notify:
-  pkg.installed:
-    - install_recommends: False
-    - name: tcc
+  chatmail_package.installed:
+    - pkgs: [tcc]
+    - require:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail source of imap_notify:
   file.managed:
@@ -30,8 +32,8 @@ chatmail imap_notify is compiled:
     - name: PYTHONPATH=/usr/local/lib/chatmail /usr/bin/python3 -m chatmaild.imap_notify
     - needed: "! sha256sum --check --status --strict /usr/local/lib/chatmail/imap_notify/checked"
     - require:
-      - pkg: chatmail compiler of imap_notify
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail compiler of imap_notify
+      - chatmail_package: chatmail dovecot packages
       - file: chatmail source of imap_notify
       - file: chatmail program
 

@@ -4,14 +4,15 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services
 
 chatmail metrics library:
-  pkg.installed:
-    - install_recommends: False
-    - name: python3-prometheus-client
+  chatmail_package.installed:
+    - pkgs: [python3-prometheus-client]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - sls: chatmail.host
 
 {% for service in relay.services %}
@@ -22,7 +23,7 @@ chatmail-{{ service }} counts:
     - mode: "0644"
     - makedirs: True
     - require:
-      - pkg: chatmail metrics library
+      - chatmail_package: chatmail metrics library
     - onchanges_in:
       - cmd: chatmail systemd reads its units
     - watch_in:
@@ -44,7 +45,7 @@ chatmail metrics service:
   chatmail_service.running:
     - name: chatmail-metrics
     - watch:
-      - pkg: chatmail metrics library
+      - chatmail_package: chatmail metrics library
       - file: chatmail program
       - file: chatmail hardening of the services
       - file: chatmail-metrics unit

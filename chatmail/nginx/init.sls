@@ -2,6 +2,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.certificate
   - chatmail.services.units
@@ -18,19 +19,21 @@ chatmail nginx may hold many connections and is started again after a crash:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail nginx packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [nginx, libnginx-mod-stream]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail nginx may hold many connections and is started again after a crash
 
 chatmail original of /etc/nginx/nginx.conf is kept:
   chatmail_original.kept:
     - name: /etc/nginx/nginx.conf
     - require:
-      - pkg: chatmail nginx packages
+      - chatmail_package: chatmail nginx packages
 
 chatmail nginx configuration:
   file.managed:

@@ -12,12 +12,12 @@ chatmail original of /etc/postfix/main.cf is kept:
   chatmail_original.kept:
     - name: /etc/postfix/main.cf
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
 chatmail original of /etc/postfix/master.cf is kept:
   chatmail_original.kept:
     - name: /etc/postfix/master.cf
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
 
 {% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter"] %}
 chatmail postfix table {{ table }}:
@@ -26,7 +26,7 @@ chatmail postfix table {{ table }}:
     - source: salt://chatmail/postfix/files/{{ table }}
     - mode: "0644"
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
     - watch_in:
       - chatmail_service: chatmail postfix service
 {% endfor %}

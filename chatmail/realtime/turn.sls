@@ -4,6 +4,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services
 
@@ -28,6 +29,8 @@ chatmail secret of TURN is readable for chatmail-metadata:
     - require:
       - chatmail_command: chatmail secret of TURN is made
       - user: chatmail user of the mail
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail TURN configuration:
   file.managed:
@@ -39,6 +42,8 @@ chatmail TURN configuration:
     - mode: "0644"
     - require:
       - file: chatmail relay configuration directory
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 # This comes before the package, which starts the service at once. With Debian's configuration anybody could use it.
 chatmail TURN unit reads our configuration:
@@ -62,12 +67,14 @@ chatmail hardening of the TURN unit:
       - file: chatmail TURN unit reads our configuration
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail TURN package:
-  pkg.installed:
-    - install_recommends: False
-    - name: coturn
+  chatmail_package.installed:
+    - pkgs: [coturn]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail TURN configuration
       - file: chatmail hardening of the TURN unit
       - file: chatmail secret of TURN is readable for chatmail-metadata
@@ -77,7 +84,7 @@ chatmail TURN service:
     - name: coturn
     - require:
       - cmd: chatmail systemd reads its units
-      - pkg: chatmail TURN package
+      - chatmail_package: chatmail TURN package
     - watch:
       - chatmail_command: chatmail secret of TURN is made
       - file: chatmail TURN configuration

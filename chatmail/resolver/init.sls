@@ -3,6 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.modules
   - chatmail.program
@@ -20,12 +21,14 @@ chatmail resolver runs with our configuration alone:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail resolver packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [unbound, dns-root-data]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail resolver runs with our configuration alone
 
 # The unit makes this file when it first starts, and the check of the configuration wants it before. unbound then keeps
@@ -35,13 +38,13 @@ chatmail resolver has the root's key:
     - name: install -o unbound -g unbound -m 644 /usr/share/dns/root.key /var/lib/unbound/root.key
     - needed: test ! -e /var/lib/unbound/root.key
     - require:
-      - pkg: chatmail resolver packages
+      - chatmail_package: chatmail resolver packages
 
 chatmail original of /etc/unbound/unbound.conf is kept:
   chatmail_original.kept:
     - name: /etc/unbound/unbound.conf
     - require:
-      - pkg: chatmail resolver packages
+      - chatmail_package: chatmail resolver packages
 
 chatmail resolver configuration:
   file.managed:

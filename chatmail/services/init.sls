@@ -27,7 +27,7 @@ chatmail-{{ service }} service:
   chatmail_service.running:
     - name: chatmail-{{ service }}
     - watch:
-      - pkg: chatmail libraries of the program
+      - chatmail_package: chatmail libraries of the program
       - file: chatmail program
       - file: chatmail hardening of the services
       - file: chatmail-{{ service }} unit

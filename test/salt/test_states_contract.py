@@ -98,6 +98,8 @@ CALLS = {
     "chatmail_dns.verified": {"wait": 0},
     "chatmail_original.kept": {},
     "chatmail_original.restored": {},
+    "chatmail_package.together": {},
+    "chatmail_package.installed": {"pkgs": ["x"]},
     "chatmail_relay.ports_free": {},
     "chatmail_relay.master_found": {},
     "chatmail_relay.kernel_limit": {"value": 1},
@@ -163,6 +165,7 @@ def load(name, error, test):
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}
     vars(module).update(__salt__=Failing(error), __opts__=opts, __name__=name)
+    vars(module).update(__context__={}, __lowstate__=[])
     exec(compile(text, name, "exec"), vars(module))
     return module
 
