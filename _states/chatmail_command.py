@@ -38,7 +38,7 @@ def run(name, needed):
         if __opts__["test"]:
             ret.update(result=None, changes=changes, comment="It would run.")
             return ret
-        answer = __salt__["cmd.run_all"](name, python_shell=True)
+        answer = __salt__["cmd.run_all"](name, python_shell=True, ignore_retcode=True)
         if answer["retcode"] != 0:
             output = answer["stderr"] or answer["stdout"]
             raise CommandExecutionError(f"It ended with status {answer['retcode']}: {output}")
