@@ -48,7 +48,8 @@ def built(name, program, settings):
         test = __opts__["test"]
         if test and not os.path.exists(program):
             return _would_build(ret, "is not installed yet")
-        if _read(name + BUILT) == _digest(name, program, settings):
+        last = _read(name + BUILT)
+        if last and last == _digest(name, program, settings):
             return ret
         answer = __salt__["cmd.run_all"](
             [PYTHON, program, *(["--check"] if test else []), name],
