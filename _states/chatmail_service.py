@@ -1,8 +1,8 @@
 """Units of systemd: running or stopped.
 
 Salt's own service states ask systemd five times about each unit, which took a fifth of a converge
-without a change. These ask once. A unit that does not exist counts as stopped, so a dry run
-announces no change for it.
+without a change. These ask once about all units of the run, until something changes. A unit that
+does not exist counts as stopped, so a dry run announces no change for it.
 """
 
 import contextlib
@@ -109,16 +109,38 @@ def mod_watch(name, sfun=None, reload=False, **_kwargs):
 def _look(name):
     """Return a unit's ActiveState and UnitFileState; a unit that is missing has "" as the latter.
 
+    While no state of this run has changed anything, one question about all units of the run is
+    enough.
+    """
+    if any(each.get("changes") for each in __running__.values()):
+        return _ask([name])[name]
+    found = __context__.setdefault(__virtualname__, {})
+    if name not in found:
+        ours = [low["name"] for low in __lowstate__ if low["state"] == __virtualname__]
+        found.update(_ask(sorted({name, *ours})))
+    return found[name]
+
+
+def _ask(names):
+    """Return (ActiveState, UnitFileState) of each unit by its name.
+
     Raises CommandExecutionError when systemd does not answer.
     """
-    command = ["systemctl", "show", "--property=ActiveState,UnitFileState", name]
+    command = ["systemctl", "show", "--property=ActiveState,UnitFileState", *names]
     answer = __salt__["cmd.run_all"](command, python_shell=False)
-    found = dict(line.split("=", 1) for line in answer["stdout"].splitlines() if "=" in line)
-    if answer["retcode"] != 0 or "ActiveState" not in found:
+    # systemctl writes a paragraph for each unit, in the order of the names.
+    units = [
+        dict(line.split("=", 1) for line in paragraph.splitlines())
+        for paragraph in answer["stdout"].split("\n\n")
+        if "ActiveState=" in paragraph
+    ]
+    if answer["retcode"] != 0 or len(units) != len(names):
         raise CommandExecutionError(
-            f"{name}: systemd does not tell its state: {answer['stderr'] or answer['stdout']}"
+            f"{', '.join(names)}: systemd does not tell the state of these units: "
+            f"{answer['stderr'] or answer['stdout']}"
         )
-    return found["ActiveState"], found.get("UnitFileState", "")
+    states = [(each["ActiveState"], each.get("UnitFileState", "")) for each in units]
+    return dict(zip(names, states, strict=True))
 
 
 def _is_active(now):
@@ -136,7 +158,7 @@ def _change(ret, what, old, new, function):
     # Salt raises for a failed start or restart, and returns False for the others.
     succeeded = __salt__[function](name)
     if what == "now":
-        now = _look(name)[0]
+        now = _ask([name])[name][0]
         succeeded = succeeded and _is_active(now) == new.startswith("active")
     if not succeeded:
         raise CommandExecutionError(

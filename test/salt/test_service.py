@@ -9,6 +9,7 @@ class Systemd(dict):
 
     def __init__(self, now, boot, starts=True):
         self.now, self.boot, self.starts, self.calls = now, boot, starts, []
+        self.questions = []
 
     def __missing__(self, function):
         if function == "cmd.run_all":
@@ -17,8 +18,9 @@ class Systemd(dict):
 
     def show(self, command, python_shell):
         assert command[:2] == ["systemctl", "show"]
+        self.questions.append(command[3:])
         text = f"ActiveState={self.now}\nUnitFileState={self.boot}"
-        return {"retcode": 0, "stdout": text, "stderr": ""}
+        return {"retcode": 0, "stdout": "\n\n".join(text for _ in command[3:]), "stderr": ""}
 
     def change(self, verb):
         self.calls.append(verb)
@@ -59,7 +61,9 @@ def test_unit_is_changed_only_where_needed_and_as_the_dry_run_says(function, now
     assert done["result"] is True
     assert predicted["changes"] == done["changes"]
     assert predicted["result"] is (None if calls else True)
-    assert getattr(module, function)("x")["changes"] == {}
+    # A run keeps what it has seen, so this is another one.
+    again = load("chatmail_service", systemd)
+    assert getattr(again, function)("x")["changes"] == {}
 
 
 @pytest.mark.parametrize(
@@ -95,3 +99,27 @@ def test_machine_without_systemd_fails_the_state_and_says_so():
     ret = load("chatmail_service", salt).dead("x")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "no bus" in ret["comment"]
+
+
+LOW = [{"state": "chatmail_service", "name": each} for each in ("a", "b.timer", "a")]
+UNCHANGED = {"file": {"changes": {}}}
+CHANGED = {"file": {"changes": {"diff": "new"}}}
+
+
+def test_systemd_is_asked_once_about_all_units_of_the_run():
+    systemd = Systemd("active", "enabled")
+    module = load("chatmail_service", systemd, __lowstate__=LOW, __running__=UNCHANGED)
+    module.running("a")
+    module.running("b.timer")
+    assert systemd.questions == [["a", "b.timer"]]
+
+
+def test_units_are_looked_at_anew_when_a_state_has_changed_something():
+    """A package that is installed starts its daemon, for example."""
+    systemd = Systemd("inactive", "static")
+    module = load("chatmail_service", systemd, __lowstate__=LOW, __running__=UNCHANGED)
+    assert module.dead("b.timer")["comment"] == "b.timer does not run."
+    systemd.now, module.__running__ = "active", CHANGED
+    assert module.running("a")["changes"] == {}
+    assert systemd.calls == []
+    assert systemd.questions[1:] == [["a"]]

@@ -165,7 +165,7 @@ def load(name, error, test):
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}
     vars(module).update(__salt__=Failing(error), __opts__=opts, __name__=name)
-    vars(module).update(__context__={}, __lowstate__=[])
+    vars(module).update(__context__={}, __lowstate__=[], __running__={})
     exec(compile(text, name, "exec"), vars(module))
     return module
 

@@ -12,8 +12,8 @@ def load(name, functions, test=False, **injected):
     functions: what the module finds in `__salt__`. test: whether this is a dry run.
     injected: further names that Salt gives to a module, such as `__lowstate__`.
     """
-    module = SimpleNamespace(
-        __name__=name, __salt__=functions, __opts__={"test": test}, __context__={}, **injected
-    )
+    given = {"__salt__": functions, "__opts__": {"test": test}, "__context__": {}}
+    given |= {"__name__": name, "__lowstate__": [], "__running__": {}}
+    module = SimpleNamespace(**given | injected)
     exec(compile((STATES / f"{name}.py").read_text(), name, "exec"), vars(module))
     return module
