@@ -54,4 +54,7 @@ chatmail imap_notify is checked when Dovecot changes:
       - file: chatmail-imap-notify path unit
     - require:
       - cmd: chatmail systemd reads its units
+      # An installation of Dovecot would start the program, which may not be there yet.
+      - chatmail_package: chatmail dovecot packages
+      - file: chatmail program
 {%- endif %}

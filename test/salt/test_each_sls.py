@@ -120,3 +120,11 @@ def test_condition_of_a_state_does_not_make_salt_load_all_its_modules(compiled, 
     conditions = {"onlyif", "unless", "creates"}
     found = {each["__id__"] for each in compiled(sls) if conditions & set(each)}
     assert sls.endswith("clean") or found == set()
+
+
+def test_units_of_the_relay_start_after_all_packages(compiled):
+    """Once, a path unit ran its program when apt installed Dovecot, before the program existed."""
+    states = [each for each in compiled("chatmail") if each["state"].startswith("chatmail_")]
+    packages = [each["state"] for each in states].index("chatmail_package")
+    early = {each["name"] for each in states[:packages] if each["fun"] in ("running", "reloaded")}
+    assert early == {"systemd-journald"}
