@@ -50,7 +50,7 @@ def aliases(path):
 def test_function_that_a_document_names_exists(path):
     known = {
         f"{module.stem}.{aliases(module).get(node.name, node.name)}"
-        for kind in ("_modules", "_runners")
+        for kind in ("_modules", "_runners", "_states")
         for module in (ROOT / kind).glob("*.py")
         for node in ast.parse(module.read_text()).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
