@@ -73,8 +73,8 @@ def start():
 
 def _list_packages(low):
     """Return the names of all packages that these states install."""
-    installed = [each for each in low if (each["state"], each["fun"]) == ("pkg", "installed")]
-    return sorted({name for each in installed for name in each.get("pkgs") or [each["name"]]})
+    ours = [each for each in low if each["state"] == "chatmail_package"]
+    return sorted({name for each in ours for name in each.get("pkgs", ())})
 
 
 def undo():

@@ -2,10 +2,12 @@
 
 The program runs under Debian's own Python, because Salt's has no Markdown. It builds all pages and
 compares them with the files in the web root. So it finds every difference: a changed setting or
-source, a change in the operator's `www_folder`, and an edit in the web root.
+source, a change in the operator's `www_folder`, and an edit in the web root. This takes a fifth of
+a second, so a digest of all of these tells whether there is anything to build.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 
@@ -14,6 +16,10 @@ from salt.exceptions import SaltException
 __virtualname__ = "chatmail_website"
 
 PYTHON = "/usr/bin/python3"
+# The file beside the web root that has the digest after the last build.
+BUILT = ".built"
+# It changes with each package: another Markdown may make other pages.
+PACKAGES = "/var/lib/dpkg/status"
 
 
 def __virtual__():
@@ -42,6 +48,9 @@ def built(name, program, settings):
         test = __opts__["test"]
         if test and not os.path.exists(program):
             return _would_build(ret, "is not installed yet")
+        last = _read(name + BUILT)
+        if last and last == _digest(name, program, settings):
+            return ret
         answer = __salt__["cmd.run_all"](
             [PYTHON, program, *(["--check"] if test else []), name],
             stdin=json.dumps(settings),
@@ -57,6 +66,9 @@ def built(name, program, settings):
             return ret
         difference = json.loads(answer["stdout"])
         ret["changes"] = {kind: files for kind, files in difference.items() if files}
+        if not test:
+            with open(name + BUILT, "w", encoding="ascii") as stream:
+                stream.write(_digest(name, program, settings))
         if ret["changes"] and test:
             ret.update(result=None, comment="Pages would be built.")
         elif ret["changes"]:
@@ -86,6 +98,31 @@ def mod_watch(name, program, settings, sfun=None, **_kwargs):
         else:
             ret = built(name, program, settings)
     return ret
+
+
+def _read(path):
+    """Return the text of a file, None if it is missing."""
+    try:
+        with open(path, encoding="ascii") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def _digest(name, program, settings):
+    """Return a digest of the pages, and of all that they follow from."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(str(os.stat(PACKAGES).st_mtime_ns).encode())
+    own = settings["www_folder"]
+    for top in (os.path.dirname(program), name, *([own] if own and own != "disabled" else [])):
+        for folder, folders, files in os.walk(top):
+            folders.sort()
+            for path in sorted(os.path.join(folder, each) for each in folders + files):
+                digest.update(f"{path} {os.lstat(path).st_mode}\0".encode())
+                if os.path.isfile(path) and not os.path.islink(path):
+                    with open(path, "rb") as stream:
+                        digest.update(hashlib.sha256(stream.read()).digest())
+    return digest.hexdigest()
 
 
 def _would_build(ret, reason):

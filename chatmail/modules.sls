@@ -5,7 +5,7 @@ Salt copies `_modules` and `_states` to a minion only before a highstate. Withou
 `state.apply chatmail` would fail on a new minion and would run old code after an upgrade. So this
 file copies what is missing or differs while the states are rendered, and one state then reloads the
 modules. When the copies are current, it costs a few file hashes. Every .sls that uses a state of
-our own includes it.
+our own includes it, itself or through a part that it includes.
 """
 
 import hashlib

@@ -3,6 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.modules
   - chatmail.program
   - chatmail.resolver
@@ -10,10 +11,10 @@ include:
 {%- if relay.tls_mode == "acme" %}
 
 chatmail certbot packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - sls: chatmail.resolver
 
 chatmail account with the authority:
@@ -21,6 +22,6 @@ chatmail account with the authority:
     - name: {{ relay.acme_directory }}
     - settings: {{ relay | json }}
     - require:
-      - pkg: chatmail certbot packages
+      - chatmail_package: chatmail certbot packages
       - file: chatmail program
 {%- endif %}

@@ -23,18 +23,12 @@ chatmail certbot renews our certificate again:
     - name: /etc/letsencrypt/renewal/chatmail.conf
     - source: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
     - makedirs: True
-    - onlyif:
-      - fun: file.file_exists
-        path: /var/backups/chatmail/etc/letsencrypt/renewal/chatmail.conf
 
 # certbot writes this line for new certificates. Releases up to 2026.11 did not ask for it.
 chatmail certbot keeps the key:
-  file.line:
-    - name: /etc/letsencrypt/renewal/chatmail.conf
-    - mode: ensure
-    - after: '^\[renewalparams\]'
-    - content: reuse_key = True
-    - onlyif: cd /etc/letsencrypt/renewal && test -e chatmail.conf && ! grep -q '^reuse_key' chatmail.conf
+  chatmail_command.run:
+    - name: sed -i 's/^\[renewalparams\]$/&\nreuse_key = True/' /etc/letsencrypt/renewal/chatmail.conf
+    - needed: cd /etc/letsencrypt/renewal && test -e chatmail.conf && ! grep -q '^reuse_key' chatmail.conf
     - require:
       - file: chatmail certbot renews our certificate again
 
@@ -44,15 +38,14 @@ chatmail certificate of the authority:
     - settings: {{ relay | json }}
     - require:
       - chatmail_certificate: chatmail account with the authority
-      - file: chatmail certbot keeps the key
+      - chatmail_command: chatmail certbot keeps the key
       - file: chatmail directory of the ACME challenges
       - file: chatmail program
-      - service: chatmail nginx service
+      - chatmail_service: chatmail nginx service
 
 chatmail certbot timer:
-  service.running:
+  chatmail_service.running:
     - name: certbot.timer
-    - enable: True
     - require:
-      - pkg: chatmail certbot packages
+      - chatmail_package: chatmail certbot packages
 {%- endif %}

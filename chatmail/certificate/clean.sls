@@ -3,15 +3,13 @@
     certificates. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
+include:
+  - chatmail.modules
+
 {% for unit in ["chatmail-certificate.path", "chatmail-certificate.timer"] %}
 {{ unit }} is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: {{ unit }}
-    - enable: False
-    # Where the unit is already gone, a dry run would announce a change.
-    - onlyif:
-      - fun: service.available
-        name: {{ unit }}
     - require_in:
       - file: chatmail certificate program and its units are gone
 {% endfor %}

@@ -28,9 +28,8 @@ chatmail certificate of the operator is watched:
     - mode: "0644"
     - onchanges_in:
       - cmd: chatmail systemd reads its units
-  service.running:
+  chatmail_service.running:
     - name: chatmail-certificate.path
-    - enable: True
     - watch:
       - file: chatmail certificate of the operator is watched
     - require:

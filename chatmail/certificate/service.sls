@@ -11,12 +11,11 @@ include:
 
 # Releases up to 2026.11 ran a copy of a Salt module. Certificates from that time have the copy as their deploy hook.
 chatmail certbot hook is the program:
-  file.replace:
-    - name: /etc/letsencrypt/renewal/chatmail.conf
-    - pattern: '^renew_hook = /usr/local/lib/chatmail/chatmail_certificate\.py deploy$'
-    - repl: renew_hook = {{ deploy_hook }}
-    - backup: False
-    - onlyif: grep -qs 'chatmail_certificate\.py deploy$' /etc/letsencrypt/renewal/chatmail.conf
+  chatmail_command.run:
+    - name: |
+        sed -i 's|^renew_hook = .*/chatmail_certificate\.py deploy$|renew_hook = {{ deploy_hook }}|' \
+          /etc/letsencrypt/renewal/chatmail.conf
+    - needed: grep -qs '/chatmail_certificate\.py deploy$' /etc/letsencrypt/renewal/chatmail.conf
     - require:
       - file: chatmail program
 
@@ -24,7 +23,7 @@ chatmail copied certificate program is gone:
   file.absent:
     - name: /usr/local/lib/chatmail/chatmail_certificate.py
     - require:
-      - file: chatmail certbot hook is the program
+      - chatmail_command: chatmail certbot hook is the program
       - file: chatmail-certificate unit
 
 chatmail-certificate unit:
@@ -51,9 +50,8 @@ chatmail-certificate timer:
     - mode: "0644"
     - onchanges_in:
       - cmd: chatmail systemd reads its units
-  service.running:
+  chatmail_service.running:
     - name: chatmail-certificate.timer
-    - enable: True
     - watch:
       - file: chatmail-certificate timer
     - require:

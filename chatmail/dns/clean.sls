@@ -8,10 +8,8 @@ chatmail records stay in DNS:
 {%- if relay.salt_site_packages %}
 
 chatmail link to dnspython is gone:
-  file.absent:
-    - name: {{ relay.salt_site_packages }}/dns
+  chatmail_command.run:
+    - name: rm {{ relay.salt_site_packages }}/dns
     # Only our link is removed: the package itself may be installed there.
-    - onlyif:
-      - fun: file.is_link
-        path: {{ relay.salt_site_packages }}/dns
+    - needed: test -L {{ relay.salt_site_packages }}/dns
 {%- endif %}

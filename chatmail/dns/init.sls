@@ -11,12 +11,10 @@ include:
 
 # Releases up to 2026.11 put a link there, because their modules asked DNS themselves.
 chatmail link to dnspython is gone:
-  file.absent:
-    - name: {{ relay.salt_site_packages }}/dns
+  chatmail_command.run:
+    - name: rm {{ relay.salt_site_packages }}/dns
     # Only our link is removed: the package itself may be installed there.
-    - onlyif:
-      - fun: file.is_link
-        path: {{ relay.salt_site_packages }}/dns
+    - needed: test -L {{ relay.salt_site_packages }}/dns
 {%- endif %}
 
 {%- if relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}

@@ -1,13 +1,19 @@
 {#- Stops Dovecot and restores the configuration that it had before. chatmail.host.clean decides about the mail. -#}
-{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
+{% from "chatmail/host/backup.jinja" import ours %}
+
+include:
+  - chatmail.modules
 
 chatmail dovecot is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: dovecot
-    - enable: False
     - onlyif: {{ ours("/etc/dovecot/dovecot.conf") }}
 
-{{ original_is_back("/etc/dovecot/dovecot.conf", {"service": "chatmail dovecot is stopped"}) }}
+chatmail original of /etc/dovecot/dovecot.conf is back:
+  chatmail_original.restored:
+    - name: /etc/dovecot/dovecot.conf
+    - require:
+      - chatmail_service: chatmail dovecot is stopped
 
 chatmail dovecot scripts are gone:
   file.absent:
@@ -17,13 +23,13 @@ chatmail dovecot scripts are gone:
       - /usr/local/lib/chatmail/imap
       - /usr/local/lib/chatmail/imap-login
     - require:
-      - service: chatmail dovecot is stopped
+      - chatmail_service: chatmail dovecot is stopped
 
 chatmail drop-in of dovecot is gone:
   file.absent:
     - name: /etc/systemd/system/dovecot.service.d/chatmail.conf
     - require:
-      - service: chatmail dovecot is stopped
+      - chatmail_service: chatmail dovecot is stopped
 
 chatmail systemd forgets the drop-in of dovecot:
   cmd.run:

@@ -2,7 +2,6 @@
     the certificate, and Postfix's directory for the sockets between Dovecot and Postfix. chatmail-accounts
     (chatmail.services) creates new addresses; existing addresses work without it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - .package
@@ -10,7 +9,11 @@ include:
   - chatmail.postfix.package
   - chatmail.services.units
 
-{{ kept_original("/etc/dovecot/dovecot.conf", {"pkg": "chatmail dovecot packages"}) }}
+chatmail original of /etc/dovecot/dovecot.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/dovecot/dovecot.conf
+    - require:
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot authentication script:
   file.managed:
@@ -21,7 +24,7 @@ chatmail dovecot authentication script:
         relay: {{ relay | json }}
     - mode: "0644"
     - require:
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot push script:
   file.managed:
@@ -29,7 +32,7 @@ chatmail dovecot push script:
     - source: salt://chatmail/dovecot/files/push.lua
     - mode: "0644"
     - require:
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail dovecot packages
 
 chatmail dovecot start with objects:
   file.managed:
@@ -52,7 +55,7 @@ chatmail dovecot configuration:
     # Refuses an unknown setting or value before the file is in place.
     - check_cmd: doveconf -n -c
     - require:
-      - file: chatmail original of /etc/dovecot/dovecot.conf is kept
+      - chatmail_original: chatmail original of /etc/dovecot/dovecot.conf is kept
       - file: chatmail dovecot authentication script
       - file: chatmail dovecot push script
       - file: chatmail dovecot start with objects
@@ -61,9 +64,8 @@ chatmail dovecot configuration:
 {% if relay.mail %}
 # A reload is enough for all of these files, and idle clients do not notice it. A restart would disconnect them.
 chatmail dovecot service:
-  service.running:
+  chatmail_service.running:
     - name: dovecot
-    - enable: True
     - reload: True
     - watch:
       - file: chatmail dovecot configuration
@@ -76,9 +78,8 @@ chatmail dovecot service:
 {%- else %}
 # This ends all sessions, too: during a move, no client may change a mailbox that is being copied.
 chatmail dovecot service:
-  service.dead:
+  chatmail_service.dead:
     - name: dovecot
-    - enable: False
     - require:
       - file: chatmail dovecot configuration
 {%- endif %}

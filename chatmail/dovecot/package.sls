@@ -1,5 +1,6 @@
 {#- Dovecot as Debian ships it. Needs the users (chatmail.host). -#}
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services.units
 
@@ -15,10 +16,12 @@ chatmail dovecot is started again after a crash:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail dovecot packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [dovecot-core, dovecot-imapd, dovecot-lmtpd, dovecot-auth-lua]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail dovecot is started again after a crash

@@ -7,15 +7,17 @@ include:
 {%- if not relay.imap_notify %}
   - .clean
 {%- else %}
+  - chatmail.packages
   - chatmail.dovecot.package
   - chatmail.program
   - chatmail.services.units
 
 # A compiler of 1 MB. It needs no headers and no libraries for this.
 chatmail compiler of dovecot_objects:
-  pkg.installed:
-    - install_recommends: False
-    - name: tcc
+  chatmail_package.installed:
+    - pkgs: [tcc]
+    - require:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail sources of dovecot_objects:
   file.managed:
@@ -29,14 +31,12 @@ chatmail sources of dovecot_objects:
 
 # When this fails, Dovecot works without the object, so no other state requires it.
 chatmail dovecot_objects are compiled:
-  cmd.run:
-    - name: /usr/bin/python3 -m chatmaild.dovecot_objects
-    - env:
-      - PYTHONPATH: /usr/local/lib/chatmail
-    - unless: sha256sum --check --status --strict /usr/local/lib/chatmail/dovecot_objects/checked
+  chatmail_command.run:
+    - name: PYTHONPATH=/usr/local/lib/chatmail /usr/bin/python3 -m chatmaild.dovecot_objects
+    - needed: "! sha256sum --check --status --strict /usr/local/lib/chatmail/dovecot_objects/checked"
     - require:
-      - pkg: chatmail compiler of dovecot_objects
-      - pkg: chatmail dovecot packages
+      - chatmail_package: chatmail compiler of dovecot_objects
+      - chatmail_package: chatmail dovecot packages
       - file: chatmail sources of dovecot_objects
       - file: chatmail program
 
@@ -51,11 +51,13 @@ chatmail-dovecot-objects {{ kind }} unit:
 {% endfor %}
 
 chatmail dovecot_objects are checked when Dovecot changes:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-dovecot-objects.path
-    - enable: True
     - watch:
       - file: chatmail-dovecot-objects path unit
     - require:
       - cmd: chatmail systemd reads its units
+      # An installation of Dovecot would start the program, which may not be there yet.
+      - chatmail_package: chatmail dovecot packages
+      - file: chatmail program
 {%- endif %}

@@ -3,6 +3,9 @@
     be stopped (chatmail.clean). -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
+include:
+  - chatmail.modules
+
 chatmail settings of the relay are gone:
   file.absent:
     - names:
@@ -16,7 +19,7 @@ chatmail journal is kept as before:
     - name: /etc/systemd/journald.conf.d/chatmail.conf
 
 chatmail journal service without our settings:
-  service.running:
+  chatmail_service.running:
     - name: systemd-journald
     - watch:
       - file: chatmail journal is kept as before

@@ -1,7 +1,6 @@
 {#- The machine under the relay: users and directories, the settings that the services read, a journal in memory, and
     the kernel limits for many idle connections. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import ours %}
 {#- No service reads `salt_site_packages`. It differs between salt-ssh and a minion, so the file would change. -#}
 {% set stored = dict(relay) %}
 {% do stored.pop("salt_site_packages") %}
@@ -34,16 +33,13 @@ chatmail file that stops new addresses:
     - contents: "Managed by the chatmail formula: `registration: closed` or `nocreate: true` in pillar."
     - mode: "0644"
 {%- else %}
-  file.absent:
+  # A file that `chatmail_accounts.nocreate` or an operator has made stays.
+  chatmail_original.restored:
     - name: /etc/chatmail-nocreate
-    # A file that `chatmail_accounts.nocreate` or an operator has made stays.
-    - onlyif: {{ ours("/etc/chatmail-nocreate") }}
 {%- endif %}
 
 # Releases up to 2026.11 put TZ into /etc/environment, which no service reads. Now the units set TZ.
 chatmail time zone is not in the environment of logins:
-  file.line:
-    - name: /etc/environment
-    - mode: delete
-    - content: TZ=:/etc/localtime
-    - onlyif: grep -qsx TZ=:/etc/localtime /etc/environment
+  chatmail_command.run:
+    - name: sed -i '\|^TZ=:/etc/localtime$|d' /etc/environment
+    - needed: grep -qsx TZ=:/etc/localtime /etc/environment

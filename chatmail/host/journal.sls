@@ -21,7 +21,7 @@ chatmail rsyslog is removed:
     - name: rsyslog
 
 chatmail journal service:
-  service.running:
+  chatmail_service.running:
     - name: systemd-journald
     - watch:
       - file: chatmail journal in memory, for three days at most

@@ -27,6 +27,7 @@ chatmail ports of the relay are free:
       - sls: chatmail.metrics.clean
       - sls: chatmail.metrics.endpoint
       - sls: chatmail.nginx
+      - sls: chatmail.packages
       - sls: chatmail.postfix
       - sls: chatmail.postfix.package
       - sls: chatmail.program

@@ -14,7 +14,7 @@ extend:
 {%- endfor %}
 {%- for service in relay.services %}
   chatmail-{{ service }} service:
-    service:
+    chatmail_service:
       - watch:
         - file: chatmail-{{ service }} does not count
 {%- endfor %}

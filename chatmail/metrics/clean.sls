@@ -1,20 +1,19 @@
 {#- Removes the endpoint, and the drop-ins with which the services count. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+
 {% set units = "/etc/systemd/system/" %}
 chatmail metrics service is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-metrics
-    - enable: False
-    # For a unit that does not exist, a dry run would say that it may have to be stopped.
-    - onlyif:
-      - fun: file.file_exists
-        path: {{ units }}chatmail-metrics.service
 
 chatmail-metrics unit is gone:
   file.absent:
     - name: {{ units }}chatmail-metrics.service
     - require:
-      - service: chatmail metrics service is stopped
+      - chatmail_service: chatmail metrics service is stopped
 
 {% for service in relay.services %}
 chatmail-{{ service }} does not count:

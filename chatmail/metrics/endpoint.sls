@@ -4,14 +4,15 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services
 
 chatmail metrics library:
-  pkg.installed:
-    - install_recommends: False
-    - name: python3-prometheus-client
+  chatmail_package.installed:
+    - pkgs: [python3-prometheus-client]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - sls: chatmail.host
 
 {% for service in relay.services %}
@@ -22,11 +23,11 @@ chatmail-{{ service }} counts:
     - mode: "0644"
     - makedirs: True
     - require:
-      - pkg: chatmail metrics library
+      - chatmail_package: chatmail metrics library
     - onchanges_in:
       - cmd: chatmail systemd reads its units
     - watch_in:
-      - service: chatmail-{{ service }} service
+      - chatmail_service: chatmail-{{ service }} service
 {% endfor %}
 
 chatmail-metrics unit:
@@ -41,11 +42,10 @@ chatmail-metrics unit:
       - cmd: chatmail systemd reads its units
 
 chatmail metrics service:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-metrics
-    - enable: True
     - watch:
-      - pkg: chatmail metrics library
+      - chatmail_package: chatmail metrics library
       - file: chatmail program
       - file: chatmail hardening of the services
       - file: chatmail-metrics unit

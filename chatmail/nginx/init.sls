@@ -1,8 +1,8 @@
 {#- nginx: shares port 443 among HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.certificate
   - chatmail.services.units
@@ -19,15 +19,21 @@ chatmail nginx may hold many connections and is started again after a crash:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail nginx packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [nginx, libnginx-mod-stream]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail nginx may hold many connections and is started again after a crash
 
-{{ kept_original("/etc/nginx/nginx.conf", {"pkg": "chatmail nginx packages"}) }}
+chatmail original of /etc/nginx/nginx.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/nginx/nginx.conf
+    - require:
+      - chatmail_package: chatmail nginx packages
 
 chatmail nginx configuration:
   file.managed:
@@ -39,13 +45,12 @@ chatmail nginx configuration:
     - mode: "0644"
     - check_cmd: nginx -t -c
     - require:
-      - file: chatmail original of /etc/nginx/nginx.conf is kept
+      - chatmail_original: chatmail original of /etc/nginx/nginx.conf is kept
       - sls: chatmail.certificate
 
 chatmail nginx runs with these limits:
-  service.running:
+  chatmail_service.running:
     - name: nginx
-    - enable: True
     - watch:
       - file: chatmail nginx may hold many connections and is started again after a crash
     - require:
@@ -53,11 +58,11 @@ chatmail nginx runs with these limits:
       - file: chatmail nginx configuration
 
 chatmail nginx service:
-  service.running:
+  chatmail_service.running:
     - name: nginx
     - reload: True
     - watch:
       - file: chatmail nginx configuration
       - chatmail_certificate: chatmail self-signed certificate
     - require:
-      - service: chatmail nginx runs with these limits
+      - chatmail_service: chatmail nginx runs with these limits

@@ -1,12 +1,14 @@
 {#- Stops Postfix and restores the configuration that it had before. The queue stays as it is, unless `clean:purge` is
     true. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
+{% from "chatmail/host/backup.jinja" import ours %}
+
+include:
+  - chatmail.modules
 
 chatmail postfix is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: postfix
-    - enable: False
     - onlyif: {{ ours("/etc/postfix/main.cf") }}
 
 {%- if relay.clean.purge %}
@@ -19,13 +21,17 @@ chatmail queue is empty:
       - grep -q "Managed by the chatmail formula" /etc/postfix/main.cf
       - cd /var/spool/postfix && find maildrop hold incoming active deferred -type f | grep -q .
     - require:
-      - service: chatmail postfix is stopped
+      - chatmail_service: chatmail postfix is stopped
     - require_in:
-      - file: chatmail original of /etc/postfix/main.cf is back
+      - chatmail_original: chatmail original of /etc/postfix/main.cf is back
 {%- endif %}
 
 {% for file in ["main.cf", "master.cf"] %}
-{{ original_is_back("/etc/postfix/" ~ file, {"service": "chatmail postfix is stopped"}) }}
+chatmail original of /etc/postfix/{{ file }} is back:
+  chatmail_original.restored:
+    - name: /etc/postfix/{{ file }}
+    - require:
+      - chatmail_service: chatmail postfix is stopped
 {% endfor %}
 
 chatmail tables and checker of postfix are gone:
@@ -37,13 +43,13 @@ chatmail tables and checker of postfix are gone:
       - /etc/postfix/command_filter
       - /usr/local/lib/chatmail/check-postfix
     - require:
-      - service: chatmail postfix is stopped
+      - chatmail_service: chatmail postfix is stopped
 
 chatmail drop-in of postfix is gone:
   file.absent:
     - name: /etc/systemd/system/{{ "postfix@-" if relay.debian_release == 12 else "postfix" }}.service.d/chatmail.conf
     - require:
-      - service: chatmail postfix is stopped
+      - chatmail_service: chatmail postfix is stopped
 
 chatmail systemd forgets the drop-in of postfix:
   cmd.run:

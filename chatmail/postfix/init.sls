@@ -1,7 +1,6 @@
 {#- Postfix: takes mail from clients (465, 587, 443) and other relays (25), lets the filter check each message, and has
     the queue. Needs the filter (chatmail.services), Dovecot's sockets and the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
   - .package
@@ -9,8 +8,16 @@ include:
   - chatmail.certificate
   - chatmail.services
 
-{{ kept_original("/etc/postfix/main.cf", {"pkg": "chatmail postfix package"}) }}
-{{ kept_original("/etc/postfix/master.cf", {"pkg": "chatmail postfix package"}) }}
+chatmail original of /etc/postfix/main.cf is kept:
+  chatmail_original.kept:
+    - name: /etc/postfix/main.cf
+    - require:
+      - chatmail_package: chatmail postfix package
+chatmail original of /etc/postfix/master.cf is kept:
+  chatmail_original.kept:
+    - name: /etc/postfix/master.cf
+    - require:
+      - chatmail_package: chatmail postfix package
 
 {% for table in ["sender_is_login", "submission_header_checks", "delivery_header_checks", "command_filter"] %}
 chatmail postfix table {{ table }}:
@@ -19,9 +26,9 @@ chatmail postfix table {{ table }}:
     - source: salt://chatmail/postfix/files/{{ table }}
     - mode: "0644"
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
     - watch_in:
-      - service: chatmail postfix service
+      - chatmail_service: chatmail postfix service
 {% endfor %}
 
 chatmail checker of postfix configurations:
@@ -41,7 +48,7 @@ chatmail postfix services:
     - mode: "0644"
     - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
     - require:
-      - file: chatmail original of /etc/postfix/master.cf is kept
+      - chatmail_original: chatmail original of /etc/postfix/master.cf is kept
       - file: chatmail checker of postfix configurations
 
 chatmail postfix main configuration:
@@ -55,28 +62,28 @@ chatmail postfix main configuration:
     # Refuses what Postfix would only warn about, such as a parameter that nothing here or in master.cf uses.
     - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
     - require:
-      - file: chatmail original of /etc/postfix/main.cf is kept
+      - chatmail_original: chatmail original of /etc/postfix/main.cf is kept
       - file: chatmail postfix services
 
 {% if relay.debian_release > 12 %}
 # Debian 12's unit for Postfix survives an upgrade of the machine to Debian 13. The new unit conflicts with it: systemd
 # refuses to restart the new unit while the old one is active, and the old programs would run until a reboot.
 chatmail unit of Debian 12 for postfix is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: postfix@-
 {%- if relay.mail %}
     - watch_in:
-      - service: chatmail postfix runs with these addresses and this resolver
+      - chatmail_service: chatmail postfix runs with these addresses and this resolver
 {%- endif %}
 
 # The stop command of that unit looks for a configuration that is gone. So systemd calls the unit failed, although all
 # its processes have ended.
 chatmail failure of the unit of Debian 12 for postfix is forgotten:
-  cmd.run:
+  chatmail_command.run:
     - name: systemctl reset-failed postfix@-.service
-    - onlyif: systemctl is-failed --quiet postfix@-.service
+    - needed: systemctl is-failed --quiet postfix@-.service
     - require:
-      - service: chatmail unit of Debian 12 for postfix is stopped
+      - chatmail_service: chatmail unit of Debian 12 for postfix is stopped
 
 chatmail drop-in of Debian 12 for postfix is gone:
   file.absent:
@@ -85,9 +92,8 @@ chatmail drop-in of Debian 12 for postfix is gone:
 
 {% if relay.mail %}
 chatmail postfix runs with these addresses and this resolver:
-  service.running:
+  chatmail_service.running:
     - name: postfix
-    - enable: True
     - watch:
       - file: chatmail postfix is started again after a crash
       # Postfix copies resolv.conf into its chroot when it starts.
@@ -99,25 +105,19 @@ chatmail postfix runs with these addresses and this resolver:
 
 # A reload is enough for all of these files, and sessions do not notice it.
 chatmail postfix service:
-  service.running:
+  chatmail_service.reloaded:
     - name: postfix
-    - reload: True
-    # Where Postfix does not run yet, a dry run would announce a second start.
-    - onlyif:
-      - fun: service.status
-        name: postfix
     - watch:
       - chatmail_certificate: chatmail self-signed certificate
       - file: chatmail postfix main configuration
       - file: chatmail postfix services
     - require:
-      - service: chatmail postfix runs with these addresses and this resolver
+      - chatmail_service: chatmail postfix runs with these addresses and this resolver
 {%- else %}
 # The queue stays as it is.
 chatmail postfix service:
-  service.dead:
+  chatmail_service.dead:
     - name: postfix
-    - enable: False
     - require:
       - file: chatmail postfix main configuration
 {%- endif %}

@@ -3,6 +3,7 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services.units
 
@@ -22,12 +23,14 @@ chatmail postfix is started again after a crash:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail postfix package:
-  pkg.installed:
-    - install_recommends: False
-    - name: postfix
+  chatmail_package.installed:
+    - pkgs: [postfix]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail postfix is started again after a crash
 
 # Postfix makes this directory when it first starts. Dovecot starts earlier and puts its sockets there.
@@ -38,7 +41,7 @@ chatmail directory of the private sockets of postfix:
     - group: root
     - mode: "0700"
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
 
 # The sockets inherit the group of the directories, so only Postfix can connect.
 chatmail directory of the filter's sockets:
@@ -48,7 +51,7 @@ chatmail directory of the filter's sockets:
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package
 
 chatmail directory of the transport's socket:
   file.directory:
@@ -57,4 +60,4 @@ chatmail directory of the transport's socket:
     - group: postfix
     - mode: "2750"
     - require:
-      - pkg: chatmail postfix package
+      - chatmail_package: chatmail postfix package

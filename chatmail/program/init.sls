@@ -2,12 +2,12 @@
     modules ask it. Needs nothing and changes nothing else on the machine, so that the modules work after
     `state.apply chatmail.program`, before the relay exists. -#}
 include:
+  - chatmail.packages
   - chatmail.modules
 
 # dnspython recommends an HTTP client, which would cost the filter and the transport 10 MB each.
 chatmail libraries of the program:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs:
       - ca-certificates
       - python3
@@ -15,6 +15,8 @@ chatmail libraries of the program:
       - python3-dnspython
       - python3-h11
       - python3-milter
+    - require:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail program:
   file.recurse:
@@ -25,7 +27,7 @@ chatmail program:
     - dir_mode: "0755"
     - file_mode: "0644"
     - require:
-      - pkg: chatmail libraries of the program
+      - chatmail_package: chatmail libraries of the program
 
 # Each full mailbox and each question of Salt starts a new Python, which starts faster with compiled files. No service
 # may write these files itself.

@@ -8,9 +8,8 @@ include:
 {% set drop_ins = "/etc/systemd/system/coturn.service.d" %}
 
 chatmail TURN service is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: coturn
-    - enable: False
     - onlyif:
       - fun: file.directory_exists
         path: {{ drop_ins }}
@@ -24,7 +23,7 @@ chatmail TURN configuration is removed:
       - /etc/chatmail/turn-secret
 {%- endif %}
     - require:
-      - service: chatmail TURN service is stopped
+      - chatmail_service: chatmail TURN service is stopped
 
 chatmail systemd forgets the drop-ins of TURN:
   cmd.run:

@@ -33,9 +33,8 @@ chatmail-iroh unit:
       - cmd: chatmail systemd reads its units
 
 chatmail iroh relay service:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-iroh
-    - enable: True
     - watch:
       - chatmail_binary: chatmail iroh relay program
       - file: chatmail iroh relay configuration

@@ -4,15 +4,17 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.services
 
 # Salt sees neither the secret nor a hash of it.
 chatmail secret of TURN is made:
-  cmd.run:
-    - name: umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new && mv turn-secret.new turn-secret
-    - cwd: /etc/chatmail
-    - unless: test -s /etc/chatmail/turn-secret
+  chatmail_command.run:
+    - name: |
+        cd /etc/chatmail && umask 077 && head -c 32 /dev/urandom | base64 > turn-secret.new &&
+        mv turn-secret.new turn-secret
+    - needed: test ! -s /etc/chatmail/turn-secret
     - require:
       - file: chatmail relay configuration directory
 
@@ -25,8 +27,10 @@ chatmail secret of TURN is readable for chatmail-accounts:
     - group: vmail
     - mode: "0640"
     - require:
-      - cmd: chatmail secret of TURN is made
+      - chatmail_command: chatmail secret of TURN is made
       - user: chatmail user of the mail
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail TURN configuration:
   file.managed:
@@ -38,6 +42,8 @@ chatmail TURN configuration:
     - mode: "0644"
     - require:
       - file: chatmail relay configuration directory
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 # This comes before the package, which starts the service at once. With Debian's configuration anybody could use it.
 chatmail TURN unit reads our configuration:
@@ -61,25 +67,26 @@ chatmail hardening of the TURN unit:
       - file: chatmail TURN unit reads our configuration
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail TURN package:
-  pkg.installed:
-    - install_recommends: False
-    - name: coturn
+  chatmail_package.installed:
+    - pkgs: [coturn]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail TURN configuration
       - file: chatmail hardening of the TURN unit
       - file: chatmail secret of TURN is readable for chatmail-accounts
 
 chatmail TURN service:
-  service.running:
+  chatmail_service.running:
     - name: coturn
-    - enable: True
     - require:
       - cmd: chatmail systemd reads its units
-      - pkg: chatmail TURN package
+      - chatmail_package: chatmail TURN package
     - watch:
-      - cmd: chatmail secret of TURN is made
+      - chatmail_command: chatmail secret of TURN is made
       - file: chatmail TURN configuration
       - file: chatmail TURN unit reads our configuration
       - file: chatmail hardening of the services

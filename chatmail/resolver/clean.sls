@@ -1,5 +1,8 @@
 {#- Restores resolv.conf and unbound as they were before. -#}
-{% from "chatmail/host/backup.jinja" import original_is_back, ours %}
+{% from "chatmail/host/backup.jinja" import ours %}
+
+include:
+  - chatmail.modules
 
 chatmail other programs may write resolv.conf again:
   file.absent:
@@ -10,31 +13,37 @@ chatmail other programs may write resolv.conf again:
 
 # If the old resolv.conf names systemd-resolved, systemd-resolved must answer again.
 chatmail systemd-resolved runs again:
-  service.running:
+  chatmail_service.running:
     - name: systemd-resolved
-    - enable: True
     - onlyif:
       - fun: file.contains
         path: /var/backups/chatmail/etc/resolv.conf
         text: 127.0.0.53
 
-{{ original_is_back("/etc/resolv.conf", {"service": "chatmail systemd-resolved runs again"}) }}
+chatmail original of /etc/resolv.conf is back:
+  chatmail_original.restored:
+    - name: /etc/resolv.conf
+    - require:
+      - chatmail_service: chatmail systemd-resolved runs again
 
 chatmail resolver is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: unbound
-    - enable: False
     - onlyif: {{ ours("/etc/unbound/unbound.conf") }}
     - require:
-      - file: chatmail original of /etc/resolv.conf is back
+      - chatmail_original: chatmail original of /etc/resolv.conf is back
 
-{{ original_is_back("/etc/unbound/unbound.conf", {"service": "chatmail resolver is stopped"}) }}
+chatmail original of /etc/unbound/unbound.conf is back:
+  chatmail_original.restored:
+    - name: /etc/unbound/unbound.conf
+    - require:
+      - chatmail_service: chatmail resolver is stopped
 
 chatmail drop-in of the resolver is gone:
   file.absent:
     - name: /etc/systemd/system/unbound.service.d/chatmail.conf
     - require:
-      - service: chatmail resolver is stopped
+      - chatmail_service: chatmail resolver is stopped
 
 chatmail systemd forgets the drop-in of the resolver:
   cmd.run:

@@ -1,9 +1,9 @@
 {#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and that other programs do not
     change. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
-{% from "chatmail/host/backup.jinja" import kept_original %}
 
 include:
+  - chatmail.packages
   - chatmail.host
   - chatmail.modules
   - chatmail.program
@@ -21,24 +21,30 @@ chatmail resolver runs with our configuration alone:
       - sls: chatmail.host
     - onchanges_in:
       - cmd: chatmail systemd reads its units
+    - require_in:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail resolver packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [unbound, dns-root-data]
     - require:
+      - chatmail_package: chatmail packages of all parts
       - file: chatmail resolver runs with our configuration alone
 
 # The unit makes this file when it first starts, and the check of the configuration wants it before. unbound then keeps
 # it up to date (RFC 5011).
 chatmail resolver has the root's key:
-  cmd.run:
+  chatmail_command.run:
     - name: install -o unbound -g unbound -m 644 /usr/share/dns/root.key /var/lib/unbound/root.key
-    - creates: /var/lib/unbound/root.key
+    - needed: test ! -e /var/lib/unbound/root.key
     - require:
-      - pkg: chatmail resolver packages
+      - chatmail_package: chatmail resolver packages
 
-{{ kept_original("/etc/unbound/unbound.conf", {"pkg": "chatmail resolver packages"}) }}
+chatmail original of /etc/unbound/unbound.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/unbound/unbound.conf
+    - require:
+      - chatmail_package: chatmail resolver packages
 
 chatmail resolver configuration:
   file.managed:
@@ -50,13 +56,12 @@ chatmail resolver configuration:
     - mode: "0644"
     - check_cmd: unbound-checkconf
     - require:
-      - file: chatmail original of /etc/unbound/unbound.conf is kept
-      - cmd: chatmail resolver has the root's key
+      - chatmail_original: chatmail original of /etc/unbound/unbound.conf is kept
+      - chatmail_command: chatmail resolver has the root's key
 
 chatmail resolver service:
-  service.running:
+  chatmail_service.running:
     - name: unbound
-    - enable: True
     - watch:
       - file: chatmail resolver configuration
     - require:
@@ -68,12 +73,16 @@ chatmail resolver finds the Salt master:
     - name: chatmail
     - search: {{ relay.search_domains | json }}
     - require:
-      - service: chatmail resolver service
+      - chatmail_service: chatmail resolver service
       - file: chatmail program
     - require_in:
       - sls: chatmail.resolver.resolv_conf
 
-{{ kept_original("/etc/resolv.conf", {"service": "chatmail resolver service"}) }}
+chatmail original of /etc/resolv.conf is kept:
+  chatmail_original.kept:
+    - name: /etc/resolv.conf
+    - require:
+      - chatmail_service: chatmail resolver service
 
 # If resolv.conf is a symbolic link, our file replaces the link. The target of the link belongs to another program.
 chatmail resolv.conf names our resolver:
@@ -89,5 +98,5 @@ chatmail resolv.conf names our resolver:
     - mode: "0644"
     - follow_symlinks: False
     - require:
-      - file: chatmail original of /etc/resolv.conf is kept
+      - chatmail_original: chatmail original of /etc/resolv.conf is kept
       - sls: chatmail.resolver.resolv_conf

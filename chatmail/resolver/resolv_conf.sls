@@ -5,13 +5,8 @@ include:
   - chatmail.host
 
 chatmail systemd-resolved writes no resolv.conf:
-  service.dead:
+  chatmail_service.dead:
     - name: systemd-resolved
-    - enable: False
-    # Where it is not installed, a dry run would announce a change.
-    - onlyif:
-      - fun: service.available
-        name: systemd-resolved
     - require:
       - sls: chatmail.host
 
@@ -31,11 +26,7 @@ chatmail {{ manager }} writes no resolv.conf:
 {% endfor %}
 
 chatmail NetworkManager is reloaded:
-  service.running:
+  chatmail_service.reloaded:
     - name: NetworkManager
-    - reload: True
-    - onlyif:
-      - fun: service.status
-        name: NetworkManager
     - watch:
       - file: chatmail NetworkManager writes no resolv.conf

@@ -1,13 +1,12 @@
 {#- Removes the timers, the services that they start, and their numbers. No mail is deleted. -#}
+
+include:
+  - chatmail.modules
+
 {% for timer in ["expire", "report"] %}
 chatmail-{{ timer }} timer is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-{{ timer }}.timer
-    - enable: False
-    # Where the timer is already gone, a dry run would announce a change.
-    - onlyif:
-      - fun: service.available
-        name: chatmail-{{ timer }}.timer
 
 chatmail-{{ timer }} units are removed:
   file.absent:
@@ -16,7 +15,7 @@ chatmail-{{ timer }} units are removed:
       - /etc/systemd/system/chatmail-{{ timer }}.service
       - /var/lib/systemd/timers/stamp-chatmail-{{ timer }}.timer
     - require:
-      - service: chatmail-{{ timer }} timer is stopped
+      - chatmail_service: chatmail-{{ timer }} timer is stopped
 {% endfor %}
 
 chatmail numbers of retention are removed:

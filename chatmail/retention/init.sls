@@ -44,9 +44,8 @@ chatmail-{{ timer }} schedule:
       - cmd: chatmail systemd reads its units
 
 chatmail-{{ timer }} timer:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-{{ timer }}.timer
-    - enable: True
     - watch:
       - file: chatmail-{{ timer }} schedule
     - require:

@@ -1,21 +1,21 @@
 {#- Removes our own services, their sockets and their data: pending notifications, invitations. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+
+include:
+  - chatmail.modules
+
 {% set units = "/etc/systemd/system/" %}
 {#- Up to release 2026.11, two parts of chatmail-accounts had units of their own. -#}
 {% for service in relay.services | reverse | list + ["metadata", "dict"] %}
 chatmail-{{ service }} is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-{{ service }}
-    - enable: False
-    - onlyif:
-      - fun: file.file_exists
-        path: {{ units }}chatmail-{{ service }}.service
 
 chatmail-{{ service }} unit is gone:
   file.absent:
     - name: {{ units }}chatmail-{{ service }}.service
     - require:
-      - service: chatmail-{{ service }} is stopped
+      - chatmail_service: chatmail-{{ service }} is stopped
     - onchanges_in:
       - cmd: chatmail systemd forgets our services
 {% endfor %}

@@ -24,11 +24,10 @@ chatmail-{{ service }} unit:
       - cmd: chatmail systemd reads its units
 
 chatmail-{{ service }} service:
-  service.running:
+  chatmail_service.running:
     - name: chatmail-{{ service }}
-    - enable: True
     - watch:
-      - pkg: chatmail libraries of the program
+      - chatmail_package: chatmail libraries of the program
       - file: chatmail program
       - file: chatmail hardening of the services
       - file: chatmail-{{ service }} unit

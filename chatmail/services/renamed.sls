@@ -9,18 +9,14 @@ include:
 {% set unit = "/etc/systemd/system/chatmail-" ~ old ~ ".service" %}
 
 chatmail-{{ old }} is stopped:
-  service.dead:
+  chatmail_service.dead:
     - name: chatmail-{{ old }}
-    - enable: False
-    - onlyif:
-      - fun: file.file_exists
-        path: {{ unit }}
     - require:
       - file: chatmail-accounts unit
       - file: chatmail program
       - sls: chatmail.dkim
     - require_in:
-      - service: chatmail-accounts service
+      - chatmail_service: chatmail-accounts service
 
 chatmail-{{ old }} unit is gone:
   file.absent:
@@ -29,17 +25,14 @@ chatmail-{{ old }} unit is gone:
       - {{ unit }}.d
       - /run/chatmail-metrics/{{ old }}
     - require:
-      - service: chatmail-{{ old }} is stopped
+      - chatmail_service: chatmail-{{ old }} is stopped
 {% endfor %}
 
 chatmail-dict notifications are kept:
   file.rename:
     - name: /var/lib/chatmail-metadata
     - source: /var/lib/chatmail-dict
-    - onlyif:
-      - fun: file.directory_exists
-        path: /var/lib/chatmail-dict
     - require:
-      - service: chatmail-dict is stopped
+      - chatmail_service: chatmail-dict is stopped
     - require_in:
-      - service: chatmail-accounts service
+      - chatmail_service: chatmail-accounts service

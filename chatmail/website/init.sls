@@ -2,12 +2,14 @@
 {% from "chatmail/settings.jinja" import relay with context %}
 
 include:
+  - chatmail.packages
   - chatmail.modules
 
 chatmail website packages:
-  pkg.installed:
-    - install_recommends: False
+  chatmail_package.installed:
     - pkgs: [python3-jinja2, python3-markdown, python3-segno]
+    - require:
+      - chatmail_package: chatmail packages of all parts
 
 chatmail website sources:
   file.recurse:
@@ -24,6 +26,6 @@ chatmail website pages:
     - program: /usr/local/lib/chatmail-website/build.py
     - settings: {{ relay | json }}
     - require:
-      - pkg: chatmail website packages
+      - chatmail_package: chatmail website packages
     - watch:
       - file: chatmail website sources

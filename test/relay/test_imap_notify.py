@@ -189,7 +189,7 @@ def test_converge_without_the_compiler_says_so_and_the_relay_works(relay, no_com
     report = apply(relay, "chatmail")
     assert failed(report) == {"chatmail dovecot_objects are compiled"}
     [compiled] = [each for each in report.values() if each["result"] is False]
-    assert "Install Debian's package tcc" in compiled["changes"]["stderr"]
+    assert "Install Debian's package tcc" in compiled["comment"]
     assert "is missing" in status(relay)
     talk = Conversation(relay)
     talk.send()

@@ -22,8 +22,9 @@ def door(salt_modules, monkeypatch):
         return answers.get(sls, {"a state": {"result": True, "comment": ""}})
 
     low = [
-        {"state": "pkg", "fun": "installed", "name": "x", "pkgs": ["tcc", "coturn"]},
-        {"state": "pkg", "fun": "installed", "name": "postfix"},
+        {"state": "chatmail_package", "fun": "together", "name": "x"},
+        {"state": "chatmail_package", "fun": "installed", "name": "x", "pkgs": ["tcc", "coturn"]},
+        {"state": "chatmail_package", "fun": "installed", "name": "y", "pkgs": ["postfix"]},
         {"state": "pkg", "fun": "removed", "name": "rsyslog"},
         {"state": "file", "fun": "managed", "name": "/etc/x"},
     ]
@@ -105,7 +106,7 @@ def test_states_of_the_relay_install_what_start_looks_for(salt_call):
     low = done.returned
     names = set()
     for state in low:
-        if (state["state"], state["fun"]) == ("pkg", "installed"):
+        if (state["state"], state["fun"]) == ("chatmail_package", "installed"):
             names |= set(state.get("pkgs") or [state["name"]])
     assert names > taking.LATER
     assert "dovecot-auth-lua" in names

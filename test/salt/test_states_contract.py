@@ -70,8 +70,8 @@ def test_state_has_an_example_with_its_own_arguments(path, function):
     example = yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", example))
     [(name, given)] = next(iter(example.values())).items()
     # An .sls never names mod_watch: Salt calls it for a state that watches.
-    called = {"mod_watch": "built"}.get(function.name, function.name)
-    assert name == f"{path.stem}.{called}"
+    called = {f"{path.stem}.{each.name}" for each in functions(path)}
+    assert name in (called if function.name == "mod_watch" else {f"{path.stem}.{function.name}"})
     known = {each.arg for each in function.args.args}
     requisites = {"name", "require", "require_in", "watch"}
     assert {key for each in given for key in each} - known - requisites == set()
@@ -91,13 +91,22 @@ CALLS = {
     "chatmail_certificate.acme_account": {"settings": {}},
     "chatmail_certificate.acme": {"settings": {}},
     "chatmail_certificate.external": {"certificate": "c", "key": "k", "subject_names": []},
+    "chatmail_command.run": {"needed": "true"},
     "chatmail_dkim.key_present": {},
     "chatmail_dkim.rotated": {},
     "chatmail_dns.published": {},
     "chatmail_dns.verified": {"wait": 0},
+    "chatmail_original.kept": {},
+    "chatmail_original.restored": {},
+    "chatmail_package.together": {},
+    "chatmail_package.installed": {"pkgs": ["x"]},
     "chatmail_relay.ports_free": {},
     "chatmail_relay.master_found": {},
     "chatmail_relay.kernel_limit": {"value": 1},
+    "chatmail_service.running": {},
+    "chatmail_service.dead": {},
+    "chatmail_service.reloaded": {},
+    "chatmail_service.mod_watch": {},
     "chatmail_website.built": {"program": "/p", "settings": {}},
     "chatmail_website.mod_watch": {"program": "/p", "settings": {}},
 }
@@ -156,6 +165,7 @@ def load(name, error, test):
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}
     vars(module).update(__salt__=Failing(error), __opts__=opts, __name__=name)
+    vars(module).update(__context__={}, __lowstate__=[], __running__={})
     exec(compile(text, name, "exec"), vars(module))
     return module
 

@@ -1,5 +1,6 @@
 """The state chatmail_website.built, which builds the web pages."""
 
+import os
 import subprocess
 import sys
 
@@ -74,3 +75,54 @@ def test_state_dry_run_with_a_changed_source_would_build(state, tmp_path):
     answer = state.mod_watch(str(tmp_path), str(PROGRAM), settings(), sfun="built")
     assert answer["result"] is None
     assert answer["changes"]
+
+
+def count_builds(state):
+    """Return a list that grows with each run of the program."""
+    runs = []
+
+    def counted(*arguments, **keywords):
+        runs.append(1)
+        return run_all(*arguments, **keywords)
+
+    state.__salt__ = {"cmd.run_all": counted}
+    return runs
+
+
+def test_state_builds_only_if_something_differs(state, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "index.md").write_text("one")
+    packages = tmp_path / "status"
+    packages.write_text("")
+    state.PACKAGES = str(packages)
+    root = tmp_path / "www"
+    runs = count_builds(state)
+
+    def built(**changed):
+        before = len(runs)
+        ret = state.built(str(root), str(PROGRAM), settings(www_folder=str(folder), **changed))
+        assert ret["result"] is True, ret
+        return len(runs) - before, ret["changes"]
+
+    assert built()[0] == 1
+    assert built() == (0, {})
+    (folder / "index.md").write_text("two")
+    assert built() == (1, {"changed": ["index.html"]})
+    (root / "index.html").write_text("an edit by hand")
+    assert built() == (1, {"changed": ["index.html"]})
+    (root / "foreign").symlink_to(packages)
+    assert built() == (1, {"removed": ["foreign"]})
+    packages.touch()
+    os.utime(packages, ns=(0, 0))
+    assert built() == (1, {})
+    assert built(mail_domain="_other.example.org")[0] == 1
+    assert built(mail_domain="_other.example.org") == (0, {})
+
+
+def test_state_dry_run_neither_builds_nor_notes_that_it_has(state, tmp_path):
+    arguments = (str(tmp_path / "www"), str(PROGRAM), settings())
+    state.__opts__["test"] = True
+    assert state.built(*arguments)["result"] is None
+    assert list(tmp_path.iterdir()) == []
+    assert state.built(*arguments)["result"] is None
