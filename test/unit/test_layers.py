@@ -21,6 +21,7 @@ ALLOWED = {
     "dns": {"common", "dkim"},
     "certificate": {"common"},
     "rotation": {"common", "dkim", "dns"},
+    "backup": {"accounts", "certificate", "common", "dkim"},
     "health": {
         *("accounts", "certificate", "common", "dkim", "dns"),
         *("message", "metadata", "retention", "status"),

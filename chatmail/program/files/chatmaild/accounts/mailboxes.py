@@ -23,6 +23,8 @@ BLOCKED = "password.blocked"
 # The cost of `doveadm pw -s SHA512-CRYPT`: 3 ms. passlib's own default would take 0.4 s for each
 # login.
 HASH_ROUNDS = 5000
+# The filter is in vmail's group. It opens files of an address by name and must not list them.
+HOME_MODE = 0o710
 MESSAGE_DIRECTORIES = ("cur", "new", "tmp")
 
 
@@ -37,8 +39,7 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
     home = Path(mailboxes_dir) / address
     try:
         home.mkdir()
-        # The filter is in vmail's group. It opens files here by name and must not list them.
-        home.chmod(0o710)
+        home.chmod(HOME_MODE)
     except FileExistsError:
         pass
     # This file comes before the password, so the address never exists without its protection from
