@@ -222,9 +222,7 @@ def test_second_backup_at_the_same_time_is_refused(old):
 
 def test_relay_without_a_domain_has_no_dkim_keys(tmp_path, key, monkeypatch):
     domain = {"address_domain": "[192.0.2.1]", "tls_mode": "self_signed"}
-    old, new = (
-        Machine(tmp_path / name, key[1], "192.0.2.1", **domain) for name in ("old", "new")
-    )
+    old, new = (Machine(tmp_path / name, key[1], "192.0.2.1", **domain) for name in ("old", "new"))
     old.use(monkeypatch).add_address("alice0000")
     old.write(machine.TURN_SECRET, SECRETS[3])
     _, result = restored(old, new, key, monkeypatch)

@@ -51,8 +51,9 @@ def restore(
 
     Raises OperatorError. Before the first change the text says that nothing was changed.
     """
-    with creating.locked(), creating.opened(path) as file:
+    with creating.locked(), contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(creating.opened(path))
             expected = sha256 or creating.read_digest(Path(path)) or archive.sha256_of(file)
             digest = creating.check_digest(file, path, expected)
             if not os.path.isfile(identity_file):
