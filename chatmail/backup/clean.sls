@@ -1,9 +1,11 @@
-{#- Removes the archives of this machine, if `clean:purge` is true. Otherwise nothing is to be undone. -#}
+{#- Removes what a backup leaves on the machine. Only `clean:purge` removes the archives. age stays, because the machine
+    may need it for other things. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
 
-{%- if relay.clean.purge %}
-
-chatmail archives are gone:
+chatmail lock of the backups is gone:
   file.absent:
-    - name: /var/backups/chatmail/archives
+    - names:
+      - /run/chatmail-backup.lock
+{%- if relay.clean.purge %}
+      - /var/backups/chatmail/archives
 {%- endif %}
