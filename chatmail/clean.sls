@@ -3,6 +3,7 @@
     other things (nginx, Postfix, Dovecot, certbot, coturn) stay, too. They are stopped and get back the configuration
     that they had before. -#}
 include:
+  - chatmail.backup.clean
   - chatmail.metrics.clean
   - chatmail.retention.clean
   - chatmail.dns.clean

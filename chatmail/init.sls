@@ -17,3 +17,4 @@ include:
   - chatmail.dns
   - chatmail.certificate.acme
   - chatmail.retention
+  - chatmail.backup

@@ -425,11 +425,20 @@ KEYS = (
         "nowhere, and nothing is counted.",
     ),
     Key(
+        "backup_recipients",
+        [],
+        lambda value: recipients(value),
+        "Public keys of those who can open the archives of `chatmail_backup.create` "
+        "(docs/backup.md): recipients of age, or `ssh-ed25519` keys. The private keys stay off the "
+        "relay. []: there are no backups.",
+    ),
+    Key(
         "clean:purge",
         False,
         lambda value: boolean(value),
         "What `state.apply chatmail.clean` does with mail (all of /home/vmail, mailboxes_dir and "
-        "the queue), with keys and with the users that own them. true: it deletes them. "
+        "the queue), with keys, with the archives in /var/backups/chatmail/archives and with the "
+        "users that own them. true: it deletes them. "
         "false: it keeps them.",
     ),
 )
@@ -508,6 +517,11 @@ TRUST_ANCHOR = re.compile(
     r"[A-Za-z0-9._-]+( +[0-9]+)?( +IN)? +(DS( +[0-9]+){3} +[0-9A-Fa-f ]+|"
     r"DNSKEY( +[0-9]+){3} +[A-Za-z0-9+/= ]+)"
 )
+BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+BECH32_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+AGE_RECIPIENT = re.compile(rf"age1[{BECH32}]{{58}}")
+# 51 bytes in base64 (RFC 8709 section 4), and a comment.
+SSH_RECIPIENT = re.compile(r"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5[A-Za-z0-9+/]{48}( [ -~]*)?")
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 # Paths are written into the configuration of several daemons. So a path has no character that one
@@ -782,6 +796,36 @@ def trust_anchors(value):
     return value
 
 
+def recipients(value):
+    """Check a list of public keys for age; a list without duplicates comes back."""
+    allowed = "a list of recipients such as age1… and ssh-ed25519 AAAA…, which are public keys"
+    if not isinstance(value, list) or not all(_is_recipient(each) for each in value):
+        raise ValueError(allowed)
+    return list(dict.fromkeys(value))
+
+
+def _is_recipient(value):
+    """Return whether a text is a public key that age takes, without a mistyped letter."""
+    if not isinstance(value, str):
+        return False
+    if value.startswith("ssh-ed25519 "):
+        return SSH_RECIPIENT.fullmatch(value) is not None
+    return AGE_RECIPIENT.fullmatch(value) is not None and _has_bech32_checksum(value)
+
+
+def _has_bech32_checksum(value):
+    """Return whether the last six letters fit the others (BIP 173)."""
+    name, _, data = value.rpartition("1")
+    numbers = [ord(each) >> 5 for each in name] + [0] + [ord(each) & 31 for each in name]
+    checksum = 1
+    for number in [*numbers, *map(BECH32.index, data)]:
+        top = checksum >> 25
+        checksum = (checksum & 0x1FFFFFF) << 5 ^ number
+        for bit, constant in enumerate(BECH32_GENERATOR):
+            checksum ^= constant if top >> bit & 1 else 0
+    return checksum == 1
+
+
 def one_of(value, *words):
     """Check that the value is one of these words."""
     if value not in words:
@@ -873,6 +917,8 @@ def _report_unknown(name, value, known):
 def _quote(value):
     """Return a value as a message shows it: on one line, and cut if it is long."""
     shown = ascii(value)
+    if re.search("SECRET.KEY|PRIVATE.KEY", shown, re.IGNORECASE):
+        return "a private key, which belongs to nobody else"
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 

@@ -27,6 +27,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lab.host import STATE
 from relay.classic import TRUSTED, ClassicServer
 from relay.machines import LAB, box_record, elsewhere_relay, lab, lab_relay
 
@@ -248,6 +249,13 @@ def with_domain(make, release):
     return box
 
 
+@pytest.fixture(scope="module")
+def empty_boxes(release, request):
+    """As `empty_box`, for all tests of a file."""
+    with boxes(release, request) as make:
+        yield make
+
+
 @pytest.fixture
 def empty_box(release, request):
     """A function that makes machines for one test.
@@ -275,7 +283,9 @@ def boxes(release, request):
         yield make
     finally:
         for box in made:
-            remove_box(box, request.config.option)
+            # A test may have ended its box.
+            if (STATE / box.name).exists():
+                remove_box(box, request.config.option)
 
 
 @pytest.fixture(scope="session", name="lab")

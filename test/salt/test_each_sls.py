@@ -20,6 +20,7 @@ RELAYS = {
             "dkim": {"rotate_after": 90},
             "metrics_address": "127.0.0.1:9999",
             "registration": "closed",
+            "backup_recipients": ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"],
             "clean": {"purge": True},
         },
     ),

@@ -22,6 +22,7 @@ ALLOWED = {
     "certificate": {"common"},
     "adopt": {"certificate", "common"},
     "rotation": {"common", "dkim", "dns"},
+    "backup": {"accounts", "certificate", "common", "dkim"},
     "health": {
         *("accounts", "certificate", "common", "dkim", "dns"),
         *("message", "metadata", "retention", "status"),

@@ -50,6 +50,7 @@ def test_defaults_are_those_of_existing_relays():
         "mail": True,
         "fsync": True,
         "clean": {"purge": False},
+        "backup_recipients": [],
         "acme_directory": "https://acme-v02.api.letsencrypt.org/directory",
         "acme_challenge": "http-01",
         "resolver": {"forwarders": [], "trust_anchors": []},

@@ -64,7 +64,7 @@ def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
     if not isinstance(note, str) or len(note) > MAX_NOTE or not note.isprintable():
         raise ValueError(f"note: allowed is a printable text of at most {MAX_NOTE} characters")
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    with _locked(directory):
+    with locked(directory):
         _drop_expired(directory, now)
         _write(_path(directory, token), Invitation(uses, int(now) + days * DAY, note))
     return token
@@ -72,7 +72,7 @@ def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
 
 def list_valid(directory: Path, now: float) -> dict[str, Invitation]:
     """Return the valid invitations, by id. Raises OSError."""
-    with _locked(directory):
+    with locked(directory):
         _drop_expired(directory, now)
         return {_id(path.name): _read(path) for path in directory.glob("[0-9a-f]*")}
 
@@ -82,7 +82,7 @@ def revoke(directory: Path, identifier: str) -> bool:
     match = ID.fullmatch(identifier)
     if not match:
         return False
-    with _locked(directory):
+    with locked(directory):
         found = list(directory.glob(f"{match[1]}*"))
         for path in found:
             path.unlink()
@@ -105,7 +105,7 @@ def redeem(directory: Path, token: str, now: float) -> Iterator[None]:
     if not TOKEN.fullmatch(token):
         raise NotInvited
     path = _path(directory, token)
-    with _locked(directory):
+    with locked(directory):
         try:
             invitation = _read(path)
         except FileNotFoundError:
@@ -120,7 +120,8 @@ def redeem(directory: Path, token: str, now: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(directory):
+def locked(directory: Path) -> Iterator[None]:
+    """Let nobody else read or change the invitations within a `with` block."""
     directory.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -17,6 +17,8 @@ from chatmaild.common.addresses import is_address
 
 # The file that keeps the hash of a blocked address.
 BLOCKED = "password.blocked"
+# The filter is in vmail's group. It opens files of an address by name and must not list them.
+HOME_MODE = 0o710
 MESSAGE_DIRECTORIES = ("cur", "new", "tmp")
 
 
@@ -31,8 +33,7 @@ def create(mailboxes_dir: Path, address: str, password: str) -> bool:
     home = Path(mailboxes_dir) / address
     try:
         home.mkdir()
-        # The filter is in vmail's group. It opens files here by name and must not list them.
-        home.chmod(0o710)
+        home.chmod(HOME_MODE)
     except FileExistsError:
         pass
     # This file comes before the password, so the address never exists without its protection from
