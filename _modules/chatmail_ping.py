@@ -18,8 +18,8 @@ def open_(token):
     """Make the address of a run. After half an hour the relay itself removes it.
 
     token: 16 random characters of a-z and 0-9.
-    Returns {"domain": the part of the address after the @, "time": the clock, Unix seconds}. Raises
-    CommandExecutionError when the address exists, and when `mail: false` stops mail.
+    Returns {"domain": the part of the address after the @}. Raises CommandExecutionError when the
+    address exists, and when `mail: false` stops mail.
 
     CLI Example:
 

@@ -26,6 +26,8 @@ ALLOWED = {
         *("message", "metadata", "retention", "status"),
     },
     "status": {"accounts", "certificate", "common", "dkim", "imap_notify"},
+    # It takes the way of mail, so it uses what sends mail.
+    "ping": {"accounts", "common", "dkim", "health", "message", "transport"},
 }
 
 

@@ -38,7 +38,7 @@ def address(settings: dict, token: str) -> str:
 
 
 def open_(settings: dict, token: str) -> dict:
-    """Make the address; return {"domain": the part after the @, "time": Unix seconds}."""
+    """Make the address; return {"domain": the part after the @}."""
     name = address(settings, token)
     if not settings["mail"]:
         raise OperatorError("mail: false in the pillar stops mail on this relay; expected: true")
@@ -48,7 +48,7 @@ def open_(settings: dict, token: str) -> dict:
     if not made:
         raise OperatorError("this token has an address already; expected: a new token")
     _remove_later(token)
-    return {"domain": settings["address_domain"], "time": time.time()}
+    return {"domain": settings["address_domain"]}
 
 
 def _remove_later(token):

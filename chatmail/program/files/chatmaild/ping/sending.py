@@ -9,8 +9,8 @@ from chatmaild.common.errors import OperatorError
 from chatmaild.common.federation import Federation
 from chatmaild.dkim import signing
 from chatmaild.health import connections, message, throwaway
-from chatmaild.health.mail import SUBMISSION
 from chatmaild.health.machine import list_queue
+from chatmaild.health.mail import SUBMISSION
 from chatmaild.health.running import Account, Failed, State, describe
 from chatmaild.message.spool import Message
 from chatmaild.transport.delivery import Delivery
