@@ -169,7 +169,8 @@ def _judge(returned, function):
     """Return the answer for what a minion returned."""
     if isinstance(returned, dict) or returned is True:
         return {"result": True, "answered": True, "answer": returned}
-    text = str(returned).strip()
+    # Salt returns a list of errors in place of states.
+    text = "; ".join(map(str, returned)) if isinstance(returned, list) else str(returned).strip()
     if text == f"'{function}' is not available.":
         text += " `salt MINION saltutil.sync_modules` brings it; `state.apply chatmail` too"
     return _failed(text.splitlines()[-1] if text else "the minion returned nothing")

@@ -118,7 +118,7 @@ def test_answer_whose_event_was_lost_comes_from_the_job_cache(fleet):
         ("Traceback (most recent call last):\n  File x\nOSError: no room", "OSError: no room"),
         (None, "None"),
         ("", "returned nothing"),
-        (["a", "list"], "['a', 'list']"),
+        (["a", "list"], "a; list"),
         ("ERROR: /etc/chatmail/relay.json: expected the settings", "expected the settings"),
     ],
 )

@@ -73,7 +73,7 @@ def test_state_has_an_example_with_its_own_arguments(path, function):
     called = {"mod_watch": "built"}.get(function.name, function.name)
     assert name == f"{path.stem}.{called}"
     known = {each.arg for each in function.args.args}
-    requisites = {"name", "require", "require_in", "watch"}
+    requisites = {"failhard", "name", "require", "require_in", "watch"}
     assert {key for each in given for key in each} - known - requisites == set()
 
 
@@ -95,6 +95,8 @@ CALLS = {
     "chatmail_dkim.rotated": {},
     "chatmail_dns.published": {},
     "chatmail_dns.verified": {"wait": 0},
+    "chatmail_fleet.converged": {"relays": ["relay"]},
+    "chatmail_fleet.called": {"relays": ["relay"], "function": "test.ping"},
     "chatmail_relay.ports_free": {},
     "chatmail_relay.master_found": {},
     "chatmail_relay.kernel_limit": {"value": 1},
@@ -155,7 +157,8 @@ def load(name, error, test):
     text = (ROOT / "_states" / f"{name}.py").read_text()
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}
-    vars(module).update(__salt__=Failing(error), __opts__=opts, __name__=name)
+    failing = Failing(error)
+    vars(module).update(__salt__=failing, __utils__=failing, __opts__=opts, __name__=name)
     exec(compile(text, name, "exec"), vars(module))
     return module
 

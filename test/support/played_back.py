@@ -112,7 +112,7 @@ class Fleet:
     def __init__(self, directory, monkeypatch, pillar=None):
         own = directory / "extmods"
         own.mkdir()
-        for kind in ("runners", "utils", "output"):
+        for kind in ("runners", "states", "utils", "output"):
             (own / kind).symlink_to(REPOSITORY / f"_{kind}")
         pillars = directory / "pillar"
         pillars.mkdir()
@@ -129,7 +129,7 @@ class Fleet:
                 "gather_job_timeout": 0,
             }
         )
-        utils = salt.loader.utils(self.opts)
+        self.utils = utils = salt.loader.utils(self.opts)
         self.runner = salt.loader.runner(self.opts, utils=utils)
         asking = utils["chatmail_asking.ask"].func.__globals__
         monkeypatch.setitem(asking, "WAIT", 0)
@@ -145,6 +145,20 @@ class Fleet:
         called = self.runner[f"chatmail_fleet.{function}"]
         called.func.__globals__["__jid__"] = "20261126163000000000"
         return called(*arguments, **named)
+
+    def state(self, state, answers, test=False, **named):
+        """Run a state of an orchestration. answers: as Minions takes them."""
+        self.minions = Minions(answers)
+        opts = {**self.opts, "test": test}
+        serializers = salt.loader.serializers(opts)
+        modules = {"saltutil.runner": self._run}
+        states = salt.loader.states(opts, modules, self.utils, serializers)
+        return states[f"chatmail_fleet.{state}"](**named)
+
+    def _run(self, name, kwarg):
+        called = self.runner[name]
+        called.func.__globals__["__jid__"] = "20261126163000000000"
+        return called(**kwarg)
 
     def show(self, found, outputter=None):
         """Return the text that salt-run prints."""
