@@ -35,21 +35,31 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def relays(request, tmp_path_factory):
     """Three converged relays by name. The last one has no domain and needs invitations."""
+    given = request.config.option.fleet
+    if given:
+        enter_client()
+        yield {name: lab_relay(name) for name in given.split(",")}
+        return
+    extra = tmp_path_factory.mktemp("pillar") / "extra.sls"
+    extra.write_text(INVITING)
+    boxes = [(*o, "--pillar", extra) if "ip" in o else o for o in BOXES]
+    with booted({f"fleet{os.getpid()}-{n}": options for n, options in enumerate(boxes, 1)}) as all_:
+        yield all_
+
+
+@contextlib.contextmanager
+def booted(boxes):
+    """Boot boxes, and end them after the `with` block. boxes: {name: options of `lab up`}."""
     done = lab("check", check=False)
     if done.returncode != 0:
         pytest.skip(f"no lab on this machine: {done.stderr.strip()}")
-    given = request.config.option.fleet
-    names = given.split(",") if given else [f"fleet{os.getpid()}-{n}" for n in (1, 2, 3)]
-    extra = tmp_path_factory.mktemp("pillar") / "extra.sls"
-    extra.write_text(INVITING)
     try:
-        for name, options in [] if given else zip(names, BOXES, strict=True):
-            more = ("--pillar", extra) if "ip" in options else ()
-            lab("up", name, *options, *more, capture_output=False)
+        for name, options in boxes.items():
+            lab("up", name, *options, capture_output=False)
         enter_client()
-        yield {name: lab_relay(name) for name in names}
+        yield {name: lab_relay(name) for name in boxes}
     finally:
-        for name in [] if given else names:
+        for name in boxes:
             lab("down", name, check=False)
 
 
@@ -78,14 +88,23 @@ def minion(relay, port):
 @pytest.fixture(scope="session")
 def fleet(relays, tmp_path_factory):
     """The master of the relays, with their pillars. It has synced the runner."""
-    top, pillar = {}, {}
+    with mastered(relays, tmp_path_factory.mktemp("master")) as master:
+        yield master
+
+
+@contextlib.contextmanager
+def mastered(relays, directory, own=None):
+    """Run a master with a minion on each relay within a `with` block.
+
+    own: the pillar of the master itself.
+    """
+    top, pillar = {"master": ["own"]}, {"own": json.dumps(own or {})}
     for name, relay in relays.items():
         key = name.replace("-", "_")
         top[name] = [f"{key}_{part}" for part in ("lab", "extra", "relay")]
         for part in ("lab", "extra", "relay"):
             pillar[f"{key}_{part}"] = relay.run(f"cat /srv/pillar/{part}.sls").stdout
     pillar["top"] = json.dumps({"base": top})
-    directory = tmp_path_factory.mktemp("master")
     with (
         Fleet(directory, pillar, THIS_SIDE, list(relays)) as master,
         contextlib.ExitStack() as all_,

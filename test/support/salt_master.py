@@ -52,14 +52,14 @@ def pillar_files(relay):
     return {name: relay.run(f"cat /srv/pillar/{name}.sls").stdout for name in names}
 
 
-def run(program, configuration, *arguments):
+def run(program, configuration, *arguments, timeout=240):
     """Run a program of Salt with a configuration. Return its CompletedProcess."""
     command = [Path(sys.executable).with_name(program), f"--config-dir={configuration}"]
     return subprocess.run(
         [*command, "--out=json", *arguments],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
         check=False,
         env={**os.environ, "HOME": str(configuration.parent)},
     )
@@ -146,11 +146,29 @@ class Fleet(Master):
         path = self.configuration / "master"
         # Minions of a busy machine take their time, and a test waits for one that is off.
         given = {**json.loads(path.read_text()), "timeout": 15, "gather_job_timeout": 15}
+        given["id"] = "master"
         path.write_text(json.dumps({**given, "log_level_logfile": "debug"}))
 
     def run(self, function, *arguments):
         """Call a runner. Return the CompletedProcess."""
         return run("salt-run", self.configuration, function, *arguments)
+
+    def orchestrate(self, name, *arguments):
+        """Run an orchestration of `chatmail/fleet/`. Return its exit code and its states."""
+        sls = f"chatmail.fleet.{name}"
+        done = run(
+            "salt-run", self.configuration, "state.orchestrate", sls, *arguments, timeout=900
+        )
+        try:
+            [states] = json.loads(done.stdout)["data"].values()
+            return done.returncode, {state["__id__"]: state for state in states.values()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise AssertionError(f"no states:\n{done.stdout}{done.stderr}") from None
+
+    def restart(self):
+        """End the master, and start it again."""
+        self.__exit__()
+        self.__enter__()
 
     def salt(self, *arguments):
         """Call an execution function on minions. Return the CompletedProcess."""
