@@ -129,16 +129,17 @@ def nocreate(state):
     return __salt__["chatmail_program.call"]("accounts", "nocreate", {"state": state}, settings={})
 
 
-def invite(uses=1, days=7, note=""):
+def invite(uses=1, days=7, note="", digest=None):
     """Make an invitation, with which people create addresses where registration is `invite`.
 
     uses: the number of addresses. days: the days until it expires. note: a text that `invites`
-    shows.
+    shows. digest: the SHA-256 of a token that the caller has made; see below.
     Returns `link` (a page with the code, for people), `code` (an app scans or opens it), `id` (for
     `revoke`), `uses` and `until` (a day in UTC). Link and code contain the token. The relay keeps
     only its hash, so it is shown this one time. A master keeps the results of functions in its job
-    cache. Raises CommandExecutionError for a value that is not allowed, and when registration is
-    not `invite`.
+    cache. So the runner `chatmail_fleet.invite` makes the token itself and passes its digest only;
+    link and code then have {token} in its place. Raises CommandExecutionError for a value that is
+    not allowed, and when registration is not `invite`.
 
     CLI Example:
 
@@ -146,7 +147,8 @@ def invite(uses=1, days=7, note=""):
 
         salt-call chatmail_accounts.invite uses=3 days=14 note='choir'
     """
-    return _administer("invite", uses=uses, days=days, note=note)
+    given = {} if digest is None else {"digest": digest}
+    return _administer("invite", uses=uses, days=days, note=note, **given)
 
 
 def invites():

@@ -447,6 +447,9 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # What the last letter of a size means; K, M and G are those of Dovecot and Postfix.
 SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
+# The release of this formula, as in the file FORMULA, which is on no relay.
+FORMULA = "2026.11"
+
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
 # Each is a subpackage of chatmaild and a unit chatmail-<name>, which runs on every relay.
@@ -1079,6 +1082,7 @@ def _derived(settings, release):
     # `nocreate` is the older name of `registration: closed`.
     closed = settings["nocreate"] or settings["registration"] == "closed"
     return {
+        "formula": FORMULA,
         "form": form,
         "nocreate": closed,
         "registration": "closed" if closed else settings["registration"],

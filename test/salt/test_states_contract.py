@@ -73,7 +73,7 @@ def test_state_has_an_example_with_its_own_arguments(path, function):
     called = {f"{path.stem}.{each.name}" for each in functions(path)}
     assert name in (called if function.name == "mod_watch" else {f"{path.stem}.{function.name}"})
     known = {each.arg for each in function.args.args}
-    requisites = {"name", "require", "require_in", "watch"}
+    requisites = {"failhard", "name", "require", "require_in", "watch"}
     assert {key for each in given for key in each} - known - requisites == set()
 
 
@@ -100,6 +100,8 @@ CALLS = {
     "chatmail_original.restored": {},
     "chatmail_package.together": {},
     "chatmail_package.installed": {"pkgs": ["x"]},
+    "chatmail_fleet.converged": {"relays": ["relay"]},
+    "chatmail_fleet.called": {"relays": ["relay"], "function": "test.ping"},
     "chatmail_relay.ports_free": {},
     "chatmail_relay.master_found": {},
     "chatmail_relay.kernel_limit": {"value": 1},
@@ -164,7 +166,8 @@ def load(name, error, test):
     text = (ROOT / "_states" / f"{name}.py").read_text()
     module = SimpleNamespace()
     opts = {"test": test, "file_client": "remote", "master": "salt"}
-    vars(module).update(__salt__=Failing(error), __opts__=opts, __name__=name)
+    failing = Failing(error)
+    vars(module).update(__salt__=failing, __utils__=failing, __opts__=opts, __name__=name)
     vars(module).update(__context__={}, __lowstate__=[], __running__={})
     exec(compile(text, name, "exec"), vars(module))
     return module

@@ -14,8 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def sls_names():
-    """Return the names of all .sls files of the formula, as `state.apply` takes them."""
-    paths = (ROOT / "chatmail").rglob("*.sls")
+    """Return the names of all .sls files of the formula, as `state.apply` takes them.
+
+    Those of `chatmail/fleet/` are for `state.orchestrate` on a master.
+    """
+    paths = [p for p in (ROOT / "chatmail").rglob("*.sls") if p.parent.name != "fleet"]
     names = (path.relative_to(ROOT).with_suffix("").as_posix() for path in paths)
     return sorted(name.removesuffix("/init").replace("/", ".") for name in names)
 

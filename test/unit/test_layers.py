@@ -28,6 +28,8 @@ ALLOWED = {
         *("message", "metadata", "retention", "status"),
     },
     "status": {"accounts", "certificate", "common", "dkim", "dovecot_objects"},
+    # It takes the way of mail, so it uses what sends mail.
+    "ping": {"accounts", "common", "dkim", "health", "message", "transport"},
 }
 
 

@@ -88,20 +88,29 @@ def disconnect(settings: dict, address: str, mail_user: str) -> int:
     return sessions.disconnect(address, wake_as_mail_user)
 
 
-def invite(settings: dict, uses: int, days: int, note: str) -> dict:
-    """Make an invitation; return its id, its link, and the code that an app scans."""
+def invite(settings: dict, uses: int, days: int, note: str, digest: str | None = None) -> dict:
+    """Make an invitation; return its id, its link, and the code that an app scans.
+
+    digest: the SHA-256 of a token that the caller has. Link and code then have {token} in its
+        place, and the relay never learns the token before somebody uses it.
+    """
     if settings["registration"] != "invite":
         raise OperatorError(
             f"registration is {settings['registration']}, so an invitation could not be used: set "
             "chatmail:registration to invite in the pillar, and apply the state"
         )
-    now = time.time()
+    now, directory = time.time(), invitations.DIRECTORY
     try:
-        token = invitations.make(invitations.DIRECTORY, uses, days, note, now)
+        if digest is None:
+            token = invitations.make(directory, uses, days, note, now)
+            identifier = invitations.identifier(token)
+        else:
+            token = "{token}"
+            identifier = invitations.add(directory, digest, uses, days, note, now)
     except ValueError as error:
         raise OperatorError(str(error)) from None
     return {
-        "id": invitations.identifier(token),
+        "id": identifier,
         "link": f"https://{settings['mail_domain']}/#{token}",
         "code": f"DCACCOUNT:https://{settings['mail_domain']}/new?token={token}",
         "uses": uses,

@@ -25,6 +25,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{22,43}")
 # The id of an invitation is the first digits of its hash. Without the letter in front, Salt would
 # take some ids for numbers.
 ID = re.compile(r"i([0-9a-f]{11})")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 DAY = 24 * 3600
 MAX_USES = 100_000
 MAX_DAYS = 3650
@@ -54,20 +55,32 @@ class Invitation(NamedTuple):
 def make(directory: Path, uses: int, days: int, note: str, now: float) -> str:
     """Make an invitation; return its token, which the relay does not keep.
 
+    The arguments and the errors are those of `add`.
+    """
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    add(directory, _digest(token), uses, days, note, now)
+    return token
+
+
+def add(directory: Path, digest: str, uses: int, days: int, note: str, now: float) -> str:
+    """Make an invitation whose token somebody else has; return its id.
+
+    digest: the SHA-256 of the token, in hexadecimal.
     uses: the number of addresses that it can create. days: the time until it expires.
     note: a text for the operator, such as the name of the person who gets the invitation.
     Raises ValueError, whose text says what is allowed, and OSError.
     """
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise ValueError("digest: allowed is a SHA-256, 64 hexadecimal digits in lower case")
     for name, value, largest in (("uses", uses, MAX_USES), ("days", days, MAX_DAYS)):
         if type(value) is not int or not 1 <= value <= largest:
             raise ValueError(f"{name}: {value!r}, allowed is a whole number from 1 to {largest}")
     if not isinstance(note, str) or len(note) > MAX_NOTE or not note.isprintable():
         raise ValueError(f"note: allowed is a printable text of at most {MAX_NOTE} characters")
-    token = secrets.token_urlsafe(TOKEN_BYTES)
     with locked(directory):
         _drop_expired(directory, now)
-        _write(_path(directory, token), Invitation(uses, int(now) + days * DAY, note))
-    return token
+        _write(directory / digest, Invitation(uses, int(now) + days * DAY, note))
+    return _id(digest)
 
 
 def list_valid(directory: Path, now: float) -> dict[str, Invitation]:

@@ -1,4 +1,4 @@
-"""The command of the Salt function chatmail_relay.health."""
+"""The commands of the Salt functions chatmail_relay.health and chatmail_overview.status."""
 
 import signal
 import sys
@@ -16,7 +16,14 @@ def run(settings: dict, offline: bool) -> dict:
     return checking.check(settings, offline)
 
 
-COMMANDS = {"run": run}
+def figures(settings: dict) -> dict:
+    """Return the figures that a master shows of each relay."""
+    from chatmaild.health import figures
+
+    return figures.find(settings)
+
+
+COMMANDS = {"run": run, "figures": figures}
 
 if __name__ == "__main__":
     # A program that is told to end still removes its addresses.

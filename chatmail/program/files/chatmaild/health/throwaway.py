@@ -17,11 +17,12 @@ ATTEMPTS = 20
 
 def make_pair(state: State) -> str:
     """Make two addresses, also where registration is closed."""
-    state.pair = (_make(state), _make(state))
+    state.pair = (make_one(state), make_one(state))
     return "two throwaway addresses exist"
 
 
-def _make(state: State) -> Account:
+def make_one(state: State) -> Account:
+    """Make an address with a random name; return it. `remove` removes it. Raises Failed."""
     for _ in range(ATTEMPTS):
         account = Account(*new_credentials(state.settings))
         with acting_as(MAIL_USER):

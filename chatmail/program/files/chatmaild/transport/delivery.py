@@ -203,7 +203,7 @@ class Delivery:
                     answer = Answer(250, f"2.0.0 {host.name} took it by HTTPS")
                     answers = dict.fromkeys(recipients, answer)
                 else:
-                    answers = await self._deliver_by_smtp(host, sender, recipients, message)
+                    answers = await self.by_smtp(host, sender, recipients, message)
             except HttpsFailed as error:
                 reached = reached or error.kind == "answer"
                 failures.append(f"HTTPS: {error}")
@@ -232,8 +232,13 @@ class Delivery:
         place.dead = not reached or self._clock() > slow_at
         return _defer(host, recipients, "; ".join(failures))
 
-    async def _deliver_by_smtp(self, host, sender, recipients, message) -> Answers:
-        """Deliver by SMTP, with the TLS that the destination domain requires."""
+    async def by_smtp(
+        self, host: Host, sender: str, recipients: list[str], message: Message
+    ) -> Answers:
+        """Deliver to one host by SMTP, with the TLS that the destination domain requires.
+
+        Returns the Answer for each recipient. Raises Unreachable and Uncertain.
+        """
         sent = False
 
         async def deliver(with_tls: bool) -> Answers:

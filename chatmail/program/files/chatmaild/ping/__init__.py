@@ -1,0 +1,1 @@
+"""Messages from relay to relay, for the runner chatmail_fleet.ping."""
