@@ -101,7 +101,8 @@ def restored(release, empty_boxes, tmp_path_factory):
         records = [
             (each["name"].rstrip("."), each["type"], each["expected"])
             for each in old.salt("chatmail_dns.check", check=False)["records"]
-            if each["need"] == "required" and each["status"] == "missing"
+            if each["need"] == "required"
+            and (each["status"] == "missing" or "._domainkey." in each["name"])
         ]
         before = digests(old), old.salt("chatmail_dkim.list")
         hashes = [hash_of(old, account) for account in accounts]
@@ -165,8 +166,10 @@ def test_invitation_has_the_uses_that_were_left(restored):
 
 def test_others_verify_the_signatures_by_the_records_of_the_old_machine(restored):
     relay = restored.relay
+    # The lab has published the keys that the new machine made for itself.
     for name, kind, [value] in restored.records:
         relay.dns_set(name, kind, value)
+    relay.run("systemctl restart unbound")
     found = relay.salt("chatmail_relay.health", check=False)
     failed = {each["name"]: each["comment"] for each in found["steps"] if each["result"] is False}
     assert failed == {}
