@@ -3,7 +3,6 @@
     file that has to be there before a package, such as a drop-in, has `require_in` with it. -#}
 include:
   - chatmail.modules
-  - chatmail.host.ports
 
 chatmail packages of all parts:
   chatmail_package.together: []

@@ -8,6 +8,7 @@ chatmail ports of the relay are free:
     - name: chatmail
     # All .sls files that set up the relay. Salt ignores those that are not in the run.
     - require_in:
+      - sls: chatmail.backup
       - sls: chatmail.certificate
       - sls: chatmail.certificate.account
       - sls: chatmail.certificate.acme
