@@ -76,6 +76,7 @@ def minion(relay, port):
         "auth_timeout": 5,
         "log_file": f"{MINION}/minion.log",
         "log_level_logfile": "debug",
+        "beacons": {"chatmail_relay": [{"interval": 5}]},
     }
     relay.run(f"mkdir -p {MINION} && cat > {MINION}/minion", input=json.dumps(configuration))
     relay.run(f"systemd-run --unit=fleet-minion salt-minion --config-dir={MINION}")
@@ -114,6 +115,6 @@ def mastered(relays, directory, own=None):
         master.await_minions()
         assert master.run("saltutil.sync_all").returncode == 0
         names = ["-L", ",".join(relays)]
-        for function in ("saltutil.sync_modules", "saltutil.refresh_pillar", "mine.update"):
+        for function in ("saltutil.sync_all", "saltutil.refresh_pillar", "mine.update"):
             assert master.salt(*names, function).returncode == 0
         yield master

@@ -24,7 +24,7 @@ def configure(directory, pillar, **options):
     for each in (configuration, roots, pillars):
         each.mkdir(parents=True, exist_ok=True)
     # The checkout itself as a root would make Salt walk through .venv.
-    for folder in ("chatmail", "_modules", "_states", "_runners", "_utils", "_output"):
+    for folder in ("chatmail", "_beacons", "_modules", "_states", "_runners", "_utils", "_output"):
         (roots / folder).symlink_to(REPOSITORY / folder)
     for name, text in pillar.items():
         (pillars / f"{name}.sls").write_text(text)
@@ -147,6 +147,8 @@ class Fleet(Master):
         # Minions of a busy machine take their time, and a test waits for one that is off.
         given = {**json.loads(path.read_text()), "timeout": 15, "gather_job_timeout": 15}
         given["id"] = "master"
+        reactor = self.configuration.parent / "reactor.sls"
+        given["reactor"] = [{"salt/beacon/*/chatmail_relay/": [str(reactor)]}]
         path.write_text(json.dumps({**given, "log_level_logfile": "debug"}))
 
     def run(self, function, *arguments):

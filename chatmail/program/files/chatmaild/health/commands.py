@@ -1,4 +1,4 @@
-"""The commands of the Salt functions chatmail_relay.health and chatmail_overview.status."""
+"""The commands of chatmail_relay.health, of chatmail_overview.status, and of Salt's beacon."""
 
 import signal
 import sys
@@ -23,7 +23,14 @@ def figures(settings: dict) -> dict:
     return figures.find(settings)
 
 
-COMMANDS = {"run": run, "figures": figures}
+def watched(settings: dict) -> dict:
+    """Return the figures that the beacon looks at."""
+    from chatmaild.health import figures
+
+    return figures.watch(settings)
+
+
+COMMANDS = {"run": run, "figures": figures, "watched": watched}
 
 if __name__ == "__main__":
     # A program that is told to end still removes its addresses.

@@ -3,8 +3,10 @@
 import datetime
 import os
 
-from chatmaild.health.machine import ask_program, list_queue
+from chatmaild.certificate.summary import read_certificate
+from chatmaild.health.machine import ask_program, idle_units, list_queue, wanted_units
 from chatmaild.health.running import Failed
+from chatmaild.status.description import find_units
 
 
 def find(settings: dict) -> dict:
@@ -16,6 +18,22 @@ def find(settings: dict) -> dict:
         "queue": _try(lambda: len(list_queue())),
         "disk_free": _try(lambda: _percent_free(settings["mailboxes_dir"])),
         "expired": _try(_last_expiry),
+    }
+
+
+def watch(settings: dict) -> dict:
+    """Return the figures that the beacon looks at. They cost no mail and no address.
+
+    {"stopped_units": a number, "certificate_days": until its end, "queue": messages, "disk_free":
+    percent}. A figure is None when it is unknown, `certificate_days` before the first certificate.
+    """
+    units = find_units(settings)
+    certificate = read_certificate(settings["tls_certificate"]) or {}
+    return {
+        "stopped_units": len(idle_units(wanted_units(settings, units), units)),
+        "certificate_days": certificate.get("days_left"),
+        "queue": _try(lambda: len(list_queue())),
+        "disk_free": _try(lambda: _percent_free(settings["mailboxes_dir"])),
     }
 
 

@@ -50,21 +50,31 @@ def ask_program(*command: str) -> str:
 
 def units(state: State) -> str:
     """Every unit of the relay runs."""
-    state.units = found = find_units(state.settings)
-    wanted = {*found, *(f"chatmail-{name}" for name in state.settings["services"])}
+    state.units = find_units(state.settings)
+    wanted = wanted_units(state.settings, state.units)
+    if idle := idle_units(wanted, state.units):
+        raise Failed(f"{', '.join(idle)}; expected: active")
+    off = not state.settings["mail"]
+    rest = " (mail: false in the pillar stops Dovecot and Postfix)" if off else ""
+    return f"{len(wanted)} units are active{rest}"
+
+
+def wanted_units(settings: dict, found: dict[str, str]) -> set[str]:
+    """Return the names of the units that have to run. found: the state of each installed one."""
+    wanted = {*found, *(f"chatmail-{name}" for name in settings["services"])}
     wanted |= {"coturn", "nginx", "unbound", *MAIL}
-    if state.settings["iroh_relay"] is None:
+    if settings["iroh_relay"] is None:
         wanted.add("chatmail-iroh")
-    off = set() if state.settings["mail"] else set(MAIL)
-    idle = [
+    return wanted if settings["mail"] else wanted - set(MAIL)
+
+
+def idle_units(wanted: Iterable[str], found: dict[str, str]) -> list[str]:
+    """Return what is wrong with each of the wanted units that does not run."""
+    return [
         f"{name} is {found.get(name, 'not installed')}"
-        for name in sorted(wanted - off)
+        for name in sorted(wanted)
         if found.get(name) != "active"
     ]
-    if idle:
-        raise Failed(f"{', '.join(idle)}; expected: active")
-    rest = " (mail: false in the pillar stops Dovecot and Postfix)" if off else ""
-    return f"{len(wanted - off)} units are active{rest}"
 
 
 def disk(state: State) -> str:
