@@ -169,8 +169,12 @@ def _judge(returned, function):
     """Return the answer for what a minion returned."""
     if isinstance(returned, dict) or returned is True:
         return {"result": True, "answered": True, "answer": returned}
-    # Salt returns a list of errors in place of states.
-    text = "; ".join(map(str, returned)) if isinstance(returned, list) else str(returned).strip()
+    if isinstance(returned, list):
+        # Errors in place of states. Below each one, Salt quotes the file that it was rendering.
+        errors = [str(each).partition("\n---")[0].splitlines() for each in returned]
+        lines = [line for each in errors for line in each if not line.endswith("):")]
+        return _failed("; ".join(lines) or "the minion returned nothing")
+    text = str(returned).strip()
     if text == f"'{function}' is not available.":
         text += " `salt MINION saltutil.sync_modules` brings it; `state.apply chatmail` too"
     return _failed(text.splitlines()[-1] if text else "the minion returned nothing")

@@ -144,8 +144,15 @@ def test_second_rollout_changes_nothing_and_still_asks_for_health(fleet):
     ("wrong", "says"),
     [
         (
-            {"apply": {"r3": ["Pillar failed to render"]}},
-            "r3: dry run: Pillar failed to render",
+            {
+                "apply": {
+                    "r3": [
+                        "Rendering SLS failed: size: 'many'\n/var/x.jinja(6):\n---\n{#- a\n---",
+                        "another",
+                    ]
+                }
+            },
+            "r3: dry run: Rendering SLS failed: size: 'many'; another\n",
         ),
         (
             {"apply": {"r3": relay(dry=states(False, comment="port 25: exim4"))}},
