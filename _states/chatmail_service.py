@@ -103,6 +103,9 @@ def mod_watch(name, sfun=None, reload=False, **_kwargs):
         if sfun != "dead" and _is_active(now):
             do = "reload" if reload or sfun == "reloaded" else "restart"
             _change(ret, "now", now, f"active, after a {do}", f"service.{do}")
+        elif sfun == "running":
+            # `running` could not start it. Salt asks here all the same, and takes this result.
+            _change(ret, "now", now, "active", "service.start")
     return ret
 
 

@@ -37,7 +37,7 @@ def told(fleet):
     reactor = fleet.configuration.parent / "reactor.sls"
     reactor.write_text(text)
     yield lines
-    reactor.unlink()
+    reactor.write_text("{}")
     server.shutdown()
     server.server_close()
 

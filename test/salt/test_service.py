@@ -74,6 +74,7 @@ def test_unit_is_changed_only_where_needed_and_as_the_dry_run_says(function, now
         ({"sfun": "reloaded"}, "active", ["reload"]),
         ({"sfun": "reloaded"}, "inactive", []),
         ({"sfun": "dead"}, "active", []),
+        ({"sfun": "running"}, "failed", ["start"]),
     ],
 )
 def test_change_of_a_watched_state_restarts_or_reloads(arguments, now, calls):
@@ -92,6 +93,14 @@ def test_unit_that_does_not_run_after_its_start_fails_the_state():
     assert ret["result"] is False
     assert "journalctl -u x" in ret["comment"]
     assert "now" not in ret["changes"]
+
+
+def test_unit_that_cannot_start_fails_the_state_also_when_a_watched_state_changed():
+    """After a failed `running`, Salt calls `mod_watch` and takes its result."""
+    systemd = Systemd("failed", "enabled", starts=False)
+    ret = load("chatmail_service", systemd).mod_watch("x", sfun="running")
+    assert ret["result"] is False
+    assert "journalctl -u x" in ret["comment"]
 
 
 def test_machine_without_systemd_fails_the_state_and_says_so():
