@@ -49,9 +49,7 @@ def test_hundred_relays_fit_into_a_table_that_reads_well(fleet):
     # One row each, what is wrong, and the count.
     assert lines[101] == f"{NAMES[4]}: units: coturn is inactive"
     assert lines[102].startswith(f"{NAMES[7]}: silent")
-    assert lines[103] == (
-        f"100 relays, 98 well, 1 with faults ({NAMES[4]}), 1 silent ({NAMES[7]})"
-    )
+    assert lines[103] == (f"100 relays, 98 well, 1 with faults ({NAMES[4]}), 1 silent ({NAMES[7]})")
     assert len(lines) == 104
     assert max(map(len, lines)) <= 140
     assert found["retcode"] == 2
@@ -151,14 +149,19 @@ def test_versions_and_rotation_are_tables_too(fleet):
     step = {"step": "waiting", "comment": "publish these", "signing": ["r1"], "publish": [{}, {}]}
     found = fleet.call("rotate", {"chatmail_dkim.rotate": {"r1": step}}, ["r1"], wait=5)
     assert fleet.minions.calls == [("chatmail_dkim.rotate", "r1", {"wait": 5, "force": False})]
-    assert fleet.show(found).splitlines()[1:3] == ["   r1     waiting  r1       2", "r1: publish these"]
+    assert fleet.show(found).splitlines()[1:3] == [
+        "   r1     waiting  r1       2",
+        "r1: publish these",
+    ]
 
 
 def test_dns_differences_and_files(fleet, tmp_path):
     wrong = {"result": False, "domain": "a.example.org", "wrong": ["a.example.org. MX missing"]}
     hostile = {"result": True, "domain": "../../b", "wrong": [], "zone": "zone of b\n"}
     answers = {"r1": {**wrong, "zone": "zone of a\n"}, "r2": hostile}
-    found = fleet.call("dns", {"chatmail_overview.dns": answers}, list(answers), files=tmp_path / "z")
+    found = fleet.call(
+        "dns", {"chatmail_overview.dns": answers}, list(answers), files=tmp_path / "z"
+    )
     assert (tmp_path / "z/a.example.org.zone").read_text() == "zone of a\n"
     assert (tmp_path / "z/.._.._b.zone").read_text() == "zone of b\n"
     assert "zone" not in found["data"]["r1"]
@@ -182,9 +185,7 @@ def test_invitations_are_in_the_file_and_their_tokens_nowhere_else(fleet, tmp_pa
     assert len(tokens) == 2
     everywhere = json.dumps([found, fleet.minions.calls, fleet.minions.told])
     assert not [token for token in tokens if token in everywhere]
-    assert found["data"]["r1"] == {
-        **{"result": True, "answered": True},
-        **{"id": "i1", "uses": 5, "until": "2026-12-03"},
-    }
+    entry = {"result": True, "answered": True, "id": "i1", "uses": 5, "until": "2026-12-03"}
+    assert found["data"]["r1"] == entry
     with pytest.raises(SaltInvocationError, match="expected: a new file"):
         fleet.call("invite", answers, str(file), ["r1"])

@@ -1,6 +1,7 @@
 """The runner chatmail_fleet with Salt's loader, and minions whose answers a test plays back."""
 
 import collections
+import itertools
 import json
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Minions:
         self.answers, self.calls, self.told = answers, [], []
         self.events, self.jobs, self.cache = collections.deque(), {}, {}
         self.most, self.working, self.event = 0, set(), self
+        self._jids = itertools.count(1)
 
     def __enter__(self):
         return self
@@ -50,9 +52,8 @@ class Minions:
         """Publish a job. The answer waits as an event at once, if there is one."""
         assert (tgt_type, listen) == ("list", True)
         [minion] = tgt
-        jid = str(len(self.calls) + len(self.jobs) + 1)
-        given = {name: value for name, value in (arg[-1] if arg else {}).items()}
-        given.pop("__kwarg__", None)
+        jid = str(next(self._jids))
+        given = {name: arg[-1][name] for name in arg[-1] if name != "__kwarg__"} if arg else {}
         if function == "saltutil.find_job":
             self._probe(minion, jid, given["jid"])
             return {"jid": jid, "minions": tgt}

@@ -24,7 +24,7 @@ def configure(directory, pillar, **options):
     for each in (configuration, roots, pillars):
         each.mkdir(parents=True, exist_ok=True)
     # The checkout itself as a root would make Salt walk through .venv.
-    for folder in ("chatmail", "_modules", "_states"):
+    for folder in ("chatmail", "_modules", "_states", "_runners", "_utils", "_output"):
         (roots / folder).symlink_to(REPOSITORY / folder)
     for name, text in pillar.items():
         (pillars / f"{name}.sls").write_text(text)
@@ -132,6 +132,49 @@ class Master:
             if time.monotonic() > deadline:
                 output = (self.configuration.parent / "master.out").read_text()
                 raise AssertionError(f"the minion does not answer within {seconds} s:\n{output}")
+
+
+class Fleet(Master):
+    """A master with several minions, for the runner chatmail_fleet.
+
+    names: the ids of the minions.
+    """
+
+    def __init__(self, directory, pillar, address, names):
+        super().__init__(directory, pillar, address)
+        self.names = names
+        path = self.configuration / "master"
+        # Minions of a busy machine take their time, and a test waits for one that is off.
+        given = {**json.loads(path.read_text()), "timeout": 15, "gather_job_timeout": 15}
+        path.write_text(json.dumps({**given, "log_level_logfile": "debug"}))
+
+    def run(self, function, *arguments):
+        """Call a runner. Return the CompletedProcess."""
+        return run("salt-run", self.configuration, function, *arguments)
+
+    def salt(self, *arguments):
+        """Call an execution function on minions. Return the CompletedProcess."""
+        return run("salt", self.configuration, "--static", *arguments)
+
+    def ask(self, function, *arguments):
+        """Call a function of chatmail_fleet. Return the exit code, and the entries by relay."""
+        done = self.run(f"chatmail_fleet.{function}", *arguments)
+        try:
+            return done.returncode, json.loads(done.stdout)["data"]
+        except (ValueError, KeyError, TypeError):
+            raise AssertionError(f"no answer:\n{done.stdout}{done.stderr}") from None
+
+    def await_minions(self, seconds=120):
+        """Wait until all minions answer, and until the master has seen their pillars."""
+        deadline = time.monotonic() + seconds
+        waiting = set(self.names)
+        while waiting:
+            done = self.salt("-L", ",".join(waiting), "test.ping")
+            answers = json.loads(done.stdout) if done.stdout.startswith("{") else {}
+            waiting -= {name for name, answer in answers.items() if answer is True}
+            if time.monotonic() > deadline:
+                output = (self.configuration.parent / "master.out").read_text()
+                raise AssertionError(f"{waiting} do not answer within {seconds} s:\n{output}")
 
 
 def result(done):

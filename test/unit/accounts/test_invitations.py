@@ -1,5 +1,6 @@
 """Invitations on disk: how long and how often each is valid, and who can read the files."""
 
+import hashlib
 import os
 import stat
 import threading
@@ -115,3 +116,20 @@ def test_revoke_during_a_use_waits_and_is_not_undone_by_it(directory):
 def test_invitation_with_an_impossible_value_names_it(directory, given, named):
     with pytest.raises(ValueError, match=f"^{named}"):
         make(directory, **given)
+
+
+def test_invitation_for_a_token_that_somebody_else_has(tmp_path):
+    token = "A" * 22
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    identifier = invitations.add(tmp_path, digest, 1, 7, "", NOW)
+    assert identifier == invitations.identifier(token)
+    with invitations.redeem(tmp_path, token, NOW):
+        pass
+    assert invitations.list_valid(tmp_path, NOW) == {}
+
+
+@pytest.mark.parametrize("digest", ["", "../x", "A" * 64, "0" * 63, None])
+def test_text_that_is_no_digest_makes_no_invitation(tmp_path, digest):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        invitations.add(tmp_path, digest, 1, 7, "", NOW)
+    assert list(tmp_path.iterdir()) == []
