@@ -15,6 +15,8 @@ chatmail certbot packages:
     - pkgs: [certbot, python3-certbot-dns-rfc2136]
     - require:
       - sls: chatmail.resolver
+{#- A machine to which a relay moves gets the account of the old machine. #}
+{%- if relay.in_service %}
 
 chatmail account with the authority:
   chatmail_certificate.acme_account:
@@ -23,4 +25,5 @@ chatmail account with the authority:
     - require:
       - pkg: chatmail certbot packages
       - file: chatmail program
+{%- endif %}
 {%- endif %}

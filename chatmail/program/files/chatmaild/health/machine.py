@@ -11,6 +11,7 @@ from pathlib import Path
 from chatmaild.accounts.limits import MIN_FREE_INODES
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
+from chatmaild.common.mail_off import read_reason
 from chatmaild.health.running import Failed, NotAsked, State
 from chatmaild.status.description import find_units
 
@@ -63,7 +64,8 @@ def units(state: State) -> str:
     ]
     if idle:
         raise Failed(f"{', '.join(idle)}; expected: active")
-    rest = " (mail: false in the pillar stops Dovecot and Postfix)" if off else ""
+    why = read_reason() or "mail: false in the pillar"
+    rest = f" (Dovecot and Postfix are off: {why})" if off else ""
     return f"{len(wanted - off)} units are active{rest}"
 
 
