@@ -41,20 +41,18 @@ def moved(name, source, target):
             - target: new
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    with _failing(ret):
-        _check_ids(source, target)
-        with _alone():
-            found = _look(source, target)
-            finished = __utils__["chatmail_moving.is_finished"](found, source, target)
-            if not finished:
-                __utils__["chatmail_moving.check"](found, source, target)
-            if not __opts__["test"]:
-                ret["changes"] = {} if finished else _move(found, source, target)
-                ret["comment"] = _finish(found, source, target)
-            elif finished:
-                ret["comment"] = f"{target} serves, and mail is off on {source}"
-            else:
-                ret.update(result=None, changes={target: f"would get the relay of {source}"})
+    with _failing(ret), _alone():
+        found = _look(source, target)
+        finished = __utils__["chatmail_moving.is_finished"](found, source, target)
+        if not finished:
+            __utils__["chatmail_moving.check"](found, source, target)
+        if not __opts__["test"]:
+            ret["changes"] = {} if finished else _move(found, source, target)
+            ret["comment"] = _finish(found, source, target)
+        elif finished:
+            ret["comment"] = f"{target} serves, and mail is off on {source}"
+        else:
+            ret.update(result=None, changes={target: f"would get the relay of {source}"})
     return ret
 
 
@@ -73,36 +71,23 @@ def purged(name, source, target):
             - target: new
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    with _failing(ret):
-        _check_ids(source, target)
-        with _alone():
-            found = _look(source, target)
-            if not __utils__["chatmail_moving.is_finished"](found, source, target):
-                raise CommandExecutionError(
-                    f"{source} says {found[source]['mail_off']!r}, and {target} says "
-                    f"{found[target]['mail_off']!r}; expected: a finished move from {source} to "
-                    f"{target}. Nothing was changed"
-                )
-            if not found[source]["formula"]:
-                ret["comment"] = f"{source} has no relay any more"
-            elif __opts__["test"]:
-                ret.update(result=None, changes={source: "would be purged"})
-            else:
-                _call("health", target, "chatmail_relay.health")
-                _apply(source, "chatmail.clean", pillar={"chatmail": {"clean": {"purge": True}}})
-                ret["changes"] = {source: "purged"}
-    return ret
-
-
-def _check_ids(source, target):
-    for key, value in (("from", source), ("to", target)):
-        if not isinstance(value, str) or not value:
+    with _failing(ret), _alone():
+        found = _look(source, target)
+        if not __utils__["chatmail_moving.is_finished"](found, source, target):
             raise CommandExecutionError(
-                f"chatmail_move:{key}: {value!r}; expected: the id of a minion. Call it with "
-                """pillar='{"chatmail_move": {"from": "old", "to": "new"}}'"""
+                f"{source} says {found[source]['mail_off']!r}, and {target} says "
+                f"{found[target]['mail_off']!r}; expected: a finished move from {source} to "
+                f"{target}. Nothing was changed"
             )
-    if source == target:
-        raise CommandExecutionError(f"chatmail_move: {source} twice; expected: two machines")
+        if not found[source]["formula"]:
+            ret["comment"] = f"{source} has no relay any more"
+        elif __opts__["test"]:
+            ret.update(result=None, changes={source: "would be purged"})
+        else:
+            _call("health", target, "chatmail_relay.health")
+            _apply(source, "chatmail.clean", pillar={"chatmail": {"clean": {"purge": True}}})
+            ret["changes"] = {source: "purged"}
+    return ret
 
 
 @contextlib.contextmanager
