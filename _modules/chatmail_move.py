@@ -146,9 +146,10 @@ def copy(host_key, addresses, last=False):
 
 
 def publish():
-    """Publish the DNS records of this machine, where the pillar has a way; return {"published"}.
+    """Publish the DNS records of this machine, where the pillar has a way.
 
-    That is the number of changes. Raises CommandExecutionError as `chatmail_dns.publish` does.
+    Returns {"published": the number of changes, "zone": all records, for publishing by hand}.
+    Raises CommandExecutionError as `chatmail_dns.publish` does.
 
     CLI Example:
 
@@ -156,7 +157,10 @@ def publish():
 
         salt new chatmail_move.publish
     """
-    return {"published": len(__salt__["chatmail_dns.publish"]())}
+    dns = __salt__["chatmail_program.settings"]()["dns"]
+    way = dns["server"] or dns["hook"]
+    changes = __salt__["chatmail_dns.publish"]() if way else []
+    return {"published": len(changes), "zone": __salt__["chatmail_dns.zone"]()}
 
 
 def close():

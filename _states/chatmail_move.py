@@ -181,16 +181,18 @@ def _finish(found, source, target):
     said = f"{target} serves {found[target]['domain']}, and {source} answers no mail"
     if not by_hand:
         return said
-    zone = _call("records", target, "chatmail_overview.dns", zone=True)["zone"]
+    zone = _call("DNS", target, "chatmail_move.publish")["zone"]
     return f"{said}. Publish these records by hand, if DNS does not have them yet:\n{zone}"
 
 
 def _apply(machine, sls, **more):
-    return __utils__["chatmail_steps.apply"](machine, sls, **more)
+    ask = __utils__["chatmail_asking.ask"]
+    return __utils__["chatmail_steps.apply"](ask, machine, sls, **more)
 
 
 def _call(step, machine, function, seconds=900, **arguments):
-    return __utils__["chatmail_steps.call"](step, machine, function, seconds, **arguments)
+    ask = __utils__["chatmail_asking.ask"]
+    return __utils__["chatmail_steps.call"](ask, step, machine, function, seconds, **arguments)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from chatmaild.common.errors import InvalidRequest, OperatorError
 from chatmaild.move import places, sending
 from chatmaild.move.sending import DIRECTORY, PORT, run
 
+ROOT = "/"
 CLEANER = "chatmail-move-cleaner"
 # The name of the old machine in `known_hosts`, whichever of its addresses answers.
 NAME = "chatmail-move"
@@ -76,7 +77,7 @@ def _mirror(address, paths):
         *("--delete", "--delete-missing-args", f"--filter=P {places.ACCOUNTS}/**"),
         f"--rsh={_ssh()}",
         *(f"{host}:{first}", *(f":{path}" for path in others)),
-        "/",
+        ROOT,
         check=False,
     )
     if done.returncode not in (GOOD, VANISHED):
