@@ -42,6 +42,7 @@ def state():
     relay = __salt__["chatmail_relay.settings"]()
     mailboxes = relay["mailboxes_dir"]
     own = __salt__["network.ip_addrs"]() + __salt__["network.ip_addrs6"]()
+    own = [each for each in own if not each.startswith("fe80:")]
     converged = __salt__["file.file_exists"]("/etc/chatmail/relay.json")
     return {
         "domain": relay["mail_domain"],
@@ -65,8 +66,9 @@ def off(reason):
     reason: why, in one line; `chatmail_relay.status` shows it. It has no address and no secret.
     Postfix first closes its ports and finishes deliveries that have begun. While mail is off, a
     converge publishes no DNS record, rotates no key and orders no certificate here. The file
-    /etc/chatmail-mail-off keeps the reason. Returns {"mail_off": the reason, "changed"}. Raises
-    SaltInvocationError for another reason, and CommandExecutionError when something does not stop.
+    /etc/chatmail-mail-off keeps the reason. Returns {"mail_off": the reason, "changed", "seconds"
+    since the ports closed}. Raises SaltInvocationError for another reason, and
+    CommandExecutionError when something does not stop.
 
     CLI Example:
 
@@ -83,9 +85,9 @@ def off(reason):
 def on():
     """Undo `off`: allow mail on this machine again, and start Dovecot and Postfix.
 
-    The next converge brings back all the rest. Returns {"mail_off": None, "changed"}. Raises
-    CommandExecutionError when something does not start. Never call it on a machine whose relay
-    moved away: `chatmail.fleet.move_undo` brings such a relay back.
+    The next converge brings back all the rest. Returns {"mail_off": None, "changed", "seconds"
+    since both run}. Raises CommandExecutionError when something does not start. Never call it on a
+    machine whose relay moved away: `chatmail.fleet.move_undo` brings such a relay back.
 
     CLI Example:
 

@@ -29,9 +29,9 @@ def moved(name, source, target):
     """Ensure that a relay runs on another machine, with all it has, and no longer on this one.
 
     source, target: the ids of the two minions, whose pillars have the same mail domain.
-    `changes` says what was moved, and the seconds without mail: from the moment at which the master
-    tells the old machine to stop until the new one has started. With test=True there are only the
-    checks. Where the pillar has no way to publish DNS records, the comment has them.
+    `changes` says what was moved, and the seconds without mail: from the moment at which the old
+    machine takes no mail until the new one has started. With test=True there are only the checks.
+    Where the pillar has no way to publish DNS records, the comment has them.
 
     .. code-block:: yaml
 
@@ -127,16 +127,16 @@ def _move(found, source, target):
             _call("copy", target, "chatmail_move.copy", COPY_SECONDS, **given)
             if time.monotonic() - began < SHORT:
                 break
-        began = time.monotonic()
         with _saying_that_mail_is_off(source, target):
-            _call("mail off", source, "chatmail_move.off", reason=gone)
+            before = _call("mail off", source, "chatmail_move.off", reason=gone)["seconds"]
+            began = time.monotonic()
             done = _call(
                 "last copy", target, "chatmail_move.copy", COPY_SECONDS, last=True, **given
             )
             if found[target]["publishes"]:
                 _call("DNS", target, "chatmail_move.publish")
-            _call("mail on", target, "chatmail_move.on")
-        seconds = round(time.monotonic() - began, 1)
+            after = _call("mail on", target, "chatmail_move.on")["seconds"]
+        seconds = round(before + time.monotonic() - began - after, 1)
     finally:
         _forget(source, target)
     addresses = _call("count", target, "chatmail_accounts.count")["addresses"]

@@ -221,8 +221,8 @@ def test_relay_moves_while_mail_arrives(machines, people, orchestrate):
 
 def test_keys_of_the_move_are_gone(machines):
     for machine in (machines.old, machines.new):
-        machine.run("test ! -e /run/chatmail-move && ! systemctl is-active chatmail-move")
-        assert "chatmail-move" not in machine.run("systemctl list-timers --all").stdout
+        machine.run("test ! -e /run/chatmail-move && ! systemctl is-active relay-move")
+        assert "relay-move" not in machine.run("systemctl list-timers --all").stdout
         machine.run("! systemctl is-active ssh.service")
 
 

@@ -86,11 +86,11 @@ class Machines:
 
     def _off(self, machine, reason):
         self.found[machine]["mail_off"] = reason
-        return {"mail_off": reason, "changed": True}
+        return {"mail_off": reason, "changed": True, "seconds": 0.5}
 
     def _on(self, machine):
         self.found[machine]["mail_off"] = None
-        return {"mail_off": None, "changed": True}
+        return {"mail_off": None, "changed": True, "seconds": 0.1}
 
     def serving(self):
         return [name for name, each in self.found.items() if each["mail_off"] is None]

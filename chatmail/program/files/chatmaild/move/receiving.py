@@ -12,7 +12,7 @@ from chatmaild.move import places, sending
 from chatmaild.move.sending import DIRECTORY, PORT, run
 
 ROOT = "/"
-CLEANER = "chatmail-move-cleaner"
+CLEANER = "relay-move-cleaner"
 # The name of the old machine in `known_hosts`, whichever of its addresses answers.
 NAME = "chatmail-move"
 # rsync(1): 24 says that files vanished, as they do on a relay at work.

@@ -18,32 +18,40 @@ PATIENCE = 5
 
 
 def switch_off(reason: str) -> dict:
-    """Keep mail off, and stop Postfix and Dovecot now; return {"mail_off": reason, "changed"}.
+    """Keep mail off, and stop Postfix and Dovecot; return {"mail_off", "changed", "seconds"}.
 
     reason: a text in one line. Postfix first takes nothing new and finishes what it is delivering.
-    Raises OperatorError when a program does not stop.
+    `seconds` is the time since then. Raises OperatorError when a program does not stop.
     """
     before = mail_off.read_reason()
     mail_off.write_reason(reason)
+    # This takes seconds, and mail works meanwhile.
+    _control("disable", *UNITS)
+    began = time.monotonic()
     stopped = [unit for unit in UNITS if _is_active(unit)]
     if "postfix.service" in stopped:
         _stop_postfix()
     _control("stop", "dovecot.service", *POSTFIX)
-    _control("disable", *UNITS)
-    return {"mail_off": reason, "changed": before != reason or bool(stopped)}
+    return _describe(reason, before != reason or bool(stopped), began)
 
 
 def switch_on() -> dict:
-    """Allow mail again, and start Dovecot and Postfix; return {"mail_off": None, "changed"}.
+    """Allow mail again, and start Dovecot and Postfix; return {"mail_off", "changed", "seconds"}.
 
-    Raises OperatorError when one does not start.
+    `seconds` is the time since they have started. Raises OperatorError when one does not start.
     """
     before = mail_off.read_reason()
     mail_off.MAIL_OFF.unlink(missing_ok=True)
     idle = [unit for unit in UNITS if not _is_active(unit)]
-    _control("enable", *UNITS)
     _control("start", *UNITS)
-    return {"mail_off": None, "changed": before is not None or bool(idle)}
+    began = time.monotonic()
+    _control("enable", *UNITS)
+    return _describe(None, before is not None or bool(idle), began)
+
+
+def _describe(reason, changed, began):
+    seconds = round(time.monotonic() - began, 1)
+    return {"mail_off": reason, "changed": changed, "seconds": seconds}
 
 
 def _stop_postfix():
