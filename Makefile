@@ -17,7 +17,7 @@ UNIT_MAIL := $(addprefix test/unit/,filter message transport)
 CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit unit-mail unit-rest salt lab vm realtime bench mutate documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit unit-mail unit-rest salt lab fleet vm realtime bench mutate documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -61,6 +61,9 @@ salt: .venv/ready ## tests of modules and states with Salt's loader
 
 lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
 	$(PYTEST) test/relay $(RELAY_OPTIONS)
+
+fleet: .venv/ready ## a Salt master and three relays of both releases, which send mail to each other
+	$(PYTEST) -s test/master
 
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)

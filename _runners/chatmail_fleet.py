@@ -183,7 +183,9 @@ def ping(tgt=None, at_once=None, wait=30):
 
 def _fleet(tgt, at_once):
     """Return the ids of the relays, sorted, and how many of them work at the same time."""
-    fleet = __salt__["pillar.show_pillar"](__opts__["id"]).get("chatmail_fleet") or {}
+    # A pillar may be chosen by grains. The master has few of them, but it has an id.
+    grains = {**(__opts__.get("grains") or {}), "id": __opts__["id"]}
+    fleet = __salt__["pillar.show_pillar"](__opts__["id"], **grains).get("chatmail_fleet") or {}
     tgt = fleet.get("relays", RELAYS) if tgt is None else tgt
     if not isinstance(tgt, list):
         tgt = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, "compound")["minions"]

@@ -92,6 +92,13 @@ def test_bound_and_relays_come_from_the_pillar_of_the_master(tmp_path, monkeypat
     assert fleet.minions.most == 1
 
 
+def test_pillar_that_is_chosen_by_the_id_works_for_the_master(tmp_path, monkeypatch):
+    """Once, a pillar with `grains.id` failed, because the runner gave it no grains."""
+    fleet = Fleet(tmp_path, monkeypatch, {"chatmail_fleet": {"relays": ["r1"]}})
+    (tmp_path / "pillar/top.sls").write_text("base: {'{{ grains.id }}': [fleet]}")
+    assert list(fleet.call("status", {STATUS: {"r1": WELL}})["data"]) == ["r1"]
+
+
 def test_job_that_takes_longer_than_all_timeouts_of_salt_is_awaited(fleet):
     """Salt's batch mode calls such a job lost, and ends with exit code 0."""
     found = status(fleet, {"r1": Late(WELL, 50)})

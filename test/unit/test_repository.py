@@ -90,7 +90,7 @@ def test_link_of_a_document_leads_to_a_file(path):
 def test_file_that_a_document_names_exists(path):
     """The test looks only at folders of the repository. `/etc/…` is on a machine."""
     code = "\n".join(inline_code(path))
-    folders = "_modules|_states|chatmail|docs|test"
+    folders = "_modules|_output|_runners|_states|_utils|chatmail|docs|test"
     named = set(re.findall(rf"(?<![\w/.:])(?:{folders})/[\w./-]*\w", code))
     # A document names a file of the package by its path there, such as `filter/rules.py`.
     package_file = rf"(?<![\w/.:-])(?!(?:{folders})/)[a-z]+/\w+\.py\b"
@@ -177,6 +177,8 @@ def test_version_of_the_formula_is_the_newest_release_of_the_changelog():
     formula = yaml.safe_load((ROOT / "FORMULA").read_text())
     releases = re.findall(r"^## \[?v?([0-9][^\s\]]*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert str(formula["version"]) == releases[0]
+    # The relays do not have the file FORMULA, so they know the version from here.
+    assert str(formula["version"]) == settings.FORMULA
 
 
 # Generated documents.
@@ -273,7 +275,7 @@ def test_unit_of_ours_sees_no_home_but_the_mailboxes(path):
 
 def test_file_of_code_has_at_most_400_lines():
     """chatmail/settings.py may be longer, because of its table (docs/architecture.md)."""
-    folders = ("chatmail", "_modules", "_states", "_runners", "test")
+    folders = ("chatmail", "_modules", "_output", "_states", "_runners", "_utils", "test")
     lengths = {
         relative(path): len(path.read_text().splitlines())
         for folder in folders
