@@ -30,8 +30,8 @@ def state():
     A dictionary: `domain`, `form`, `mailboxes_dir` and `mail` (as the pillar has them), `mail_off`
     (the reason why mail is off for good, or None), `formula` (the release that converged it, or
     None), `debian`, `addresses` (their number), `used` and `free` (bytes of the mailboxes and of
-    their disk), `own` (IP addresses) and `publishes` (whether the pillar has a way to publish DNS
-    records). Raises CommandExecutionError for a wrong pillar.
+    their disk), `own` (IP addresses, with those of `dns:addresses`) and `publishes` (whether the
+    pillar has a way to publish DNS records). Raises CommandExecutionError for a wrong pillar.
 
     CLI Example:
 
@@ -55,7 +55,7 @@ def state():
         "addresses": _count(mailboxes, relay["address_domain"]),
         "used": _measure(mailboxes),
         "free": _find_free(mailboxes),
-        "own": relay["dns"]["addresses"] or own,
+        "own": sorted({*own, *(relay["dns"]["addresses"] or [])}),
         "publishes": bool(relay["dns"]["server"] or relay["dns"]["hook"]),
     }
 

@@ -177,7 +177,9 @@ def _finish(found, source, target):
         _apply(source, "chatmail")
     by_hand = not found[target]["publishes"]
     _call("health", target, "chatmail_relay.health", offline=by_hand)
-    _call("old machine", target, "chatmail_move.silent", addresses=found[source]["own"])
+    # Behind the same NAT both machines have one public address.
+    old = [each for each in found[source]["own"] if each not in found[target]["own"]]
+    _call("old machine", target, "chatmail_move.silent", addresses=old)
     said = f"{target} serves {found[target]['domain']}, and {source} answers no mail"
     if not by_hand:
         return said

@@ -1091,6 +1091,17 @@ def run():
     `settings.jinja` and `chatmail_relay.settings` raise it as one message.
     """
     try:
-        return resolve(__pillar__, __grains__, __salt__["file.file_exists"](MAIL_OFF))
+        return resolve(__pillar__, __grains__, _is_mail_off())
     except SettingsError as error:
         return {"error": str(error)}
+
+
+def _is_mail_off():
+    """Return whether the file MAIL_OFF is on the machine."""
+    if "_ssh_version" not in __opts__:
+        return __salt__["file.file_exists"](MAIL_OFF)
+    # salt-ssh opens a connection for each call, and renders this file for each part. The grains
+    # live as long as its work for one machine.
+    if MAIL_OFF not in __grains__:
+        __grains__[MAIL_OFF] = __salt__["file.file_exists"](MAIL_OFF)
+    return __grains__[MAIL_OFF]
