@@ -29,7 +29,7 @@ MAIL_PORTS = (25, 143, 465, 587, 993)
 MAILBOXES, MESSAGES = 1000, 20
 # Of an idle relay. A busy machine takes longer.
 WITHOUT_MAIL = 20
-SECRETS = re.compile(r"PRIVATE KEY|\{SHA512-CRYPT\}|static-auth-secret=\S")
+SECRETS = re.compile(r"PRIVATE KEY|\{SHA512-CRYPT\}|static-auth-secret=[^;\s]")
 # Copies a mailbox many times, each with messages, as the user of the mail.
 FILL = """
 import os, pathlib, shutil, sys
