@@ -190,9 +190,8 @@ def silent(addresses):
 
         salt new chatmail_move.silent addresses='[192.0.2.6]'
     """
-    found = [
-        f"{each} port {port}" for each in addresses for port in MAIL_PORTS if _is_open(each, port)
-    ]
+    pairs = [(each, port) for each in addresses for port in MAIL_PORTS]
+    found = [f"{each} port {port} answers" for each, port in pairs if _is_open(each, port)]
     return {"result": not found, "comment": ", ".join(found) or "no port for mail answers"}
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 from master.conftest import THIS_SIDE, minion
-from relay.client import imap, new_account
+from relay.client import encrypted, imap, new_account, smtp
 from relay.conftest import enter_client
 from relay.machines import lab, lab_relay
 from support.mail_stream import MailStream, Waiting, stored
@@ -26,6 +26,8 @@ from support.salt_master import Fleet
 TSIG_KEY = Path("/run/chatmail-lab/knot/tsig.key")
 DNS = {"server": "198.51.100.53", "tsig_key_file": "/etc/chatmail-tsig.key"}
 MAIL_PORTS = (25, 143, 465, 587, 993)
+# No machine of the lab has this address, so mail to it waits in the queue.
+DEAD, NOBODY = "_dead.example.org", "198.51.100.249"
 MAILBOXES, MESSAGES = 1000, 20
 # Of an idle relay. A busy machine takes longer.
 WITHOUT_MAIL = 20
@@ -141,6 +143,10 @@ def people(machines, master):
     home = f"/home/vmail/mail/{machines.old.domain}/{there.address}"
     fill = f"runuser -u vmail -- python3 - {home} {MAILBOXES} {MESSAGES}"
     machines.old.run(fill, input=FILL)
+    lab("dns", "set", DEAD, "A", NOBODY)
+    waits = f"nobody@{DEAD}"
+    with smtp(machines.old, there) as connection:
+        connection.sendmail(there.address, [waits], encrypted(there.address, waits))
     count = int(addresses_of(machines.old))
     assert count > MAILBOXES
     return SimpleNamespace(there=there, here=here, count=count)
@@ -219,6 +225,24 @@ def test_relay_moves_while_mail_arrives(machines, people, orchestrate):
     assert answers(machines.new) == list(MAIL_PORTS)
     assert len(client.connected) >= 2
     check_all_arrived(machines, people, stream)
+
+
+def test_new_machine_has_keys_passwords_and_owners_of_the_old_one(machines):
+    wanted = "/etc/chatmail/dkim /etc/chatmail/tls /etc/chatmail/turn-secret"
+    wanted += " /etc/letsencrypt/accounts /etc/letsencrypt/archive /etc/letsencrypt/renewal"
+    listed = f"find {wanted} -printf '%p %y %l %u %g %m\n' | sort"
+    digests = f"find {wanted} /home/vmail/mail/*/filling* -type f | sort | xargs sha256sum"
+    owners = "find /home/vmail/mail/*/filling* -printf '%p %u %g %m %TY-%Tm-%Td\n' | sort"
+    for command in (listed, digests, owners):
+        shown = [machine.run(command).stdout for machine in (machines.old, machines.new)]
+        assert shown[0] == shown[1]
+        assert shown[0].count("\n") > 10
+
+
+def test_mail_that_waits_has_moved_once(machines):
+    shown = machines.new.run("postqueue -j").stdout.splitlines()
+    waiting = [each["address"] for line in shown for each in json.loads(line)["recipients"]]
+    assert waiting == [f"nobody@{DEAD}"]
 
 
 def test_keys_of_the_move_are_gone(machines):
