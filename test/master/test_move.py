@@ -109,10 +109,11 @@ def bus(master, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def orchestrate(machines, master, bus):
-    """Run an orchestration of a move. Return its one state and the exit code."""
-    pillar = json.dumps({"chatmail_move": {"from": machines.old.name, "to": machines.new.name}})
+    """Run an orchestration. Return its last state and the exit code."""
+    move = {"chatmail_move": {"from": machines.old.name, "to": machines.new.name}}
 
-    def run(name, *arguments):
+    def run(name, *arguments, given=move):
+        pillar = json.dumps(given)
         program = Path(sys.executable).with_name("salt-run")
         done = subprocess.run(
             [
@@ -126,7 +127,7 @@ def orchestrate(machines, master, bus):
         )
         try:
             [states] = json.loads(done.stdout)["data"].values()
-            [state] = states.values()
+            *_, state = sorted(states.values(), key=lambda each: each["__run_num__"])
         except (ValueError, KeyError, AttributeError):
             raise AssertionError(f"no answer:\n{done.stdout}{done.stderr}") from None
         print(name, state["result"], state["changes"], state["comment"])
@@ -290,6 +291,22 @@ def test_relay_moves_for_good(machines, people, orchestrate, master):
     converge(master, machines.old)
     assert answers(machines.old) == []
     imap(machines.new, people.there).logout()
+
+
+def test_certificates_are_renewed_when_they_are_due(machines, orchestrate):
+    state, code = orchestrate("renew", given={"chatmail_fleet": {"waves": [[machines.new.name]]}})
+    assert (state["result"], code) == (True, 0), state
+
+
+def test_relay_is_closed_in_two_steps(machines, people, orchestrate):
+    drain = {"relays": [machines.new.name]}
+    state, code = orchestrate("drain", given={"chatmail_drain": drain})
+    assert (state["result"], code) == (True, 0), state
+    machines.new.run("test -e /etc/chatmail-nocreate")
+    imap(machines.new, people.there).logout()
+    state, code = orchestrate("drain", given={"chatmail_drain": {**drain, "mail": "off"}})
+    assert (state["result"], code) == (True, 0), state
+    assert answers(machines.new) == []
 
 
 def test_master_and_logs_have_no_secret_and_no_address(machines, master, bus):
