@@ -12,9 +12,9 @@ MAIN_CF = Path("/etc/postfix/main.cf")
 # Debian 12 runs Postfix in an instance of this second unit.
 POSTFIX = ("postfix.service", "postfix@-.service")
 UNITS = ("dovecot.service", "postfix.service")
-# Seconds for messages whose delivery has begun. Postfix ends later ones in the middle, and the next
-# delivery may then send such a message a second time.
-PATIENCE = 5
+# Seconds for messages whose delivery has begun: all but those to a server that hangs. Postfix ends
+# later ones in the middle, and the next delivery may then send such a message a second time.
+PATIENCE = 3
 
 
 def switch_off(reason: str) -> dict:
