@@ -62,8 +62,9 @@ salt: .venv/ready ## tests of modules and states with Salt's loader
 lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
 	$(PYTEST) test/relay $(RELAY_OPTIONS)
 
-fleet: .venv/ready ## a Salt master and three relays of both releases, which send mail to each other
-	$(PYTEST) -s test/master
+fleet: .venv/ready ## a Salt master and three relays of both releases: mail between them, and a move
+	$(PYTEST) -s test/master/test_fleet.py
+	$(PYTEST) -s test/master/test_move.py
 
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)

@@ -142,6 +142,28 @@ def obtain(settings=None):
     return _ask("obtain", settings)
 
 
+def renew():
+    """Get a certificate from the ACME authority, if one is due, and put it in use.
+
+    Returns {"result", "comment"}: why none was due, or what the authority said. A relay that makes
+    its own certificate, or has the operator's, has nothing to do. The orchestration
+    `chatmail.fleet.renew` calls this.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call chatmail_certificate.renew
+    """
+    if __salt__["chatmail_program.settings"]()["tls_mode"] != "acme":
+        return {"result": True, "comment": "no authority issues this relay's certificate"}
+    reason = due()
+    if not reason:
+        return {"result": True, "comment": "no certificate is due"}
+    error = obtain()["error"]
+    return {"result": error is None, "comment": error or f"renewed, because {reason}"}
+
+
 def new_key(settings=None):
     """Replace the certificate in use by one with a new key; renewals keep the key.
 

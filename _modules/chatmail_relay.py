@@ -182,14 +182,14 @@ def certificate(path=None):
 def status():
     """Return the state of this relay, for a person to read.
 
-    A dictionary: `domain`, `form`, `tls_mode`, `addresses` (their number), `units` (the state of
-    each installed service), `certificate` (None before the first one), `certificate_failure` (None,
-    or {time, error, missing: {name: reason}} of the last attempt), `dkim_selectors` (the keys that
-    sign), `registration` (open, invite, closed), `limits` (the result of `limits`), `imap_notify`
-    (when connected clients hear of a message, and why), `imap_memory` (how much memory idle clients
-    take, and why) and `versions`. The values are those of the running relay. A changed pillar has
-    no effect on them before the next converge. Raises CommandExecutionError on a machine that is
-    not a relay yet.
+    A dictionary: `domain`, `form`, `tls_mode`, `addresses` (their number), `mail_off` (None, or why
+    `chatmail_move.off` keeps mail off), `units` (the state of each installed service),
+    `certificate` (None before the first one), `certificate_failure` (None, or {time, error,
+    missing: {name: reason}} of the last attempt), `dkim_selectors` (the keys that sign),
+    `registration` (open, invite, closed), `limits` (the result of `limits`), `imap_notify` and
+    `imap_memory` (what clients have of the objects for Dovecot, and why) and `versions`. They are
+    those of the running relay: a changed pillar has no effect on them before the next converge.
+    Raises CommandExecutionError on a machine that is not a relay yet.
 
     CLI Example:
 

@@ -414,7 +414,7 @@ KEYS = (
         lambda value: boolean(value),
         "false stops and disables Postfix and Dovecot and leaves everything else as it is. Nobody "
         "can send or fetch mail then, and other servers keep their mail for the relay and try "
-        "again. Use it to move a relay to another machine.",
+        "again. `chatmail_move.off` does the same on one machine, without the pillar.",
         section="Operation",
     ),
     Key(
@@ -446,6 +446,10 @@ KEYS = (
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # What the last letter of a size means; K, M and G are those of Dovecot and Postfix.
 SIZE_UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB}
+
+# While this file exists on a machine, mail is off there, whatever the pillar says. So the pillar of
+# a relay stays right for the machine that it left. `chatmail_move.off` writes the file.
+MAIL_OFF = "/etc/chatmail-mail-off"
 
 # The release of this formula, as in the file FORMULA, which is on no relay.
 FORMULA = "2026.11"
@@ -843,12 +847,13 @@ def salt_function(value):
     return value
 
 
-def resolve(pillar, grains):
+def resolve(pillar, grains, mail_off=False):
     """Return the relay's settings: every key of `KEYS` and what is derived from them.
 
     pillar: the whole pillar; its mapping `chatmail` is used, which may be partial.
     grains: `os`, `osmajorrelease`, `cpuarch`, `dns` (what resolv.conf says), `ipv4` (all of the
     machine's addresses) and `pythonpath` (Salt's own search path) are used.
+    mail_off: whether the file MAIL_OFF exists on the machine.
     Sizes come back in bytes; nested keys as nested dictionaries.
     Raises SettingsError, which names each key that is wrong, its value and what is allowed.
     """
@@ -864,6 +869,9 @@ def resolve(pillar, grains):
         )
     settings = _nested(values)
     settings.update(_derived(settings, release))
+    # A machine out of service publishes no record, rotates no key and orders no certificate.
+    settings["in_service"] = not mail_off
+    settings["mail"] = settings["mail"] and not mail_off
     settings["turn_external_ip"] = _external_ip(
         settings["dns"]["addresses"], grains.get("ipv4") or []
     )
@@ -1124,6 +1132,17 @@ def run():
     `settings.jinja` and `chatmail_relay.settings` raise it as one message.
     """
     try:
-        return resolve(__pillar__, __grains__)
+        return resolve(__pillar__, __grains__, _is_mail_off())
     except SettingsError as error:
         return {"error": str(error)}
+
+
+def _is_mail_off():
+    """Return whether the file MAIL_OFF is on the machine."""
+    if "_ssh_version" not in __opts__:
+        return __salt__["file.file_exists"](MAIL_OFF)
+    # salt-ssh opens a connection for each call, and renders this file for each part. The grains
+    # live as long as its work for one machine.
+    if MAIL_OFF not in __grains__:
+        __grains__[MAIL_OFF] = __salt__["file.file_exists"](MAIL_OFF)
+    return __grains__[MAIL_OFF]

@@ -16,6 +16,8 @@ chatmail certbot packages:
     - require:
       - chatmail_package: chatmail packages of all parts
       - sls: chatmail.resolver
+{#- A machine to which a relay moves gets the account of the old machine. #}
+{%- if relay.in_service %}
 
 chatmail account with the authority:
   chatmail_certificate.acme_account:
@@ -24,4 +26,5 @@ chatmail account with the authority:
     - require:
       - chatmail_package: chatmail certbot packages
       - file: chatmail program
+{%- endif %}
 {%- endif %}

@@ -32,6 +32,8 @@ chatmail certbot keeps the key:
     - require:
       - file: chatmail certbot renews our certificate again
 
+{%- if relay.in_service %}
+
 chatmail certificate of the authority:
   chatmail_certificate.acme:
     - name: {{ relay.tls_certificate }}
@@ -42,6 +44,7 @@ chatmail certificate of the authority:
       - file: chatmail directory of the ACME challenges
       - file: chatmail program
       - chatmail_service: chatmail nginx service
+{%- endif %}
 
 chatmail certbot timer:
   chatmail_service.running:

@@ -17,7 +17,8 @@ chatmail link to dnspython is gone:
     - needed: test -L {{ relay.salt_site_packages }}/dns
 {%- endif %}
 
-{%- if relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}
+{#- A machine out of service would lead the domain back to itself. #}
+{%- if relay.in_service and relay.form != "ip" and (relay.dns.server or relay.dns.hook) %}
 
 chatmail records of the relay:
   chatmail_dns.published:

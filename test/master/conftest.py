@@ -2,6 +2,7 @@
 
     pytest test/master                             boots three relays of both releases
     pytest test/master --fleet one,two,three       uses boxes that `lab up` made, and keeps them
+    pytest test/master --move old,new,peer         the same for the tests of a move
 
 The master runs on this side of the lab's network. Each relay gets a second minion with a log at
 debug level. So the tests also see what a minion writes there.
@@ -30,6 +31,7 @@ BOXES = (
 
 def pytest_addoption(parser):
     parser.addoption("--fleet", help="three running boxes, in place of fresh ones: one,two,three")
+    parser.addoption("--move", help="three running boxes, in place of fresh ones: old,new,peer")
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,8 @@ def test_status_tells_what_the_machine_runs_with(
     status = salt_modules["chatmail_relay.status"]()
     assert sorted(status) == [
         "addresses", "certificate", "certificate_failure", "dkim_selectors", "domain", "form",
-        "imap_memory", "imap_notify", "limits", "registration", "tls_mode", "units", "versions",
+        "imap_memory", "imap_notify", "limits", "mail_off", "registration", "tls_mode", "units",
+        "versions",
     ]  # fmt: skip
     assert status["domain"] == "_chat.example.org"
     assert status["addresses"] == 1

@@ -102,6 +102,8 @@ CALLS = {
     "chatmail_package.installed": {"pkgs": ["x"]},
     "chatmail_fleet.converged": {"relays": ["relay"]},
     "chatmail_fleet.called": {"relays": ["relay"], "function": "test.ping"},
+    "chatmail_move.moved": {"source": "old", "target": "new"},
+    "chatmail_move.purged": {"source": "old", "target": "new"},
     "chatmail_relay.ports_free": {},
     "chatmail_relay.master_found": {},
     "chatmail_relay.kernel_limit": {"value": 1},
@@ -165,7 +167,7 @@ def load(name, error, test):
     """Return a module of states in which each function of Salt raises an error."""
     text = (ROOT / "_states" / f"{name}.py").read_text()
     module = SimpleNamespace()
-    opts = {"test": test, "file_client": "remote", "master": "salt"}
+    opts = {"test": test, "file_client": "remote", "master": "salt", "cachedir": "/nonexistent"}
     failing = Failing(error)
     vars(module).update(__salt__=failing, __utils__=failing, __opts__=opts, __name__=name)
     vars(module).update(__context__={}, __lowstate__=[], __running__={})

@@ -147,14 +147,14 @@ class Fleet:
         called.func.__globals__["__jid__"] = "20261126163000000000"
         return called(*arguments, **named)
 
-    def state(self, state, answers, test=False, **named):
+    def state(self, state, answers, test=False, module="chatmail_fleet", **named):
         """Run a state of an orchestration. answers: as Minions takes them."""
         self.minions = Minions(answers)
         opts = {**self.opts, "test": test}
         serializers = salt.loader.serializers(opts)
         modules = {"saltutil.runner": self._run}
         states = salt.loader.states(opts, modules, self.utils, serializers)
-        return states[f"chatmail_fleet.{state}"](**named)
+        return states[f"{module}.{state}"](**named)
 
     def _run(self, name, kwarg):
         called = self.runner[name]

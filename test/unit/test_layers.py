@@ -28,6 +28,7 @@ ALLOWED = {
         *("message", "metadata", "retention", "status"),
     },
     "status": {"accounts", "certificate", "common", "dkim", "dovecot_objects"},
+    "move": {"accounts", "certificate", "common", "metadata"},
     # It takes the way of mail, so it uses what sends mail.
     "ping": {"accounts", "common", "dkim", "health", "message", "transport"},
 }

@@ -1,7 +1,7 @@
 """Values that follow from the settings, and the form in which settings come back."""
 
 import pytest
-from support.settings import TRIXIE, refused, resolve
+from support.settings import TRIXIE, refused, resolve, settings
 
 
 @pytest.mark.parametrize(
@@ -196,3 +196,13 @@ def test_dns_server_without_a_port_gets_port_53(given, expected):
         assert refused(dns=group)[0].startswith("- dns:server: ")
     else:
         assert resolve(dns=group)["dns"]["server"] == expected
+
+
+def test_machine_out_of_service_has_no_mail_whatever_the_pillar_says():
+    pillar = {"chatmail": {"mail_domain": "chat.example.org", "mail": True}}
+    off = settings.resolve(pillar, TRIXIE, mail_off=True)
+    on = settings.resolve(pillar, TRIXIE)
+    assert (off["mail"], off["in_service"]) == (False, False)
+    assert (on["mail"], on["in_service"]) == (True, True)
+    # So no service restarts.
+    assert off["settings_digests"] == on["settings_digests"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from chatmaild.accounts.limits import MIN_FREE_INODES
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
+from chatmaild.common.mail_off import read_reason
 from chatmaild.health.running import Failed, NotAsked, State
 from chatmaild.status.description import find_units
 
@@ -54,8 +55,8 @@ def units(state: State) -> str:
     wanted = wanted_units(state.settings, state.units)
     if idle := idle_units(wanted, state.units):
         raise Failed(f"{', '.join(idle)}; expected: active")
-    off = not state.settings["mail"]
-    rest = " (mail: false in the pillar stops Dovecot and Postfix)" if off else ""
+    why = read_reason() or "mail: false in the pillar"
+    rest = "" if state.settings["mail"] else f" (Dovecot and Postfix are off: {why})"
     return f"{len(wanted)} units are active{rest}"
 
 

@@ -5,6 +5,7 @@ import subprocess
 from chatmaild.accounts.mailboxes import list_addresses
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
+from chatmaild.common.mail_off import read_reason
 from chatmaild.dkim.signing_state import read_state
 from chatmaild.dovecot_objects.objects import IMAP, IMAP_LOGIN, Object
 from chatmaild.status.limits import list_limits
@@ -31,6 +32,7 @@ def describe(settings: dict) -> dict:
         "form": settings["form"],
         "tls_mode": settings["tls_mode"],
         "addresses": _count_addresses(settings),
+        "mail_off": read_reason(),
         "units": find_units(settings),
         "certificate": read_certificate(settings["tls_certificate"]),
         "certificate_failure": read_failure(),

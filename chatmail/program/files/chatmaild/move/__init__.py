@@ -1,0 +1,1 @@
+"""Moves a relay to another machine: mail off and on, and a copy straight between two machines."""
