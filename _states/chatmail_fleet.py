@@ -18,7 +18,7 @@ HEALTH_SECONDS = 300
 
 
 def __virtual__():
-    if "chatmail_asking.ask" not in __utils__:
+    if "chatmail_steps.failure" not in __utils__:
         return False, "chatmail_fleet runs on a master, after `salt-run saltutil.sync_all`"
     return __virtualname__
 
@@ -141,18 +141,10 @@ def _failing(ret):
 def _apply(step, relays, arguments):
     """Apply states on relays; return {relay: states}. Raises _Stopped when a state fails."""
     found = _ask(step, relays, "state.apply", CONVERGE_SECONDS, arguments)
-    failed = {
-        relay: "; ".join(_describe(state) for state in states.values() if state["result"] is False)
-        for relay, states in found.items()
-    }
-    if any(failed.values()):
-        raise _Stopped(step, {relay: why for relay, why in failed.items() if why})
+    whys = {r: __utils__["chatmail_steps.failed_states"](states) for r, states in found.items()}
+    if any(whys.values()):
+        raise _Stopped(step, {relay: why for relay, why in whys.items() if why})
     return found
-
-
-def _describe(state):
-    """Return what a failed state says, without the states that it held up."""
-    return f"{state.get('__id__', state['name'])}: {' '.join(str(state['comment']).split())}"
 
 
 def _count(states, result):
@@ -176,22 +168,10 @@ def _ask(step, relays, function, seconds, arguments=None):
         seconds=seconds,
         told=lambda _done, relay, _answer: _tell(step, relay),
     )
-    failed = {relay: why for relay, answer in answers.items() if (why := _failure(answer))}
-    if failed:
-        raise _Stopped(step, failed)
+    whys = {r: __utils__["chatmail_steps.failure"](answer) for r, answer in answers.items()}
+    if any(whys.values()):
+        raise _Stopped(step, {relay: why for relay, why in whys.items() if why})
     return {relay: answer["answer"] for relay, answer in answers.items()}
-
-
-def _failure(answer):
-    """Return why an answer is none, or what failed by its own words; None when all is well."""
-    if not answer["result"]:
-        return answer["comment"]
-    found = answer["answer"]
-    if not isinstance(found, dict) or found.get("result", True) is not False:
-        return None
-    steps = [each for each in found.get("steps", ()) if each["result"] is False]
-    said = "; ".join(f"{each['name']}: {each['comment']}" for each in steps)
-    return said or found.get("comment") or "it says that it failed"
 
 
 def _ping(relays):

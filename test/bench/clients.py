@@ -78,8 +78,10 @@ def waiting_clients(machine, accounts, steps=4):
         for step in range(steps):
             part = accounts[len(accounts) * step // steps : len(accounts) * (step + 1) // steps]
             inboxes += pool.map(waiting, part)
-            full = machine.settled_memory()
-            growth.append((len(inboxes), full))
+            growth.append((len(inboxes), machine.settled_memory()))
+    time.sleep(AWAY)  # Processes that served the logins, and serve nobody now, end as well.
+    full = machine.settled_memory()
+    growth.append((len(inboxes), full))
     for inbox in inboxes:
         inbox.close()
     time.sleep(AWAY)
