@@ -18,7 +18,7 @@ NAME = "chatmail-move"
 # rsync(1): 24 says that files vanished, as they do on a relay at work.
 GOOD, VANISHED = 0, 24
 # The services that read the copied files when they start.
-READERS = ("chatmail-accounts", "chatmail-filter", "chatmail-metadata", "chatmail-transport")
+READERS = ("chatmail-accounts", "chatmail-filter", "chatmail-transport")
 # Seconds to wait for an address of the old machine.
 PATIENCE = 5
 
