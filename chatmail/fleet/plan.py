@@ -79,7 +79,7 @@ def _errors(fleet, canaries, waves):
     if type(at_once) is not int or not 1 <= at_once <= 100:
         wrong("at_once", at_once)
     saltenv = fleet.get("canary_saltenv")
-    if saltenv is not None and not (isinstance(saltenv, str) and re.fullmatch(r"[\w.-]+", saltenv)):
+    if saltenv and not (isinstance(saltenv, str) and re.fullmatch(r"[\w.-]+", saltenv)):
         wrong("canary_saltenv", saltenv)
     if errors:
         return errors

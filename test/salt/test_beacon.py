@@ -2,6 +2,7 @@
 
 import pytest
 import salt.loader
+import yaml
 from salt.exceptions import CommandExecutionError
 from support.played_back import REPOSITORY
 
@@ -29,6 +30,7 @@ def beacon(salt_opts, tmp_path):
         return loaded["chatmail_relay.beacon"](config)
 
     look.validate = loaded["chatmail_relay.validate"]
+    look.limits = look.validate.func.__globals__["LIMITS"]
     return look
 
 
@@ -64,6 +66,13 @@ def test_configuration_has_other_limits(beacon):
 
 def test_machine_that_is_no_relay_yet_says_nothing(beacon):
     assert beacon(None) == []
+
+
+def test_configuration_of_the_example_is_right_and_has_the_usual_limits(beacon):
+    example = yaml.safe_load((REPOSITORY / "pillar.example").read_text())
+    limits = example["beacons"]["chatmail_relay"]
+    assert beacon.validate(limits) == (True, "")
+    assert {k: v for each in limits for k, v in each.items()} == {**beacon.limits, "interval": 300}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import yaml
 from support.played_back import SILENT, Fleet
 
 PLAN = Path(__file__).resolve().parents[2] / "chatmail/fleet/plan.py"
@@ -30,6 +31,16 @@ def test_plan_goes_from_the_canaries_through_the_waves():
         {"name": "canaries", "relays": ["r1"], "later": ["r2", "r3", "r4"], "saltenv": "next"},
         {"name": "wave 1", "relays": ["r2", "r3"], "later": ["r4"], "saltenv": ""},
         {"name": "wave 2", "relays": ["r4"], "later": [], "saltenv": ""},
+    ]
+
+
+def test_plan_of_the_example_is_right():
+    example = yaml.safe_load((PLAN.parents[2] / "pillar.example").read_text())
+    found = plan(example["chatmail_fleet"])
+    assert [group["relays"] for group in found["groups"]] == [
+        ["relay1.example.org"],
+        ["relay2.example.org"],
+        ["relay3.example.org"],
     ]
 
 

@@ -73,6 +73,36 @@ def yaml_value(value):
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
+# What a master with several relays has in its own pillar, and in that of the relays.
+FLEET_EXAMPLE = """
+# --- Several relays and a Salt master (docs/fleet.md) ---
+# In the pillar of the master itself: in which order a rollout visits the relays.
+chatmail_fleet:
+  # The relays that `salt-run chatmail_fleet.status` and the others ask: a list, or a compound
+  # target. Without it, every minion whose pillar has a mail domain.
+  relays: [relay1.example.org, relay2.example.org, relay3.example.org]
+  # Relays that get a change first, and the Salt environment that they run. Empty: the usual one.
+  canaries: [relay1.example.org]
+  canary_saltenv: ""
+  # The others, wave after wave. The first relay that fails stops the rollout.
+  waves:
+    - [relay2.example.org]
+    - [relay3.example.org]
+  # Relays of one group that work at the same time.
+  at_once: 5
+
+# In the pillar of the relays.
+beacons:
+  # What the master is told of, with these limits.
+  chatmail_relay:
+    - interval: 300
+    - stopped_units: 0
+    - certificate_days: 14
+    - queue: 1000
+    - disk_free: 10
+"""
+
+
 def pillar_example(keys):
     """Return the text of `pillar.example`."""
     lines = [*_wrapped(PILLAR_HEAD, YAML_WIDTH, "# "), "chatmail:"]
@@ -90,7 +120,7 @@ def pillar_example(keys):
         lines += _wrapped(f"{key.meaning} {facts(key)}", YAML_WIDTH, prefix)
         value = EXAMPLE_DOMAIN if key.name == "mail_domain" else yaml_value(key.default)
         lines.append(f"{indent}{name}: {value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + FLEET_EXAMPLE
 
 
 def settings_page(keys):
