@@ -98,7 +98,9 @@ def ensure():
         second = f"{address(SECOND_CLIENT_NUMBER)}/24"
         inside(CLIENT, "ip", "address", "add", second, "dev", "eth0")
     RESOLV_CONF.parent.mkdir(parents=True, exist_ok=True)
-    RESOLV_CONF.write_text(resolv_conf())
+    # A client that reads this file while it is written finds it empty, and then knows no name.
+    if not RESOLV_CONF.exists() or RESOLV_CONF.read_text() != resolv_conf():
+        RESOLV_CONF.write_text(resolv_conf())
 
 
 def connect(name, link, number, peer):

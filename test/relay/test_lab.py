@@ -14,6 +14,10 @@ import dns.reversename
 import pytest
 from lab.host import STATE
 
+# The name servers of this host. No test has entered the client's network yet, which has others.
+RESOLV_CONF = Path("/etc/resolv.conf").read_text()
+CLIENT_RESOLV_CONF = Path("/etc/netns/chatmail-client/resolv.conf")
+
 
 def cgroup_traces(name):
     return list(Path("/sys/fs/cgroup").glob(f"**/chatmail-lab/{name}"))
@@ -100,6 +104,13 @@ def test_box_whose_domain_is_an_address_has_that_address(empty_box):
     box = empty_box("--domain", "198.51.100.199")
     assert box.ip == box.domain == "198.51.100.199"
     assert box.salt("config.get", "chatmail:mail_domain") == "198.51.100.199"
+
+
+def test_setup_while_the_lab_runs_leaves_the_file_that_names_the_clients_dns(lab, idle_box):
+    """Clients of other test runs read it. For a moment, a written file is empty."""
+    written = CLIENT_RESOLV_CONF.stat().st_mtime_ns
+    lab("setup")
+    assert CLIENT_RESOLV_CONF.stat().st_mtime_ns == written
 
 
 def test_two_boxes_reach_each_other_and_keep_their_services_apart(empty_box):
@@ -201,10 +212,8 @@ def test_verb_called_by_a_client_finds_the_hosts_network_and_name_servers(lab):
     seen = subprocess.run(["/usr/bin/python3", "-c", program], capture_output=True, text=True)
     address, *resolv_conf = seen.stdout.splitlines(keepends=True)
     assert " 198.51.100.254/24 " in address
-    # The parent of this process never entered the client's network.
-    host = Path(f"/proc/{os.getppid()}/root/etc/resolv.conf").read_text()
-    assert "".join(resolv_conf) == host
-    assert Path("/etc/resolv.conf").read_text() != host
+    assert "".join(resolv_conf) == RESOLV_CONF
+    assert Path("/etc/resolv.conf").read_text() != RESOLV_CONF
 
 
 def test_second_lab_is_refused_while_one_runs(lab, tmp_path):
