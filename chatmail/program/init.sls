@@ -14,7 +14,6 @@ chatmail libraries of the program:
       - python3-cryptography
       - python3-dnspython
       - python3-h11
-      - python3-milter
     - require:
       - chatmail_package: chatmail packages of all parts
 

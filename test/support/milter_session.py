@@ -1,17 +1,13 @@
-"""A session of the milters without libmilter and Postfix."""
+"""A session of the milters without a socket and Postfix."""
 
 from chatmaild.filter import milters
 from support import running_filter
 
 
 class Held(milters.Session):
-    """A session whose replies are kept, as libmilter would send them."""
+    """A session that keeps the content of a message that is not refused."""
 
     direction = "incoming"
-    _protocol = 0  # of what Postfix offered, nothing is left out
-
-    def setreply(self, *reply):
-        self.reply = reply
 
     def check_message(self):
         self.check_header_size()

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from chatmaild.common.federation import Federation
+from chatmaild.common.http_client import tls_context
 from chatmaild.transport import delivery as delivery_module
 from chatmaild.transport.delivery import Delivery, Transactions
 from chatmaild.transport.destinations import Destinations
-from chatmaild.transport.https_client import HttpsClient, tls_context
+from chatmaild.transport.https_client import HttpsClient
 from chatmaild.transport.lmtp import LmtpServer
 from cryptography.hazmat.primitives import serialization
 from support.transport_peers import LOOPBACK, MESSAGE, dns_server, free_port, lmtp_send
@@ -87,6 +88,7 @@ async def transport(
 PROCESS = """
 import functools, sys
 import dns.asyncresolver
+from chatmaild.common import http_client
 from chatmaild.transport import __main__, delivery, destinations, https_client, sending
 
 directory, ca, dns_port, https_port, smtp_port, mxdeliv_port = sys.argv[1:]
@@ -97,7 +99,7 @@ def resolver():
     return made
 
 def tls_context(verified):
-    context = https_client.tls_context(verified)
+    context = http_client.tls_context(verified)
     context.load_verify_locations(ca)
     return context
 

@@ -19,7 +19,7 @@ import dns.rcode
 import dns.rrset
 from aiohttp import web
 from aiosmtpd.smtp import SMTP
-from chatmaild.transport.https_client import tls_context
+from chatmaild.common.http_client import tls_context
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

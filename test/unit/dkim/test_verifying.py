@@ -1,12 +1,16 @@
 """Which signatures are taken. dkimpy, which shares no line with the code, makes some of them."""
 
 import base64
+import socket
+import threading
 import time
 
 import dkim
 import dkim.canonicalization
 import dns.exception
+import dns.message
 import dns.resolver
+import dns.rrset
 import pytest
 from chatmaild.common.refusals import Refusal
 from chatmaild.dkim import canonical, signing, verifying
@@ -189,3 +193,34 @@ def test_resolver_lookup_tells_no_record_from_no_answer(monkeypatch):
     for failure in failures:
         with pytest.raises(verifying.LookupFailed):
             fail(failure)
+
+
+def test_key_record_is_kept_as_long_as_it_says(monkeypatch):
+    """Each message of a relay asks for the same record. The test's server says 60 s."""
+    asked = []
+
+    def answer():
+        for _ in range(2):
+            data, address = server.recvfrom(4096)
+            query = dns.message.from_wire(data)
+            asked.append(query.question[0].name.to_text())
+            made = dns.message.make_response(query)
+            text = f'"key {len(asked)}"'
+            made.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "TXT", text))
+            server.sendto(made.to_wire(), address)
+
+    def configure(resolver, _path):
+        resolver.nameservers, resolver.port = ["127.0.0.1"], server.getsockname()[1]
+
+    monkeypatch.setattr(dns.resolver.Resolver, "read_resolv_conf", configure)
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        lookup = verifying.resolver_lookup()
+        assert [lookup("x.example.", 3.0) for _ in range(3)] == [[b"key 1"]] * 3
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 61)
+        assert lookup("x.example.", 3.0) == [b"key 2"]
+        answering.join(20)
+    assert asked == ["x.example."] * 2

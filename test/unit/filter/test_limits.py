@@ -1,13 +1,13 @@
 """The limits of the milters, to one field and one byte, and what each callback answers."""
 
-import Milter
 import pytest
 from chatmaild.common.refusals import Refusal
+from chatmaild.filter.milter_server import CONTINUE, TEMPFAIL
 from support.milter_client import NO_REPLY_BODY, NO_REPLY_HEADER, MilterClient
 from support.milter_session import Held, shared_state
 
 MIB = 1024 * 1024
-TOO_LARGE = ("552", "5.3.4", "Message header too large")
+TOO_LARGE = b"y552 5.3.4 Message header too large\0"
 
 
 @pytest.fixture
@@ -18,27 +18,25 @@ def session():
 @pytest.mark.parametrize("more", [0, 1])
 def test_header_of_a_thousand_fields_is_the_longest(session, more):
     for _ in range(1000 + more):
-        session.header("X", b" y")
-    assert session.eom() == (Milter.REJECT if more else Milter.CONTINUE)
-    assert not more or session.reply == TOO_LARGE
+        session.header(b"X", b" y")
+    assert session.eom() == (TOO_LARGE if more else CONTINUE)
 
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_header_of_512_kb_is_the_largest(session, more):
     """Names and values count."""
     for _ in range(8):
-        session.header("X" * 1024, b"y" * (63 * 1024))
+        session.header(b"X" * 1024, b"y" * (63 * 1024))
     if more:
-        session.header("", b"z")
-    assert session.eom() == (Milter.REJECT if more else Milter.CONTINUE)
-    assert not more or session.reply == TOO_LARGE
+        session.header(b"", b"z")
+    assert session.eom() == (TOO_LARGE if more else CONTINUE)
 
 
 def test_header_too_large_is_forgotten_with_its_message(session):
-    session.header("X", b"y" * 513 * 1024)
-    assert session.eom() == Milter.REJECT
-    session.header("X", b"y")
-    assert session.eom() == Milter.CONTINUE
+    session.header(b"X", b"y" * 513 * 1024)
+    assert session.eom() == TOO_LARGE
+    session.header(b"X", b"y")
+    assert session.eom() == CONTINUE
 
 
 @pytest.mark.parametrize(
@@ -59,15 +57,13 @@ def test_sessions_hold_96_mib_at_once_or_one_message(largest, room):
     [
         ("a" * 500, "a" * 500),
         ("a" * 501, "a" * 500),
-        ("%" * 400 + "a" * 100, "%%" * 400 + "a" * 100),
-        ("%" * 401 + "a" * 99, "%%" * 401 + "a" * 49),
-        ("%" * 500, "%%" * 450),
-        (" ~\x1f\x7f\r\né", " ~?????"),
+        ("%" * 501, "%%" * 500),
+        (" ~\x1f\x7f\r\n\0é", " ~??????"),
     ],
 )
-def test_reply_is_as_long_as_libmilter_allows(session, text, told):
-    assert session.refuse(Refusal("unencrypted", "523", None, text)) == Milter.REJECT
-    assert session.reply == ("523", None, told)
+def test_reply_is_printable_and_fits_in_a_line(session, text, told):
+    answer = session.refuse(Refusal("unencrypted", "523", None, text))
+    assert answer == f"y523 {told}\0".encode()
 
 
 class Broken(Held):
@@ -87,7 +83,7 @@ class Broken(Held):
 
 
 CALLBACKS = {
-    "envfrom": [b"<a@example.net>", b"SIZE=1"],
+    "envfrom": [b"<a@example.net>"],
     "envrcpt": [b"<b@example.net>"],
     "eom": [],
     "abort": [],
@@ -98,9 +94,9 @@ CALLBACKS = {
 @pytest.mark.parametrize(("name", "arguments"), CALLBACKS.items(), ids=CALLBACKS)
 def test_callback_goes_on_and_with_a_fault_of_its_own_defers(name, arguments, counts, caplog):
     """The log has the place of the fault, and no text that may quote the message."""
-    assert getattr(Held(shared_state()), name)(*arguments) == Milter.CONTINUE
+    assert getattr(Held(shared_state()), name)(*arguments) == CONTINUE
     assert counts == []
-    assert getattr(Broken(shared_state()), name)(*arguments) == Milter.TEMPFAIL
+    assert getattr(Broken(shared_state()), name)(*arguments) == TEMPFAIL
     assert counts == [("chatmail_filter_failures_total",)]
     assert f"OSError at {__file__}:" in caplog.text
     assert "fault of the test" not in caplog.text

@@ -41,7 +41,7 @@ def test_submission_refuses_with_the_codes_of_the_contract(submission):
 
 @pytest.mark.parametrize("local_part", ["%" * 450, "a%" * 230, "%s%n" * 100, "x" * 400])
 def test_refusal_that_quotes_percent_signs_is_one(submission, local_part):
-    """Each % goes to libmilter twice; too long for it, the refusal became 451 for ever."""
+    """Each % goes to Postfix twice; too long for libmilter, the refusal became 451 for ever."""
     author = f"{local_part}@example.net"
     reply = submission.message(SENDER, [STRANGER], fields(author), encrypted_body()).reply
     assert reply.startswith(f"500 Invalid FROM <{local_part[:300]}")

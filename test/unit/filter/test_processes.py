@@ -12,9 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import Milter
 import pytest
 from chatmaild.filter import milters
+from chatmaild.filter.milter_server import CONTINUE
 from support import running_filter
 from support.messages import RECIPIENT, SENDER, STRANGER, armored, encrypted_body, fields
 from support.milter_client import MilterClient, Rejected
@@ -46,17 +46,18 @@ def test_bodies_are_not_held_while_dns_is_asked(own_filter):
         with MilterClient(own_filter.sockets / "incoming") as client:
             return client.message(SENDER, [RECIPIENT], large.fields, large.body).reply
 
-    # One after the other: when several sessions have something to say at once, libmilter may wake
-    # one worker for all of them, and the others wait until that one has its answer from DNS.
     with ThreadPoolExecutor(sessions) as pool:
-        replies = []
-        for begun in range(1, sessions + 1):
-            replies.append(pool.submit(receive))
-            deadline = time.monotonic() + 60
-            while len(list(own_filter.home.glob("waiting-*"))) < begun:
-                assert time.monotonic() < deadline, own_filter.logged()
-                time.sleep(0.02)
+        replies = [pool.submit(receive) for _ in range(sessions)]
+        deadline = time.monotonic() + 60
+        while len(list(own_filter.home.glob("waiting-*"))) < sessions:
+            assert time.monotonic() < deadline, own_filter.logged()
+            time.sleep(0.02)
         grown = resident(incoming) - before
+        # Meanwhile others are answered.
+        with MilterClient(own_filter.sockets / "incoming") as client:
+            client.mail(STRANGER)
+            with pytest.raises(Rejected, match=r"^550 5\.1\.1"):
+                client.recipient("nobody000@chat.example.org")
         own_filter.publish(**records)
         assert {reply.result() for reply in replies} == {""}
     assert grown < sessions * size / 2, f"{grown / 2**20:.0f} MB more"
@@ -69,20 +70,19 @@ def test_more_than_so_much_at_once_has_to_wait(monkeypatch):
     one.body(b"x" * 600)
     two.body(b"y" * 600)
     two.body(b"y" * 10)
-    assert two.eom() == Milter.TEMPFAIL
-    assert two.reply[:2] == ("451", "4.3.2")
-    assert one.eom() == Milter.CONTINUE
+    assert two.eom().startswith(b"y451 4.3.2 ")
+    assert one.eom() == CONTINUE
     assert one.seen == b"x" * 600
     two.body(b"y" * 1000)
-    assert (two.eom(), two.seen) == (Milter.CONTINUE, b"y" * 1000)
+    assert (two.eom(), two.seen) == (CONTINUE, b"y" * 1000)
     # What a lost session held is there again.
     one.body(b"x" * 600)
-    one.header("A", b"b" * 399)
-    two.header("C", b"")
-    assert two.eom() == Milter.TEMPFAIL
+    one.header(b"A", b"b" * 399)
+    two.header(b"C", b"")
+    assert two.eom().startswith(b"y451 4.3.2 ")
     one.close()
     two.body(b"y" * 1000)
-    assert two.eom() == Milter.CONTINUE
+    assert two.eom() == CONTINUE
 
 
 def test_filter_answers_many_sessions_at_once(filter_, sent):

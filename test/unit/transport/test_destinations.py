@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 
 import dns.exception
 import dns.message
@@ -202,8 +203,8 @@ def test_public_ipv6_addresses_are_global_unicast(address, public):
     assert destinations.is_public(address) is public
 
 
-def test_system_resolver_asks_for_answers_that_fit_into_one_packet():
-    """RFC 9715. An answer in pieces is lost on many ways."""
+def asked_by_the_system_resolver(zone, ask):
+    """Return the queries that a coroutine function of Destinations makes to a server of its own."""
     asked = []
 
     class Asked(peers.Dns):
@@ -213,18 +214,46 @@ def test_system_resolver_asks_for_answers_that_fit_into_one_packet():
 
     async def run():
         loop = asyncio.get_running_loop()
-        server = Asked({("b.example", "A"): ["9.9.9.9"]})
-        transport, _ = await loop.create_datagram_endpoint(lambda: server, ("127.0.0.1", 0))
+        transport, _ = await loop.create_datagram_endpoint(lambda: Asked(zone), ("127.0.0.1", 0))
         resolver = destinations.system_resolver()
         resolver.nameservers, resolver.port = ["127.0.0.1"], transport.get_extra_info("sockname")[1]
         try:
-            return await Destinations((), False, resolver, lambda _: False).addresses("b.example")
+            await ask(Destinations((), False, resolver, lambda _: False))
         finally:
             transport.close()
 
-    assert asyncio.run(run()) == ("9.9.9.9",)
-    [query] = asked
+    asyncio.run(run())
+    return asked
+
+
+def test_system_resolver_asks_for_answers_that_fit_into_one_packet():
+    """RFC 9715. An answer in pieces is lost on many ways."""
+
+    async def ask(found):
+        assert await found.addresses("b.example") == ("9.9.9.9",)
+
+    [query] = asked_by_the_system_resolver({("b.example", "A"): ["9.9.9.9"]}, ask)
     assert (query.edns, query.ednsflags, query.payload) == (0, 0, 1232)
+
+
+def test_answer_of_dns_is_kept_as_long_as_it_says(monkeypatch):
+    """The TTL of the test's server is 60 s. An error is not kept."""
+    zone = {("b.example", "A"): ["9.9.9.9"], ("c.example", "A"): "SERVFAIL"}
+
+    async def ask(found):
+        for _ in range(2):
+            await found.addresses("b.example")
+            with pytest.raises(NoHost):
+                await found.addresses("c.example")
+        zone[("b.example", "A")] = ["9.9.9.10"]
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 61)
+        assert await found.addresses("b.example") == ("9.9.9.10",)
+
+    asked = asked_by_the_system_resolver(zone, ask)
+    names = [query.question[0].name.to_text() for query in asked]
+    assert names.count("b.example.") == 2
+    assert names.count("c.example.") >= 2
 
 
 @pytest.mark.parametrize(("address", "ours"), [("127.0.0.1", True), ("9.9.9.9", False)])

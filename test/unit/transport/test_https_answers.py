@@ -6,6 +6,7 @@ import gzip
 import ssl
 
 import pytest
+from chatmaild.common import http_client
 from chatmaild.common.http_client import NoAnswer
 from chatmaild.transport import https_client
 from support import transport_peers as peers
@@ -124,19 +125,19 @@ def test_contexts_want_the_same_of_a_certificate_with_every_python(monkeypatch):
     """Python 3.13 asks CA certificates for extensions that Debian 12's does not ask for."""
     create = ssl.create_default_context
 
-    def strict():
-        context = create()
+    def strict(**places):
+        context = create(**places)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         return context
 
     monkeypatch.setattr(ssl, "create_default_context", strict)
     for verified in (True, False):
-        context = https_client.tls_context(verified)
+        context = http_client.tls_context(verified)
         assert not context.verify_flags & ssl.VERIFY_X509_STRICT
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
         assert context.check_hostname is verified
         assert context.verify_mode == (ssl.CERT_REQUIRED if verified else ssl.CERT_NONE)
-    assert https_client.tls_context(True).verify_flags & ssl.VERIFY_X509_TRUSTED_FIRST
+    assert http_client.tls_context(True).verify_flags & ssl.VERIFY_X509_TRUSTED_FIRST
 
 
 def test_host_that_moved_is_found_at_its_new_address(tmp_path, authority):

@@ -38,6 +38,19 @@ DNS_PROPAGATION = 30
 PROBLEM = re.compile(r"Domain: (\S+)\n\s*Type: +(\S+)\n\s*Detail: (.*)")
 
 
+def only_our_hook(content: bytes) -> bytes:
+    """Return a renewal configuration without commands of others: certbot runs them as root.
+
+    They are its hooks, and the programs of its plugins (`nginx_ctl`, `apache_ctl`).
+    """
+    ours = f"renew_hook = {DEPLOY_HOOK}"
+    return "".join(
+        line
+        for line in content.decode(errors="replace").splitlines(keepends=True)
+        if not re.search("hook|ctl", line.partition("=")[0]) or line.strip() == ours
+    ).encode()
+
+
 def find_reason_to_ask(settings):
     """Return the reason to ask the authority for a certificate, "" without a reason."""
     issued = describe_issued() or installing.describe_taken_over()

@@ -21,6 +21,8 @@ MAX_READ = 16 * 1024
 MAX_RECEIVED = 64 * 1024
 # Bytes of the body that are returned.
 MAX_TEXT = 1000
+# The system's CAs, each in a file that is named after its hash (update-ca-certificates(8)).
+CAS = "/etc/ssl/certs"
 
 
 class NoAnswer(ConnectionError):
@@ -247,3 +249,22 @@ class _Connection:
             return await self._reader.read(MAX_READ)
         except ConnectionError:
             return b""
+
+
+def tls_context(verified: bool) -> ssl.SSLContext:
+    """Return a TLS context for a client: TLS 1.2 or newer.
+
+    verified: trust only the system's CAs. Otherwise any certificate is accepted.
+    OpenSSL reads a CA from the directory CAS when it needs it, so a CA that is added later counts
+    without a restart. By default it would read all of them at once, which takes 16 ms and 0.9 MB
+    for each context (144 CAs).
+    """
+    context = ssl.create_default_context(capath=CAS)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # By default Python 3.13 also requires the extensions of RFC 5280 in every CA certificate. Both
+    # Debian releases must reach the same hosts.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not verified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

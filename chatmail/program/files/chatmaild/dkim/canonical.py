@@ -77,17 +77,17 @@ def body_hash(body: bytes, relaxed: bool) -> tuple[bytes, int]:
 def _relaxed_lines(body: bytes) -> bytes:
     """Replace each run of white space by one space, and remove white space at the ends of lines.
 
-    Nearly every body needs four searches and no copy. Replacing two spaces by one needs log2(n)
+    Nearly every body needs three searches and no copy. Replacing two spaces by one needs log2(n)
     passes for a run of n spaces. The long lengths come first, so the number of passes is bounded
     for any n.
     """
     if b"\t" in body:
         body = body.replace(b"\t", b" ")
-    for length in (4096, 64, 8):
-        if b" " * length in body:
+    if b"  " in body:
+        for length in (4096, 64, 8):
             body = body.replace(b" " * length, b" ")
-    while b"  " in body:
-        body = body.replace(b"  ", b" ")
+        while b"  " in body:
+            body = body.replace(b"  ", b" ")
     if b" \r\n" in body:
         body = body.replace(b" \r\n", b"\r\n")
     return body[:-1] if body.endswith(b" ") else body

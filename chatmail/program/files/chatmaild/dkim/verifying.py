@@ -27,6 +27,8 @@ MAX_SIGNED_NAMES = 200
 MAX_KEY_RECORDS = 3
 # Seconds for all DNS lookups of one message. Postfix waits much longer for the milter (300 s).
 DNS_SECONDS = 20.0
+# Key records that each process of the filter keeps, of 2 to 4 KB each.
+MAX_CACHED = 500
 # The lower limit is that of RFC 8301 section 3.2. Above the upper limit verifying takes too long.
 MIN_RSA_BITS, MAX_RSA_BITS = 1024, 8192
 _DNS_NAME = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
@@ -70,6 +72,8 @@ class Signature(NamedTuple):
 def resolver_lookup() -> Lookup:
     """Return a Lookup that asks the servers in /etc/resolv.conf."""
     resolver = dns.resolver.Resolver()
+    # Answers are kept for the seconds that unbound names, so they are no older than unbound's own.
+    resolver.cache = dns.resolver.LRUCache(MAX_CACHED)
 
     def lookup(name: str, seconds: float) -> list[bytes]:
         try:

@@ -1,8 +1,8 @@
 """The milter service: four sockets for Postfix, one for each role.
 
-libmilter serves one socket in a process, so each role is a child of the process that systemd
-started. When one child ends, the others are stopped too, and systemd starts all of them again.
-Until then Postfix answers 451, and mail waits.
+Each role is a process, a child of the one that systemd started: what strangers send takes no time
+from what users send. When one child ends, the others are stopped too, and systemd starts all of
+them again. Until then Postfix answers 451, and mail waits.
 """
 
 import argparse
@@ -13,16 +13,14 @@ import os
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
-
-import Milter
 
 from chatmaild.common.errors import OperatorError
 from chatmaild.common.journal import start_logging
 from chatmaild.common.settings import SETTINGS, load_settings
 from chatmaild.common.systemd import notify
 from chatmaild.dkim import signing, verifying
+from chatmaild.filter import milter_server
 from chatmaild.filter.milters import ROLES, SharedState
 from chatmaild.metrics import counters
 
@@ -31,9 +29,7 @@ log = logging.getLogger(__name__)
 # smtpd and cleanup of Postfix run in a chroot, so the sockets are inside it.
 SOCKETS = Path("/var/spool/postfix/chatmail")
 
-# Each SMTP session opens a connection. All processes of Postfix may connect at the same time.
-BACKLOG = 1000
-START_SECONDS = 20.0
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 # glibc returns freed blocks above a threshold to the kernel. By default the threshold grows to the
 # largest freed block: after one message of 30 MB, a process keeps 140 MB. With a fixed threshold it
@@ -52,99 +48,70 @@ def load(settings_file: Path, keys_dir: Path) -> SharedState:
     return SharedState(settings, signing.KeyRing(keys_dir), verifying.resolver_lookup())
 
 
-def serve(role: str, shared: SharedState, path: Path) -> None:
-    """Answer Postfix on the socket until SIGTERM. The socket of a killed process is replaced."""
-    counters.start(f"filter-{role}")
-    Milter.factory = lambda: ROLES[role](shared)
-    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGFROM | Milter.DELRCPT)
-    os.umask(0o117)
-    Milter.setbacklog(BACKLOG)
-    Milter.runmilter(f"chatmail-{role}", f"unix:{path}")
-
-
-def start(role: str, shared: SharedState, path: Path) -> int:
-    """Start a child process that serves the role; return its process id."""
+def start(role: str, shared: SharedState, listener: socket.socket) -> int:
+    """Start a child process that serves the role until SIGTERM; return its process id."""
     child = os.fork()
     if child:
         return child
-    status = 1
     try:
-        serve(role, shared, path)
-        status = 0
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        counters.start(f"filter-{role}")
+        milter_server.serve(listener, lambda: ROLES[role](shared))
     except Exception as error:
         log.critical("%s: %s", role, error)
     finally:
         # Threads of sessions may still run. They must not keep the process alive.
-        os._exit(status)
+        os._exit(1)
 
 
-def accepts(path: Path) -> bool:
-    """Return whether a process listens on the socket."""
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
+def listen(sockets: Path) -> dict[str, socket.socket]:
+    """Return a listening socket for each role. Those of a killed filter are replaced.
+
+    Raises OSError.
+    """
+    listeners = {}
+    for role in ROLES:
+        (sockets / role).unlink(missing_ok=True)
+        listeners[role] = milter_server.listen(sockets / role)
+    return listeners
 
 
-def run(shared: SharedState, sockets: Path) -> int:
+def run(shared: SharedState, listeners: dict[str, socket.socket]) -> int:
     """Serve all roles until SIGTERM, or until one of them ends. Returns the exit status."""
-    paths = {role: sockets / role for role in ROLES}
-    for path in paths.values():
-        path.unlink(missing_ok=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
     # The children share the memory that they do not change. gc.freeze() makes this more.
     gc.freeze()
-    children = {start(role, shared, path): role for role, path in paths.items()}
+    children = {start(role, shared, listener): role for role, listener in listeners.items()}
+    log.info("answering on %s", ", ".join(each.getsockname() for each in listeners.values()))
+    notify("READY=1")
     try:
-        status = _wait(paths, children)
+        status = _wait(children)
         notify("STOPPING=1")
     finally:
-        _stop(paths, children)
+        _stop(children)
     return status
 
 
-def _wait(paths: dict[str, Path], children: dict[int, str]) -> int:
-    """Notify systemd when all sockets accept connections; then wait for a signal.
-
-    Returns the exit status. A child that has ended is removed from `children`.
-    """
-    ready = False
-    deadline = time.monotonic() + START_SECONDS
+def _wait(children: dict[int, str]) -> int:
+    """Wait for a signal; return the exit status. A child that has ended is removed."""
     while True:
-        caught = signal.sigtimedwait(
-            {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, 3600 if ready else 0.02
-        )
-        if caught and caught.si_signo != signal.SIGCHLD:
+        if signal.sigwait(SIGNALS) != signal.SIGCHLD:
             return 0
-        if caught:
-            child, status = os.waitpid(-1, os.WNOHANG)
-            if child:
-                code = os.waitstatus_to_exitcode(status)
-                log.critical("the milter for %s ended (%d)", children.pop(child), code)
-                return 1
-        elif not ready and all(accepts(path) for path in paths.values()):
-            log.info("answering on %s", ", ".join(map(str, paths.values())))
-            notify("READY=1")
-            ready = True
-        elif not ready and time.monotonic() > deadline:
-            log.critical("no socket after %d s", START_SECONDS)
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child:
+            code = os.waitstatus_to_exitcode(status)
+            log.critical("the milter for %s ended (%d)", children.pop(child), code)
             return 1
 
 
-def _stop(paths: dict[str, Path], children: dict[int, str]) -> None:
-    """End the children. Postfix answers 451 to the messages that they were checking.
-
-    libmilter notices the signal within 5 s, or as soon as a client connects.
-    """
+def _stop(children: dict[int, str]) -> None:
+    """End the children. Postfix answers 451 to the messages that they were checking."""
     for child in children:
         os.kill(child, signal.SIGTERM)
-    for child, role in children.items():
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            accepts(paths[role])
-            time.sleep(0.01)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,10 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging()
     try:
         shared = load(options.settings, options.keys)
+        listeners = listen(options.sockets)
     except (OperatorError, OSError, ValueError, KeyError) as error:
         log.critical("not started: %s: %s", type(error).__name__, error)
         return 1
-    return run(shared, options.sockets)
+    return run(shared, listeners)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ import functools
 import logging
 import os
 import threading
-
-import Milter
+from collections.abc import Callable
 
 from chatmaild.common.addresses import is_address
 from chatmaild.common.federation import Federation
 from chatmaild.common.rate_limit import RateLimit
 from chatmaild.common.refusals import Refusal
 from chatmaild.dkim import signing, verifying
-from chatmaild.filter import rules
+from chatmaild.filter import milter_server, rules
+from chatmaild.filter.milter_server import CONTINUE, TEMPFAIL
 from chatmaild.message.mime import Field
 from chatmaild.metrics import counters
 
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 # Mail programs write far less (the key in an Autocrypt field has 10 KB). Much more would cost time.
 MAX_FIELDS = 1000
 MAX_HEADER = 512 * 1024
-# libmilter accepts 980 bytes as one line of a reply (MAXREPLYLEN). Each % is written twice.
-MAX_REPLY, MAX_REPLY_ESCAPED = 500, 900
+# Characters of the text of a reply, whose line may have 512 (RFC 5321 section 4.5.3.1.5).
+MAX_REPLY = 500
 # Bytes of all messages that one process holds at once. While messages are checked, their copies
 # need two or three times as much again (services/files/chatmail-filter.service.jinja). One message
 # of the largest size always has room.
 MAX_IN_FLIGHT = 96 * 1024 * 1024
 
 
-def guarded(callback):
+def guarded(callback: Callable[..., None]) -> Callable[..., bytes]:
     """Turn a Refusal into its SMTP reply, and any other exception into "try again later".
 
     A fault of the filter never lets a message pass. The text of an exception may quote the message,
@@ -38,7 +38,7 @@ def guarded(callback):
     """
 
     @functools.wraps(callback)
-    def guard(self, *arguments):
+    def guard(self, *arguments) -> bytes:
         try:
             callback(self, *arguments)
         except Refusal as refusal:
@@ -50,8 +50,8 @@ def guarded(callback):
             where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
             log.error("%s at %s; the message has to wait", type(error).__name__, where)
             counters.count("chatmail_filter_failures_total")
-            return Milter.TEMPFAIL
-        return Milter.CONTINUE
+            return TEMPFAIL
+        return CONTINUE
 
     return guard
 
@@ -120,7 +120,7 @@ class SharedState:
             return None
 
 
-class Session(Milter.Base):
+class Session(milter_server.Session):
     """One SMTP session of Postfix. It collects the session's messages one after the other.
 
     direction: the direction of this role's messages, as the metrics name it.
@@ -129,6 +129,7 @@ class Session(Milter.Base):
     direction = ""
 
     def __init__(self, shared: SharedState):
+        super().__init__()
         self.shared = shared
         self.content = bytearray()
         self._header_size = 0
@@ -151,31 +152,27 @@ class Session(Milter.Base):
         self.shared.in_flight.give_back(self._header_size)
         self._header_size = 0
 
-    def refuse(self, refusal: Refusal) -> int:
-        """Set the SMTP reply; return the value that the milter callback must return."""
+    def refuse(self, refusal: Refusal) -> bytes:
+        """Return the answer that makes Postfix send the reply of a refusal."""
         counters.count("chatmail_refused_total", self.direction, refusal.reason)
         log.info("refused: %s", refusal.reason)
-        self.setreply(refusal.code, refusal.xcode, _format_for_libmilter(refusal.text))
-        return Milter.TEMPFAIL if refusal.code.startswith("4") else Milter.REJECT
+        printable = "".join(c if " " <= c <= "~" else "?" for c in refusal.text)
+        return milter_server.reply(refusal.code, refusal.xcode, printable[:MAX_REPLY])
 
     @guarded
-    @Milter.decode("bytes")
-    def envfrom(self, sender: bytes, *_parameters: bytes) -> None:
+    def envfrom(self, sender: bytes) -> None:
         """Note the sender of a new message (MAIL FROM)."""
         self._forget()
         self.sender = _parse_path(sender)
 
     @guarded
-    @Milter.decode("bytes")
-    def envrcpt(self, recipient: bytes, *_parameters: bytes) -> None:
+    def envrcpt(self, recipient: bytes) -> None:
         """Check and note a recipient (RCPT TO)."""
         address = _parse_path(recipient)
         self.check_recipient(address)
         self.recipients.append(address)
 
-    @Milter.noreply
-    @Milter.decode("bytes")
-    def header(self, name: str, value: bytes) -> int:
+    def header(self, name: bytes, value: bytes) -> None:
         """Collect a field. Postfix separates folded lines by LF and keeps their leading space."""
         size = len(name) + len(value)
         if len(self.fields) >= MAX_FIELDS or self._header_size + size > MAX_HEADER:
@@ -184,18 +181,15 @@ class Session(Milter.Base):
             self.no_room = True
         else:
             self._header_size += size
-            self.fields.append((name.encode(), value.replace(b"\n", b"\r\n")))
-        return Milter.CONTINUE
+            self.fields.append((name, value.replace(b"\n", b"\r\n")))
 
-    @Milter.noreply
-    def body(self, chunk: bytes) -> int:
+    def body(self, chunk: bytes) -> None:
         """Collect some bytes of the body, whose lines end in CR LF. Postfix limits its size."""
         if self.no_room or not self.shared.in_flight.take(len(chunk)):
             self.no_room = True
             self._free_body()
         else:
             self.content += chunk
-        return Milter.CONTINUE
 
     @guarded
     def eom(self) -> None:
@@ -241,11 +235,10 @@ class Session(Milter.Base):
             fields, self.content, self.shared.mail_domain, self.shared.keys.current()
         )
         for signature in reversed(signatures):
-            self.addheader("DKIM-Signature", _format_for_postfix(signature), 0)
+            self.insert_field(0, b"DKIM-Signature", _format_for_postfix(signature))
         counters.count("dkim_signed")
 
 
-@Milter.header_leading_space
 class Submission(Session):
     """The role for messages that users send (contract, section 4)."""
 
@@ -275,12 +268,11 @@ class Submission(Session):
         kind = rules.check_submission(self.sender, self.fields, self.content)
         fields, changes = rules.clean_fields(self.fields)
         for name, index, value in changes:
-            self.chgheader(name.decode(), index, _format_for_postfix(value))
+            self.change_field(index, name, _format_for_postfix(value or b""))
         self.sign(fields)
         counters.count("chatmail_passed_total", self.direction, kind)
 
 
-@Milter.header_leading_space
 class Incoming(Session):
     """The role for messages that arrive on port 25 (contract, section 5)."""
 
@@ -317,7 +309,7 @@ class Incoming(Session):
             counters.count("chatmail_dkim_verified_total")
             self.sender_verified = self.sender.lower() == author.lower()
         if self.sender and self.sender.lower() != author.lower():
-            self.chgfrom("<>")
+            self.change_sender(b"<>")
         counters.count("chatmail_passed_total", self.direction, kind)
 
     def _check_federation(self) -> None:
@@ -335,7 +327,6 @@ class Incoming(Session):
         return all(self.shared.takes_cleartext(address.lower()) for address in self.recipients)
 
 
-@Milter.header_leading_space
 class Mxdeliv(Incoming):
     """The role for messages through /mxdeliv, where one answer is for all recipients.
 
@@ -356,10 +347,9 @@ class Mxdeliv(Incoming):
         super().check_message()
         if dead and not self.sender_verified:
             for address in dead:
-                self.delrcpt(f"<{address}>")
+                self.remove_recipient(f"<{address}>".encode())
 
 
-@Milter.header_leading_space
 class Sign(Session):
     """The role for messages that Postfix itself writes, such as bounces. They are only signed."""
 
@@ -377,20 +367,11 @@ ROLES: dict[str, type[Session]] = {
 }
 
 
-def _format_for_libmilter(text: str) -> str:
-    """Return the text of a reply in libmilter's form: printable, short, and a printf format."""
-    printable = "".join(c if " " <= c <= "~" else "?" for c in text)[:MAX_REPLY]
-    escaped = printable.replace("%", "%%")
-    if len(escaped) <= MAX_REPLY_ESCAPED:
-        return escaped
-    return printable[: MAX_REPLY_ESCAPED // 2].replace("%", "%%")
-
-
 def _parse_path(path: bytes) -> str:
     """Return the address in a path such as `<user@example.org>`, which Postfix sends."""
     return path.decode("utf-8", "replace").removeprefix("<").removesuffix(">")
 
 
-def _format_for_postfix(value: bytes | None) -> str | None:
-    """Return a field's value in Postfix's form: LF between lines, None to remove the field."""
-    return None if value is None else value.replace(b"\r\n", b"\n").decode()
+def _format_for_postfix(value: bytes) -> bytes:
+    """Return a field's value in Postfix's form: LF between lines."""
+    return value.replace(b"\r\n", b"\n")

@@ -10,14 +10,13 @@ import contextlib
 import json
 import logging
 import secrets
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from chatmaild.common import atomic_files
-from chatmaild.common.http_client import HttpClient, Origin
+from chatmaild.common.http_client import HttpClient, Origin, tls_context
 from chatmaild.metrics import counters
 
 # Seconds from a failure to the next try.
@@ -208,8 +207,7 @@ class Notifier:
         """Return the HTTP status of the service. Raises OSError or ValueError."""
         url = urlsplit(self._url)
         if self._origin is None:
-            # The certificates of the system take 3 MB, so they are read with the first request.
-            tls = ssl.create_default_context() if url.scheme == "https" else None
+            tls = tls_context(verified=True) if url.scheme == "https" else None
             port = url.port or (443 if tls else 80)
             self._origin = Origin(url.hostname, port, (url.hostname,), tls, self._family)
         target = f"{url.path or '/'}{f'?{url.query}' if url.query else ''}"

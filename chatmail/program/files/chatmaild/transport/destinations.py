@@ -18,6 +18,8 @@ from chatmaild.transport.smtp_protocol import Answer
 
 # Seconds for one lookup with all its tries. unbound gives up on a dead zone after about this time.
 DNS_SECONDS = 15
+# Answers of DNS, of 2 to 4 KB each.
+MAX_CACHED = 1000
 # The default of Postfix's smtp_mx_address_limit. A domain with more hosts wants to waste our time.
 MAX_HOSTS = 5
 MAX_ADDRESSES = 4
@@ -89,6 +91,9 @@ def system_resolver() -> dns.asyncresolver.Resolver:
     # Answers of this size fit into one packet everywhere (RFC 9715). For longer answers dnspython
     # asks again by TCP.
     resolver.use_edns(0, 0, 1232)
+    # Three answers are needed for each message. They are kept for the seconds that unbound names,
+    # so they are no older than unbound's own.
+    resolver.cache = dns.resolver.LRUCache(MAX_CACHED)
     return resolver
 
 

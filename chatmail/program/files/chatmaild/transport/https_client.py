@@ -142,21 +142,3 @@ def _describe_failure(error: Exception) -> tuple[str, str]:
         return str(error), "connection"
     # Other texts may quote bytes from the other side, so they are not used.
     return getattr(error, "strerror", None) or type(error).__name__, "connection"
-
-
-def tls_context(verified: bool) -> ssl.SSLContext:
-    """Return a TLS context for a client: TLS 1.2 or newer.
-
-    verified: trust only the system's CAs. Otherwise any certificate is accepted.
-    OpenSSL reads the directory /etc/ssl/certs when it needs a CA, so a CA that is added later
-    counts without a restart.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # By default Python 3.13 also requires the extensions of RFC 5280 in every CA certificate. Both
-    # Debian releases must reach the same hosts.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    if not verified:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -1,9 +1,10 @@
 """The half of the service that sends: it is put together from the settings here."""
 
 from chatmaild.common.federation import Federation
+from chatmaild.common.http_client import tls_context
 from chatmaild.transport.delivery import Delivery, Transactions
 from chatmaild.transport.destinations import Destinations
-from chatmaild.transport.https_client import HttpsClient, tls_context
+from chatmaild.transport.https_client import HttpsClient
 
 
 class Sending:
