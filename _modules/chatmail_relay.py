@@ -184,12 +184,12 @@ def status():
 
     A dictionary: `domain`, `form`, `tls_mode`, `addresses` (their number), `mail_off` (None, or why
     `chatmail_move.off` keeps mail off), `units` (the state of each installed service),
-    `certificate` (None before the first one), `certificate_failure` (None, or {time, error,
-    missing: {name: reason}} of the last attempt), `dkim_selectors` (the keys that sign),
-    `registration` (open, invite, closed), `limits` (the result of `limits`), `imap_notify` and
-    `imap_memory` (what clients have of the objects for Dovecot, and why) and `versions`. They are
-    those of the running relay: a changed pillar has no effect on them before the next converge.
-    Raises CommandExecutionError on a machine that is not a relay yet.
+    `unit_restarts` (how often one that ended by itself was started again), `certificate` (None
+    without one), `certificate_failure` (None, or {time, error, missing: {name: reason}} of the last
+    attempt), `dkim_selectors` (the keys that sign), `registration` (open, invite, closed), `limits`
+    (the result of `limits`), `imap_notify`, `imap_idle` and `imap_memory` (what clients have of
+    Dovecot's objects, and why), `local_files` (docs/local.md) and `versions`. A changed pillar has
+    an effect at the next converge. Raises CommandExecutionError where no relay is yet.
 
     CLI Example:
 

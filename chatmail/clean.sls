@@ -2,6 +2,8 @@
     chatmail` restores the same relay, unless `chatmail:clean:purge` is true. Packages that the machine may need for
     other things (nginx, Postfix, Dovecot, certbot, coturn) stay, too. They are stopped and get back the configuration
     that they had before. -#}
+{#- Without this line, wrong settings would be told once for each part. -#}
+{% from "chatmail/settings.jinja" import relay with context %}
 include:
   - chatmail.backup.clean
   - chatmail.metrics.clean

@@ -10,12 +10,18 @@ our own includes it, itself or through a part that it includes.
 
 import hashlib
 import os
+import shutil
 
 
 def run():
     """Return one state, which reloads the modules if their copies were not current."""
     # salt-ssh sends the modules and states along with each call.
-    if "_ssh_version" in __opts__ or not (stale := _stale()):
+    if "_ssh_version" in __opts__:
+        return _nop({"name": "they were current"})
+    # Salt keeps its list of files for 20 seconds, so a release that has just replaced another one
+    # would lack its new files. A master has the list of its minions.
+    shutil.rmtree(os.path.join(__opts__["cachedir"], "file_lists", "roots"), ignore_errors=True)
+    if not (stale := _stale()):
         return _nop({"name": "they were current"})
     if barred := [source for source in stale if not _is_allowed(source)]:
         raise RuntimeError(
@@ -49,8 +55,10 @@ def _stale():
     for kind in ("modules", "states"):
         for source in __salt__["cp.list_master"](saltenv=__env__, prefix=f"_{kind}/chatmail_"):
             wanted = __salt__["cp.hash_file"](f"salt://{source}", saltenv=__env__)
-            found = _digest(_copy(source), wanted["hash_type"])
-            if source.endswith(".py") and found != wanted["hsum"]:
+            # A master may list a file for some seconds that is gone.
+            if not wanted or not source.endswith(".py"):
+                continue
+            if _digest(_copy(source), wanted["hash_type"]) != wanted["hsum"]:
                 stale.append(source)
     return stale
 

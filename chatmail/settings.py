@@ -218,9 +218,10 @@ KEYS = (
         True,
         lambda value: boolean(value),
         "A connected client hears of a new message at once, and an idle one takes less memory: the "
-        "converge compiles two small objects on this machine, and Dovecot's `imap` and "
-        "`imap-login` run with them. false: both run as Debian ships them, an active client hears "
-        "of a message after half a second, and idle ones take half as much memory again.",
+        "converge compiles three small objects on this machine, and Dovecot's `imap`, "
+        "`imap-hibernate` and `imap-login` run with them. false: they run as Debian ships them, an "
+        "active client hears of a message after half a second, an idle one after some "
+        "milliseconds more, and idle ones take half as much memory again.",
     ),
     Key(
         "imap_rawlog",
@@ -453,6 +454,8 @@ MAIL_OFF = "/etc/chatmail-mail-off"
 
 # The release of this formula, as in the file FORMULA, which is on no relay.
 FORMULA = "2026.11"
+# A converge writes the settings here, with the release of its formula.
+STORED = "/etc/chatmail/relay.json"
 
 DOVECOT_VERSIONS = {12: "2.3", 13: "2.4"}
 
@@ -1116,6 +1119,8 @@ def _derived(settings, release):
         "max_mailbox_messages": settings["max_mailbox_size"] // KIB,
         # Postfix itself demands space for 1.5 messages (postconf(5), queue_minfree).
         "submission_min_free": 10 * settings["max_message_size"],
+        # One holds the TLS state of 10,000 clients within its limit of 1 GB; it takes 2 MB at rest.
+        "imap_login_processes": max(2, -(-settings["max_imap_connections"] // 10_000)),
         # The limit of nginx is higher than the gateway's, so that the gateway itself refuses.
         "max_request_size": 2 * settings["max_message_size"],
         "max_smtp_connections_per_ip": settings["max_smtp_connections"] // 5,
@@ -1125,6 +1130,31 @@ def _derived(settings, release):
     }
 
 
+def refuse_downgrade(stored):
+    """Raise SettingsError if a newer release of the formula has converged this machine.
+
+    stored: the text of STORED, None on a machine without it. An older release does not know what a
+    newer one has set up: its units would go on, and its files would stay. A text that names no
+    release is taken for that of an older one, which the converge writes anew.
+    """
+    try:
+        found = str(json.loads(stored or "{}").get("formula"))
+        newer = _release(found) > _release(FORMULA)
+    except (AttributeError, ValueError):
+        return
+    if newer:
+        raise SettingsError(
+            f"release {found} of the formula converged this machine, and this is {FORMULA}, which "
+            f"is older; nothing was changed. Use {found} or a newer one. To go back, first apply "
+            f"chatmail.clean with {found}, which keeps mail and keys, then chatmail with {FORMULA}"
+        )
+
+
+def _release(name):
+    """Return a release such as 2026.11 or 2026.11.1 as numbers, which have an order."""
+    return [int(part) for part in name.split(".")]
+
+
 def run():
     """Return the settings of this machine, or {"error": text}, to Salt's `py` renderer.
 
@@ -1132,17 +1162,19 @@ def run():
     `settings.jinja` and `chatmail_relay.settings` raise it as one message.
     """
     try:
-        return resolve(__pillar__, __grains__, _is_mail_off())
+        refuse_downgrade(_ask("file.read", STORED) if _ask("file.file_exists", STORED) else None)
+        return resolve(__pillar__, __grains__, _ask("file.file_exists", MAIL_OFF))
     except SettingsError as error:
         return {"error": str(error)}
 
 
-def _is_mail_off():
-    """Return whether the file MAIL_OFF is on the machine."""
+def _ask(function, path):
+    """Return what a function of Salt says of a file on the machine."""
     if "_ssh_version" not in __opts__:
-        return __salt__["file.file_exists"](MAIL_OFF)
+        return __salt__[function](path)
     # salt-ssh opens a connection for each call, and renders this file for each part. The grains
     # live as long as its work for one machine.
-    if MAIL_OFF not in __grains__:
-        __grains__[MAIL_OFF] = __salt__["file.file_exists"](MAIL_OFF)
-    return __grains__[MAIL_OFF]
+    known = f"{function} {path}"
+    if known not in __grains__:
+        __grains__[known] = __salt__[function](path)
+    return __grains__[known]

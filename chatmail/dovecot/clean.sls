@@ -21,6 +21,7 @@ chatmail dovecot scripts are gone:
       - /etc/dovecot/auth.lua
       - /etc/dovecot/push.lua
       - /usr/local/lib/chatmail/imap
+      - /usr/local/lib/chatmail/imap-hibernate
       - /usr/local/lib/chatmail/imap-login
     - require:
       - chatmail_service: chatmail dovecot is stopped

@@ -2,6 +2,7 @@
     the certificate, and Postfix's directory for the sockets between Dovecot and Postfix. chatmail-accounts
     (chatmail.services) creates new addresses; existing addresses work without it. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/local_lines.jinja" import local_lines with context %}
 
 include:
   - .package
@@ -12,6 +13,7 @@ include:
 chatmail original of /etc/dovecot/dovecot.conf is kept:
   chatmail_original.kept:
     - name: /etc/dovecot/dovecot.conf
+    - package: dovecot-core
     - require:
       - chatmail_package: chatmail dovecot packages
 
@@ -38,6 +40,7 @@ chatmail dovecot start with objects:
   file.managed:
     - names:
       - /usr/local/lib/chatmail/imap
+      - /usr/local/lib/chatmail/imap-hibernate
       - /usr/local/lib/chatmail/imap-login
     - source: salt://chatmail/dovecot/files/with-object
     - mode: "0755"
@@ -51,11 +54,13 @@ chatmail dovecot configuration:
     - template: jinja
     - context:
         relay: {{ relay | json }}
+        local_lines: {{ local_lines("dovecot.conf") | json }}
     - mode: "0644"
     # Refuses an unknown setting or value before the file is in place.
-    - check_cmd: doveconf -n -c
+    - check_cmd: /usr/local/lib/chatmail/check-configuration doveconf -n -c
     - require:
       - chatmail_original: chatmail original of /etc/dovecot/dovecot.conf is kept
+      - file: chatmail checker of configurations
       - file: chatmail dovecot authentication script
       - file: chatmail dovecot push script
       - file: chatmail dovecot start with objects
@@ -74,7 +79,7 @@ chatmail dovecot service:
       - chatmail_certificate: chatmail self-signed certificate
     - require:
       - cmd: chatmail systemd reads its units
-      - file: chatmail directory of the private sockets of postfix
+      - sls: chatmail.postfix.package
 {%- else %}
 # This ends all sessions, too: during a move, no client may change a mailbox that is being copied.
 chatmail dovecot service:

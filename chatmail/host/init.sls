@@ -25,6 +25,14 @@ chatmail settings of the services:
     - require:
       - file: chatmail relay configuration directory
 
+# Each part lets it run the checker of its daemon. A fault in the operator's own lines is told as such.
+chatmail checker of configurations:
+  file.managed:
+    - name: /usr/local/lib/chatmail/check-configuration
+    - source: salt://chatmail/host/files/check-configuration
+    - mode: "0755"
+    - makedirs: True
+
 # Existing relays know this file: while it exists, no address is created.
 chatmail file that stops new addresses:
 {%- if relay.nocreate %}

@@ -1,5 +1,6 @@
 {#- nginx: shares port 443 among HTTPS, IMAP and SMTP by ALPN, and serves the pages. Needs the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/local_lines.jinja" import local_lines with context %}
 
 include:
   - chatmail.packages
@@ -32,6 +33,7 @@ chatmail nginx packages:
 chatmail original of /etc/nginx/nginx.conf is kept:
   chatmail_original.kept:
     - name: /etc/nginx/nginx.conf
+    - package: nginx-common
     - require:
       - chatmail_package: chatmail nginx packages
 
@@ -42,10 +44,12 @@ chatmail nginx configuration:
     - template: jinja
     - context:
         relay: {{ relay | json }}
+        local_lines: {{ local_lines("nginx.conf") | json }}
     - mode: "0644"
-    - check_cmd: nginx -t -c
+    - check_cmd: /usr/local/lib/chatmail/check-configuration nginx -t -c
     - require:
       - chatmail_original: chatmail original of /etc/nginx/nginx.conf is kept
+      - file: chatmail checker of configurations
       - sls: chatmail.certificate
 
 chatmail nginx runs with these limits:

@@ -34,7 +34,7 @@ chatmail original of /etc/postfix/{{ file }} is back:
       - chatmail_service: chatmail postfix is stopped
 {% endfor %}
 
-chatmail tables and checker of postfix are gone:
+chatmail tables and programs of postfix are gone:
   file.absent:
     - names:
       - /etc/postfix/sender_is_login
@@ -42,6 +42,7 @@ chatmail tables and checker of postfix are gone:
       - /etc/postfix/delivery_header_checks
       - /etc/postfix/command_filter
       - /usr/local/lib/chatmail/check-postfix
+      - /usr/local/lib/chatmail/send-at-once
     - require:
       - chatmail_service: chatmail postfix is stopped
 

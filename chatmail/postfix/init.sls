@@ -1,6 +1,7 @@
 {#- Postfix: takes mail from clients (465, 587, 443) and other relays (25), lets the filter check each message, and has
     the queue. Needs the filter (chatmail.services), Dovecot's sockets and the certificate. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/local_lines.jinja" import local_lines with context %}
 
 include:
   - .package
@@ -11,11 +12,13 @@ include:
 chatmail original of /etc/postfix/main.cf is kept:
   chatmail_original.kept:
     - name: /etc/postfix/main.cf
+    - package: postfix
     - require:
       - chatmail_package: chatmail postfix package
 chatmail original of /etc/postfix/master.cf is kept:
   chatmail_original.kept:
     - name: /etc/postfix/master.cf
+    - package: postfix
     - require:
       - chatmail_package: chatmail postfix package
 
@@ -38,6 +41,13 @@ chatmail checker of postfix configurations:
     - mode: "0755"
     - makedirs: True
 
+chatmail postfix sends at once:
+  file.managed:
+    - name: /usr/local/lib/chatmail/send-at-once
+    - source: salt://chatmail/postfix/files/send-at-once
+    - mode: "0755"
+    - makedirs: True
+
 chatmail postfix services:
   file.managed:
     - name: /etc/postfix/master.cf
@@ -45,10 +55,12 @@ chatmail postfix services:
     - template: jinja
     - context:
         relay: {{ relay | json }}
+        local_lines: {{ local_lines("master.cf") | json }}
     - mode: "0644"
-    - check_cmd: /usr/local/lib/chatmail/check-postfix master.cf
+    - check_cmd: /usr/local/lib/chatmail/check-configuration /usr/local/lib/chatmail/check-postfix master.cf
     - require:
       - chatmail_original: chatmail original of /etc/postfix/master.cf is kept
+      - file: chatmail checker of configurations
       - file: chatmail checker of postfix configurations
 
 chatmail postfix main configuration:
@@ -58,9 +70,10 @@ chatmail postfix main configuration:
     - template: jinja
     - context:
         relay: {{ relay | json }}
+        local_lines: {{ local_lines("main.cf") | json }}
     - mode: "0644"
     # Refuses what Postfix would only warn about, such as a parameter that nothing here or in master.cf uses.
-    - check_cmd: /usr/local/lib/chatmail/check-postfix main.cf
+    - check_cmd: /usr/local/lib/chatmail/check-configuration /usr/local/lib/chatmail/check-postfix main.cf
     - require:
       - chatmail_original: chatmail original of /etc/postfix/main.cf is kept
       - file: chatmail postfix services
@@ -96,12 +109,24 @@ chatmail postfix runs with these addresses and this resolver:
     - name: postfix
     - watch:
       - file: chatmail postfix is started again after a crash
+      - file: chatmail postfix sends at once
       # Postfix copies resolv.conf into its chroot when it starts.
       - file: chatmail resolv.conf names our resolver
     - require:
       - cmd: chatmail systemd reads its units
       - file: chatmail postfix main configuration
       - sls: chatmail.services
+{%- if relay.debian_release == 12 %}
+
+# On Debian 12 an instance is Postfix. postfix.service is active without it, as after a converge that was interrupted.
+# Where postfix.service was not active, its start has started the instance.
+chatmail postfix instance of Debian 12 runs:
+  chatmail_command.run:
+    - name: systemctl start postfix@-
+    - needed: systemctl is-active --quiet postfix && ! systemctl is-active --quiet postfix@-
+    - require:
+      - chatmail_service: chatmail postfix runs with these addresses and this resolver
+{%- endif %}
 
 # A reload is enough for all of these files, and sessions do not notice it.
 chatmail postfix service:

@@ -32,8 +32,10 @@ chatmail postfix package:
     - require:
       - chatmail_package: chatmail packages of all parts
       - file: chatmail postfix is started again after a crash
+{%- if relay.debian_release > 12 %}
 
-# Postfix makes this directory when it first starts. Dovecot starts earlier and puts its sockets there.
+# Postfix makes this directory when it first starts. Dovecot starts earlier and puts its sockets there. On Debian 12 the
+# package makes the directory.
 chatmail directory of the private sockets of postfix:
   file.directory:
     - name: /var/spool/postfix/private
@@ -42,6 +44,7 @@ chatmail directory of the private sockets of postfix:
     - mode: "0700"
     - require:
       - chatmail_package: chatmail postfix package
+{%- endif %}
 
 # The sockets inherit the group of the directories, so only Postfix can connect.
 chatmail directory of the filter's sockets:

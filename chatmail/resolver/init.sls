@@ -1,6 +1,7 @@
 {#- The relay's own validating resolver on 127.0.0.1, and a resolv.conf that names it and that other programs do not
     change. Needs nothing. -#}
 {% from "chatmail/settings.jinja" import relay with context %}
+{% from "chatmail/host/local_lines.jinja" import local_lines with context %}
 
 include:
   - chatmail.packages
@@ -43,6 +44,7 @@ chatmail resolver has the root's key:
 chatmail original of /etc/unbound/unbound.conf is kept:
   chatmail_original.kept:
     - name: /etc/unbound/unbound.conf
+    - package: unbound
     - require:
       - chatmail_package: chatmail resolver packages
 
@@ -53,10 +55,12 @@ chatmail resolver configuration:
     - template: jinja
     - context:
         relay: {{ relay | json }}
+        local_lines: {{ local_lines("unbound.conf") | json }}
     - mode: "0644"
-    - check_cmd: unbound-checkconf
+    - check_cmd: /usr/local/lib/chatmail/check-configuration unbound-checkconf
     - require:
       - chatmail_original: chatmail original of /etc/unbound/unbound.conf is kept
+      - file: chatmail checker of configurations
       - chatmail_command: chatmail resolver has the root's key
 
 chatmail resolver service:

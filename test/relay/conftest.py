@@ -103,7 +103,7 @@ def lab_network(request):
 def remove_orphans():
     """End the boxes of sessions that were killed."""
     for line in lab("list").stdout.splitlines():
-        found = re.match(r"(d1[23]-([0-9]+)-[0-9]+) ", line)
+        found = re.match(r"((?:d1[23]|fleet)-([0-9]+)-[0-9]+) ", line)
         if found and not Path(f"/proc/{found[2]}").exists():
             lab("down", found[1])
 

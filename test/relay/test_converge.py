@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from support.converging import APPLY, not_as_expected, states
+from relay.client import smtp
+from support.converging import APPLY, changing, not_as_expected, states
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,13 @@ def test_settings_are_shown_to_the_operator(relay):
     # It depends on which Salt asks, and only states read it.
     del shown["salt_site_packages"]
     assert shown == json.loads(relay.run("cat /etc/chatmail/relay.json").stdout)
+
+
+def test_postfix_that_an_interrupted_converge_left_stopped_is_started(relay):
+    """On Debian 12, postfix.service is active without the instance that is Postfix."""
+    release_12 = 'VERSION_ID="12"' in relay.run("cat /etc/os-release").stdout
+    relay.run(f"systemctl stop {'postfix@-' if release_12 else 'postfix'}")
+    with pytest.raises(ConnectionRefusedError):
+        smtp(relay)
+    assert len(changing(relay.run(f"{APPLY} --out=json"))) == 1
+    smtp(relay).quit()

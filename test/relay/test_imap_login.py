@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from relay.client import imap, new_account, tls_context
+from support.dovecot_objects import path_of, without_object
 from support.idle_client import IdleClient
 
-OBJECT = "/usr/local/lib/chatmail/dovecot_objects/imap-login.so"
+OBJECT = path_of("imap-login")
 PROCESSES = "$(pgrep -f '^/usr/lib/dovecot/imap-login')"
 LARGE = 20_000_000  # bytes, as a large attachment
 CLIENTS = 60
@@ -104,9 +105,8 @@ def status(relay):
 
 @pytest.fixture
 def no_object(relay):
-    relay.run(f"mv {OBJECT} {OBJECT}.away && systemctl restart dovecot")
-    yield
-    relay.run(f"mv {OBJECT}.away {OBJECT} && systemctl restart dovecot")
+    with without_object(relay, "imap-login"):
+        yield
     imap(relay, new_account(relay)).logout()
     assert all(processes_with_object(relay))
     assert "little memory" in status(relay)

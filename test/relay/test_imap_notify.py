@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from relay.client import encrypted, new_account, smtp
 from support.converging import apply, changed, failed
+from support.dovecot_objects import path_of
 from support.idle_client import IdleClient
 
-OBJECT = "/usr/local/lib/chatmail/dovecot_objects/imap.so"
+OBJECT = path_of("imap")
 # An account may send ten messages at once, and then one a second.
 MESSAGES = 10
 # Half of the 500 ms that stock Dovecot waits. The benchmark has the figures.

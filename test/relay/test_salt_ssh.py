@@ -7,6 +7,7 @@ import json
 import subprocess
 
 import pytest
+from relay.client import imap, new_account
 from support.converging import not_as_expected
 from support.salt_master import SaltSsh, pillar_files
 
@@ -78,3 +79,29 @@ def test_part_is_applied(relay, salt_ssh, psutil):
     report = salt_ssh.call("state.apply", "chatmail.program,chatmail.website")
     assert [each["comment"] for each in report.values() if each["result"] is not True] == []
     relay.run(["ls", *missing])
+
+
+def test_lines_of_the_operator_are_in_the_configuration(salt_ssh, psutil):
+    """salt-ssh sends only files that the states name, so no template could ask for these lines."""
+    own = salt_ssh.configuration.parent / "roots/chatmail_local"
+    own.mkdir()
+    (own / "nginx.conf").write_text("location = /own { return 204; }\n")
+    report = salt_ssh.call("state.apply", "chatmail.nginx", "test=True")
+    diffs = {each["__id__"]: each["changes"].get("diff", "") for each in report.values()}
+    assert "+        location = /own { return 204; }\n" in diffs["chatmail nginx configuration"]
+    (own / "nginx.conf").unlink()
+    assert not_as_expected(salt_ssh.call("state.apply", "chatmail.nginx", "test=True")) == {}
+
+
+def test_mail_goes_off_for_good_and_comes_back(relay, salt_ssh, psutil):
+    """An operator without a master closes a relay, and opens it again."""
+    reason = "closed by salt-ssh"
+    try:
+        assert salt_ssh.call("chatmail_move.off", reason)["mail_off"] == reason
+        assert salt_ssh.call("chatmail_move.state")["mail_off"] == reason
+        assert relay.run("postfix status", check=False).returncode != 0
+    finally:
+        done = salt_ssh.call("chatmail_move.on")
+    assert (done["mail_off"], done["changed"]) == (None, True)
+    imap(relay, new_account(relay)).logout()
+    assert salt_ssh.call("chatmail_overview.status", "drift=False")["health"] == []

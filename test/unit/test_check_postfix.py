@@ -47,3 +47,29 @@ def test_failure_without_a_message_is_a_refusal(check):
     done = check("main.cf", "exit 75")
     assert done.returncode == 1
     assert "postconf failed with status 75" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        ("2526 inet n - y - - smtpd -o syslog_name=mine", ""),
+        ("smtp unix - - y - - smtpd", ""),
+        ("smtp inet n - y - - smtpd", "two services have the name and type: smtp inet\n"),
+        ("2526 inet n - y - - nonsense", "Postfix has no program of this name: nonsense\n"),
+    ],
+)
+def test_service_that_cannot_work_is_refused(check, tmp_path, service, message):
+    """The program postconf warns of neither, and Postfix misses a program when a client comes."""
+    (tmp_path / "smtpd").touch(mode=0o755)
+    services = f"smtp inet n - y - - smtpd\n{service}"
+    done = check("master.cf", f'case $* in *-M) echo "{services}" ;; *) echo {tmp_path} ;; esac')
+    assert (done.returncode, done.stderr) == (1 if message else 0, message)
+
+
+@pytest.mark.parametrize(("file", "refused"), [("main.cf", False), ("master.cf", True)])
+def test_parameter_that_only_the_old_master_cf_uses_is_no_fault_of_the_new_one(
+    check, file, refused
+):
+    warning = f"postconf: warning: /tmp/x/{file}: unused parameter: own=1"
+    done = check("master.cf", f'echo "{warning}" >&2')
+    assert (done.returncode, warning in done.stderr) == (int(refused), refused)

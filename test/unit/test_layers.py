@@ -22,13 +22,14 @@ ALLOWED = {
     "certificate": {"common"},
     "adopt": {"certificate", "common"},
     "rotation": {"common", "dkim", "dns"},
-    "backup": {"accounts", "certificate", "common", "dkim"},
+    "inventory": {"accounts", "certificate", "dkim", "metadata"},
+    "backup": {"accounts", "certificate", "common", "dkim", "inventory"},
     "health": {
         *("accounts", "certificate", "common", "dkim", "dns"),
         *("message", "metadata", "retention", "status"),
     },
     "status": {"accounts", "certificate", "common", "dkim", "dovecot_objects"},
-    "move": {"accounts", "certificate", "common", "metadata"},
+    "move": {"certificate", "common", "inventory"},
     # It takes the way of mail, so it uses what sends mail.
     "ping": {"accounts", "common", "dkim", "health", "message", "transport"},
 }

@@ -206,3 +206,11 @@ def test_machine_out_of_service_has_no_mail_whatever_the_pillar_says():
     assert (on["mail"], on["in_service"]) == (True, True)
     # So no service restarts.
     assert off["settings_digests"] == on["settings_digests"]
+
+
+@pytest.mark.parametrize(
+    ("connections", "processes"), [(1, 2), (10_000, 2), (20_000, 2), (20_001, 3), (100_000, 10)]
+)
+def test_login_process_holds_ten_thousand_clients(connections, processes):
+    relay = resolve(max_imap_connections=connections)
+    assert relay["imap_login_processes"] == processes

@@ -33,7 +33,9 @@ def dovecot(tmp_path, monkeypatch):
             "void *timeout_add_short(unsigned m, const char *f, unsigned l, void *c, void *x)"
             " { return 0; }\n"
             "void timeout_remove(void **t) { *t = 0; }\n"
+            "#include <unistd.h>\n"
             "int add(int fd) { return inotify_add_watch(fd, \"/new\", 2); }\n"
+            "int i_close(int fd) { return close(fd); }\n"
         ),
         "libdovecot-storage.so.0": (
             "void *timeout_add_short(unsigned, const char *, unsigned, void *, void *);\n"
@@ -53,6 +55,10 @@ def dovecot(tmp_path, monkeypatch):
         "imap": (
             "int mailbox_watch_extract_notify_fd(void *, const char **);\n"
             "int main(void) { const char *r; return mailbox_watch_extract_notify_fd(0, &r); }"
+        ),
+        "imap-hibernate": (
+            "int i_close(int);\nint called(int i) { return i ? i_close(i) : 1; }\n"
+            "int main(void) { return called(0); }"
         ),
         "imap-login": (
             "int main_login(void);\nint called(int i) { return i ? main_login() : 1; }\n"
@@ -81,7 +87,9 @@ def test_objects_that_dovecot_would_use_go_into_place(folder, dovecot):
     assert list(folder.glob(".*")) == []
 
 
-@pytest.mark.parametrize("changed", ["imap", "imap-login", "modules/libssl_iostream_openssl.so"])
+@pytest.mark.parametrize(
+    "changed", ["imap", "imap-hibernate", "imap-login", "modules/libssl_iostream_openssl.so"]
+)
 def test_another_version_of_dovecot_shows(folder, dovecot, changed):
     building.build()
     with (dovecot / changed).open("ab") as file:

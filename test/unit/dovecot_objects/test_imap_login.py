@@ -1,12 +1,7 @@
 """The object of imap-login: the sizes that it asks for, and when it gives memory back."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
-from chatmaild.dovecot_objects.building import compile_object
 
-SOURCE = Path(__file__).parents[3] / "chatmail/dovecot_objects/files/imap-login.c"
 # Stand-ins for Dovecot, OpenSSL and glibc, which say how they are called.
 ORIGINALS = """
 #include <stdio.h>
@@ -31,29 +26,9 @@ int main(void) { void *a = &a; int i; %s return 0; }
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(with_object):
     """Return a function that runs C statements with the object and returns the lines they print."""
-    compile_object(SOURCE, tmp_path / "imap-login.so")
-    library, program = tmp_path / "liboriginals.so", tmp_path / "program"
-
-    def compile_c(text, *arguments):
-        command = ["gcc", "-x", "c", "-", *arguments]
-        subprocess.run(command, input=text, text=True, check=True)
-
-    compile_c(ORIGINALS, "-shared", "-fPIC", "-o", library)
-
-    def run(statements):
-        compile_c(DECLARATIONS % statements, "-o", program, "-x", "none", library)
-        environment = {
-            "LD_PRELOAD": str(tmp_path / "imap-login.so"),
-            "LD_LIBRARY_PATH": str(tmp_path),
-        }
-        done = subprocess.run(
-            [program], env=environment, capture_output=True, text=True, check=True
-        )
-        return done.stdout.splitlines()
-
-    return run
+    return with_object("imap-login", ORIGINALS, DECLARATIONS)
 
 
 def test_buffers_of_a_client_are_small(run):

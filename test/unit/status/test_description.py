@@ -17,6 +17,7 @@ def relay(tmp_path, monkeypatch):
     monkeypatch.setattr(description, "list_limits", lambda _: {"nocreate": {}})
     monkeypatch.setattr(description, "_show_units", lambda _: "")
     monkeypatch.setattr(objects, "FOLDER", tmp_path)
+    monkeypatch.setattr(description, "CONFIGURATIONS", [tmp_path / "main.cf", tmp_path / "no.cf"])
     return {
         "mail_domain": "_chat.example.org",
         "address_domain": "_chat.example.org",
@@ -57,14 +58,15 @@ def test_units_that_are_installed_have_their_state(relay, monkeypatch):
     def show(names):
         asked.extend(names)
         return (
-            "Id=dovecot.service\nLoadState=loaded\nActiveState=active\n\n"
-            "Id=coturn.service\nLoadState=not-found\nActiveState=inactive\n\n"
-            "Id=chatmail-filter.service\nLoadState=loaded\nActiveState=failed\n"
+            "Id=dovecot.service\nLoadState=loaded\nActiveState=active\nNRestarts=0\n\n"
+            "Id=coturn.service\nLoadState=not-found\nActiveState=inactive\nNRestarts=0\n\n"
+            "Id=chatmail-filter.service\nLoadState=loaded\nActiveState=failed\nNRestarts=3\n"
         )
 
     monkeypatch.setattr(description, "_show_units", show)
-    units = commands.describe(relay)["units"]
-    assert units == {"dovecot": "active", "chatmail-filter": "failed"}
+    state = commands.describe(relay)
+    assert state["units"] == {"dovecot": "active", "chatmail-filter": "failed"}
+    assert state["unit_restarts"] == {"chatmail-filter": 3}
     assert {"chatmail-filter.service", "chatmail-accounts.service", "nginx.service"} <= set(asked)
 
 
@@ -86,6 +88,13 @@ def test_notices_come_at_once_only_with_the_object(relay, tmp_path):
     assert commands.describe(relay)["imap_notify"].endswith("at once")
 
 
+def test_idle_clients_are_told_at_once_only_with_the_object(relay, tmp_path):
+    said = "the object for Dovecot's imap-hibernate is missing"
+    assert said in commands.describe(relay)["imap_idle"]
+    (tmp_path / "imap-hibernate.so").touch()
+    assert said not in commands.describe(relay)["imap_idle"]
+
+
 def test_idle_clients_take_little_memory_only_with_the_object(relay, tmp_path):
     said = "the object for Dovecot's imap-login is missing"
     assert said in commands.describe(relay)["imap_memory"]
@@ -97,3 +106,10 @@ def test_idle_clients_take_little_memory_only_with_the_object(relay, tmp_path):
 def test_late_notices_that_the_setting_wants_are_no_fault(relay):
     described = commands.describe(relay | {"imap_notify": False})["imap_notify"]
     assert described.endswith("as the setting says")
+
+
+def test_files_of_the_operator_in_use_are_in_the_state(relay, tmp_path):
+    assert commands.describe(relay)["local_files"] == []
+    mark = "    # --- From salt://chatmail_local/main.cf\n"
+    (tmp_path / "main.cf").write_text(f"biff = no\n{mark}a = 1\n{mark.replace('From', 'End of')}")
+    assert commands.describe(relay)["local_files"] == ["chatmail_local/main.cf"]

@@ -1,1 +1,1 @@
-"""Makes and checks the objects that Dovecot's imap and imap-login load."""
+"""Makes and checks the objects that programs of Dovecot load."""

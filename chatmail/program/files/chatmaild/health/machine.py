@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,9 +10,11 @@ from pathlib import Path
 from chatmaild.accounts.limits import MIN_FREE_INODES
 from chatmaild.certificate.failures import read_failure
 from chatmaild.certificate.summary import read_certificate
+from chatmaild.common import programs
+from chatmaild.common.errors import OperatorError
 from chatmaild.common.mail_off import read_reason
 from chatmaild.health.running import Failed, NotAsked, State
-from chatmaild.status.description import find_units
+from chatmaild.status.description import count_restarts, find_units
 
 QUEUE = "/var/spool/postfix"
 REBOOT_REQUIRED = Path("/run/reboot-required")
@@ -32,21 +33,9 @@ SECURITY_UPDATE = re.compile(r"^Inst .*\bDebian-Security:", re.MULTILINE)
 def ask_program(*command: str) -> str:
     """Return the output of a program. Raises Failed without it, and when it fails."""
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"{command[0]} gave no answer: {type(error).__name__}") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Failed(f"{command[0]} failed with status {done.returncode}: {last}")
-    return done.stdout
+        return programs.run(*command, timeout=PATIENCE).stdout
+    except OperatorError as error:
+        raise Failed(str(error)) from None
 
 
 def units(state: State) -> str:
@@ -57,6 +46,9 @@ def units(state: State) -> str:
         raise Failed(f"{', '.join(idle)}; expected: active")
     why = read_reason() or "mail: false in the pillar"
     rest = "" if state.settings["mail"] else f" (Dovecot and Postfix are off: {why})"
+    for name, count in count_restarts(state.settings).items():
+        # The relay works, so this fails nothing.
+        rest += f"; {name} ended by itself, and was started again {count} times"
     return f"{len(wanted)} units are active{rest}"
 
 

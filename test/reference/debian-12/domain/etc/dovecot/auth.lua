@@ -47,7 +47,7 @@ local function stored_hash(address)
   return hash
 end
 
--- Asks for a new address; returns whether the address exists now.
+-- Asks for a new address; returns "created" if this password made it, "exists" if another login did, or nil.
 -- The client's IP counts for the limit of its network. It is not stored with the address.
 -- The request has no body, because 2.3 would send `Expect: 100-continue` with one. The password is in a
 -- header, because a URL may be logged.
@@ -59,13 +59,12 @@ local function create(address, password, client)
   end)))
   request:add_header("X-Real-IP", client or "")
   local status = request:submit():status()
-  -- 201: created. 200: another login created it first, so the password of that login counts.
-  if status == 201 or status == 200 then return true end
+  if status == 201 then return "created" end
+  if status == 200 then return "exists" end
   -- The service itself logs the reason of 403, 429 and 503.
   if status ~= 403 and status ~= 429 and status ~= 503 then
     dovecot.i_error("no new addresses: chatmail-accounts does not answer, status " .. status)
   end
-  return false
 end
 
 -- PASSDB_RESULT_INTERNAL_FAILURE ("try again later") would fit an address that cannot be created now.
@@ -74,7 +73,12 @@ function auth_password_verify(request, password)
   local address = request.user
   if not is_address(address) then return auth.PASSDB_RESULT_USER_UNKNOWN, "" end
   local hash, problem = stored_hash(address)
-  if problem == "unknown" and create(address, password, request.remote_ip) then hash = stored_hash(address) end
+  if problem == "unknown" then
+    local result = create(address, password, request.remote_ip)
+    -- The service has just made the hash from this password. To verify it would take as long as to make it.
+    if result == "created" then return auth.PASSDB_RESULT_OK, {} end
+    if result == "exists" then hash = stored_hash(address) end
+  end
   if not hash then return auth.PASSDB_RESULT_USER_UNKNOWN, "" end
   if request:password_verify(hash, password) == 1 then return auth.PASSDB_RESULT_OK, {} end
   return auth.PASSDB_RESULT_PASSWORD_MISMATCH, ""
