@@ -2,11 +2,14 @@
 # Turns a bare Debian 12 or 13 server into a chatmail relay. Run it as root:
 #
 #     ./bootstrap.sh chat.example.org
+#     ./bootstrap.sh --adopt
 #
 # It installs Salt, copies this formula to /srv/formulas/chatmail, writes a pillar with the mail
-# domain to /srv/pillar, and converges. It first checks that the machine can become a relay, and
-# refuses before it changes anything. Running it again is safe: it copies the formula of this
-# checkout again, keeps the pillar, and converges again.
+# domain to /srv/pillar, and converges. With --adopt, on a machine that cmdeploy of chatmail/relay set
+# up, it does not converge: the mail service stays as it is, and docs/adoption.md has the next steps.
+# It first checks that the machine can become a relay, and refuses before it changes anything. Running
+# it again is safe: it copies the formula of this checkout again, keeps the pillar, and converges
+# again.
 set -euo pipefail
 
 SALT_VERSION=3008.3 # newer versions need a certifi that some package sources do not have
@@ -15,6 +18,7 @@ FOLDERS=(chatmail _modules _states _runners)
 PILLAR=/srv/pillar/chatmail.sls
 PILLAR_TOP=/srv/pillar/top.sls
 MINION=/etc/salt/minion.d/chatmail.conf
+CMDEPLOY=/usr/local/lib/chatmaild/chatmail.ini
 # The ports of the relay, and the units whose processes may hold these ports after the first run.
 TCP_PORTS=(25 80 143 443 465 587 993)
 UDP_PORTS=(3478)
@@ -76,6 +80,16 @@ refuse_other_pillars() {
         die "$PILLAR is there and has mail_domain: ${present:-(none)}, not $1; edit or move it"
     [[ ! -e $PILLAR_TOP ]] || grep -qE '^ *- +"?chatmail"? *$' "$PILLAR_TOP" ||
         die "$PILLAR_TOP is there and does not name chatmail; add it as an item under base: '*'"
+}
+
+refuse_machines_of_cmdeploy() {
+    [[ ! -e $CMDEPLOY ]] || die "cmdeploy of chatmail/relay set this machine up ($CMDEPLOY is there)." \
+        "To take it over in place with all its mail, read docs/adoption.md and run: $0 --adopt"
+}
+
+refuse_machines_without_cmdeploy() {
+    [[ -r $CMDEPLOY ]] || die "$CMDEPLOY is not there: cmdeploy of chatmail/relay did not set this machine up." \
+        "For a new relay, run: $0 MAIL_DOMAIN"
 }
 
 refuse_minions() {
@@ -196,6 +210,14 @@ chatmail:
 END
 }
 
+bring_salt_and_formula() {
+    say "installing Salt"
+    install_salt
+    say "putting the formula into $FORMULA and the settings into $PILLAR"
+    place_formula
+    place_configuration "$1"
+}
+
 print_next_steps() {
     cat <<END
 
@@ -209,8 +231,35 @@ The relay for $1 is set up.
 END
 }
 
-main() {
-    [[ $# -eq 1 && $1 != -* ]] || die "usage: $0 MAIL_DOMAIN, for example $0 chat.example.org"
+print_steps_of_adoption() {
+    cat <<END
+
+Salt and the formula are on this machine. Its mail service is as before.
+  what would happen                 salt-call --local chatmail_adopt.plan
+  settings                          $PILLAR: put what \`plan\` prints under \`pillar\` there
+  the take-over                     docs/adoption.md
+END
+}
+
+# Brings what docs/adoption.md needs to a machine of cmdeploy. The domain is that of the machine.
+adopt() {
+    local domain
+    refuse_without_root --adopt
+    refuse_other_systems
+    refuse_machines_without_cmdeploy
+    domain=$(sed -nE 's/^mail_domain *= *([^ #]*).*/\1/p' "$CMDEPLOY")
+    refuse_other_domains "$domain"
+    refuse_other_pillars "$domain"
+    refuse_minions
+
+    bring_salt_and_formula "$domain"
+    say "salt-call --local state.apply chatmail.program"
+    salt-call --local --state-output=changes --state-verbose=False state.apply chatmail.program ||
+        die "the program was not installed; correct what is named above and run this again"
+    print_steps_of_adoption
+}
+
+set_up() {
     local domain=${1,,}
     domain=${domain%.}
     refuse_without_root "$@"
@@ -218,17 +267,25 @@ main() {
     refuse_other_domains "$domain"
     refuse_other_pillars "$domain"
     refuse_minions
+    refuse_machines_of_cmdeploy
     refuse_taken_ports
 
-    say "installing Salt"
-    install_salt
-    say "putting the formula into $FORMULA and the settings into $PILLAR"
-    place_formula
-    place_configuration "$domain"
+    bring_salt_and_formula "$domain"
     say "salt-call --local state.apply chatmail"
     salt-call --local --state-output=changes --state-verbose=False state.apply chatmail ||
         die "the machine did not converge; correct what is named above and run this again"
     print_next_steps "$domain"
+}
+
+main() {
+    if [[ $# -eq 1 && $1 == --adopt ]]; then
+        adopt
+    elif [[ $# -eq 1 && $1 != -* ]]; then
+        set_up "$1"
+    else
+        die "usage: $0 MAIL_DOMAIN, for example $0 chat.example.org" \
+            "       $0 --adopt, on a machine that cmdeploy of chatmail/relay set up"
+    fi
 }
 
 main "$@"

@@ -62,7 +62,13 @@ def start():
     """
     low = __salt__["state.show_low_sls"]("chatmail")
     if not all(isinstance(state, dict) for state in low):
-        raise CommandExecutionError("\n".join(map(str, low)))
+        errors = "\n".join(map(str, low))
+        if "No matching sls" in errors:
+            errors += (
+                ". `start` needs the formula and the pillar, and salt-ssh sends neither: run it "
+                "with salt-call on the machine, where `bootstrap.sh --adopt` brings both"
+            )
+        raise CommandExecutionError(errors)
     arguments = {
         "listeners": __salt__["chatmail_relay.ports"](),
         "packages": _list_packages(low),
@@ -82,7 +88,8 @@ def undo():
 
     Mail, addresses and device tokens of the time between stay. An interrupted run is run again.
     Returns {"started"}: the units that run again. Raises CommandExecutionError, with nothing
-    changed, where it is too late or where Dovecot's former packages are gone.
+    changed, where it is too late, where Dovecot's former packages are gone, and with a pillar that
+    tells `chatmail.clean` to delete the mail.
 
     CLI Example:
 
@@ -90,15 +97,28 @@ def undo():
 
         salt-call chatmail_adopt.undo
     """
+    if __salt__["chatmail_relay.settings"]()["clean"]["purge"]:
+        raise CommandExecutionError(
+            "pillar chatmail:clean:purge is true, so the removal of the relay would delete all "
+            "mail and keys: remove it from the pillar, then run undo again"
+        )
+    if not __salt__["chatmail_program.installed"]("adopt"):
+        # An earlier `undo` was interrupted after it had removed the program.
+        _apply("chatmail.program")
     call = __salt__["chatmail_program.call"]
     call("adopt", "check_undo", {}, {})
-    # This removes the program, too. The last step needs it.
-    for sls in ("chatmail.clean", "chatmail.program"):
-        done = __salt__["state.apply"](sls)
-        failed = [f"{each.get('comment')}" for each in _values(done) if each["result"] is False]
-        if failed or not isinstance(done, dict):
-            raise CommandExecutionError(f"state.apply {sls} failed: {failed or done}")
+    _apply("chatmail.clean")
+    # The removal took the program, too. The last step needs it.
+    _apply("chatmail.program")
     return call("adopt", "undo", {}, {})
+
+
+def _apply(sls):
+    """Apply a state file. Raises CommandExecutionError when a state fails."""
+    done = __salt__["state.apply"](sls)
+    failed = [f"{each.get('comment')}" for each in _values(done) if each["result"] is False]
+    if failed or not isinstance(done, dict):
+        raise CommandExecutionError(f"state.apply {sls} failed: {failed or done}")
 
 
 def _values(done):

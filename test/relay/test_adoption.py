@@ -151,6 +151,16 @@ def test_pillar_of_another_machine_is_refused_by_name(machine):
         machine.box.run(["tee", pillar], input=own)
 
 
+def test_converge_before_the_take_over_is_refused_and_changes_nothing(machine):
+    """A highstate of a master may come at any time. A new relay would have new keys."""
+    paths = f"{KEPT} /usr/local/lib/chatmail"
+    before = files(machine.box, paths)
+    done = machine.box.run(f"{APPLY} --out=json", check=False)
+    told = [state["comment"] for state in states(done).values() if state["result"] is False]
+    assert [comment for comment in told if "chatmail_adopt.start" in comment]
+    assert files(machine.box, paths) == before
+
+
 @pytest.fixture(scope="module")
 def planned(machine):
     before = files(machine.box)
@@ -247,6 +257,12 @@ def test_device_tokens_of_the_old_form_are_kept(taken):
     assert all(token.encode() in str(answer).encode() for token in cmdeploy_machine.TOKENS)
 
 
+def test_notification_that_waited_is_in_the_queue_of_the_relay(taken):
+    """The notification service is out of reach, so it stays there."""
+    found = taken.box.run("cat /var/lib/chatmail-metadata/pending/*", check=False).stdout
+    assert cmdeploy_machine.TOKENS[0] in found
+
+
 def test_address_without_protection_has_none_now(taken):
     found = taken.box.run(f"ls -d {taken.mailboxes}/*/enforceE2EEincoming").stdout.split()
     assert len(found) == 2
@@ -323,3 +339,25 @@ def test_client_of_the_old_machine_has_its_mail_after_undo(undone):
 def test_second_plan_after_undo_is_as_the_first(undone, planned):
     again = undone.box.salt("chatmail_adopt.plan")
     assert (again["state"], again["pillar"]) == ("ready", planned["pillar"])
+
+
+KILL = r"""
+salt-call --local chatmail_adopt.start >/dev/null 2>&1 & salt=$!
+journal=/var/backups/chatmail-adoption/journal.json
+timeout 300 sh -c "until grep -qs '\"stopped\"' $journal; do sleep 0.02; done"
+kill -9 $salt $(pgrep -f "chatmaild[.]adopt[.]commands")
+"""
+
+
+def test_start_that_was_killed_while_it_stopped_the_mail_service_goes_on_and_is_undone(undone):
+    box = undone.box
+    box.run(KILL)
+    assert "remove" not in box.salt("chatmail_adopt.plan")["done"]
+    refused = states(box.run(f"{APPLY} --out=json", check=False))
+    assert [each for each in refused.values() if "chatmail_adopt.start" in each["comment"]]
+    box.run(START)
+    assert box.salt("chatmail_adopt.plan")["next"] == "salt-call state.apply chatmail"
+    box.run("salt-call --local chatmail_adopt.undo")
+    after = files(box, "/etc/postfix /etc/dovecot /etc/systemd/system /usr/local")
+    assert stable(after) == stable(undone.before)
+    assert box.run("systemctl is-active postfix dovecot doveauth").stdout.split() == ["active"] * 3

@@ -164,3 +164,48 @@ def test_bare_server_becomes_a_relay_and_a_second_run_changes_nothing(empty_box)
     taken = box.run(f"{BOOTSTRAP} {box.domain}", check=False)
     assert taken.returncode == 1
     assert re.findall(r"(\d+/\w+)  (\S+) ", taken.stderr) == [("80/tcp", "perl")]
+
+
+INI = "/usr/local/lib/chatmaild/chatmail.ini"
+
+
+@pytest.fixture
+def cmdeploy(bare_box):
+    """Put cmdeploy's settings on the machine."""
+    settings = "[params]\nmail_domain = chat.example.org\n"
+    bare_box.run(["install", "-D", "/dev/stdin", INI], input=settings)
+    yield
+    bare_box.run(f"rm -rf {INI.rpartition('/')[0]}")
+
+
+def test_machine_of_cmdeploy_is_refused_with_the_way_to_take_it_over(cmdeploy, refused):
+    told = refused(f"{BOOTSTRAP} chat.example.org")
+    assert "cmdeploy of chatmail/relay set this machine up" in told
+    assert f"run: {BOOTSTRAP} --adopt" in told
+
+
+def test_machine_without_cmdeploy_is_not_adopted(refused):
+    told = refused(f"{BOOTSTRAP} --adopt")
+    assert f"{INI} is not there: cmdeploy of chatmail/relay did not set this machine up" in told
+
+
+def test_machine_of_cmdeploy_gets_salt_and_its_mail_service_stays(bare_box, cmdeploy, release):
+    hold(bare_box, "oldmail", "tcp", 25)
+    try:
+        done = bare_box.run(["bash", "-c", f"{WITH_WHEELS} --adopt"], check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert "chatmail_adopt.plan" in done.stdout
+        assert bare_box.run("systemctl is-active oldmail").stdout == "active\n"
+    finally:
+        bare_box.run("systemctl stop oldmail")
+    assert "mail_domain: chat.example.org" in bare_box.run("cat /srv/pillar/chatmail.sls").stdout
+    # It is half a machine of cmdeploy, so the plan refuses it; but it answers.
+    planned = bare_box.run("salt-call --out=json chatmail_adopt.plan", check=False)
+    found = json.loads(planned.stdout)["local"]
+    assert (planned.returncode, found["state"], found["domain"]) == (
+        1,
+        "refused",
+        "chat.example.org",
+    )
+    newer = [each for each in found["problems"] if "found Debian 13, expected Debian 12" in each]
+    assert len(newer) == (release == "debian-13")

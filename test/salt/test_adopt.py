@@ -4,6 +4,7 @@ import pytest
 import yaml
 from salt.exceptions import CommandExecutionError
 
+SETTINGS = {"mail_domain": "chat.example.org", "clean": {"purge": False}}
 READY = {"state": "ready", "problems": [], "pillar": {"mail_domain": "chat.example.org"}}
 
 
@@ -30,8 +31,9 @@ def door(salt_modules, monkeypatch):
     ]
     given = {
         "chatmail_program.call": call,
+        "chatmail_program.installed": lambda _part: answers.get("installed", True),
         "chatmail_relay.ports": lambda: [{"port": 25}],
-        "chatmail_relay.settings": lambda: {"mail_domain": "chat.example.org"},
+        "chatmail_relay.settings": lambda: answers.get("settings", SETTINGS),
         "state.show_low_sls": lambda _sls: answers.get("low", low),
         "state.apply": apply,
     }
@@ -64,9 +66,7 @@ def test_plan_after_start_has_no_pillar(door):
 def test_start_hands_over_the_packages_of_the_states(door):
     door["start"]()
     arguments = {"listeners": [{"port": 25}], "packages": ["coturn", "postfix", "tcc"]}
-    assert door["plan"].calls == [
-        ("adopt", "start", arguments, {"mail_domain": "chat.example.org"})
-    ]
+    assert door["plan"].calls == [("adopt", "start", arguments, SETTINGS)]
 
 
 def test_start_with_a_pillar_that_does_not_render_does_nothing(door):
@@ -110,3 +110,26 @@ def test_states_of_the_relay_install_what_start_looks_for(salt_call):
             names |= set(state.get("pkgs") or [state["name"]])
     assert names > taking.LATER
     assert "dovecot-auth-lua" in names
+
+
+def test_undo_with_a_pillar_that_deletes_the_mail_is_refused_with_nothing_changed(door):
+    door["plan"].answers["settings"] = {**SETTINGS, "clean": {"purge": True}}
+    with pytest.raises(CommandExecutionError, match="chatmail:clean:purge is true"):
+        door["undo"]()
+    assert door["plan"].calls == []
+
+
+def test_undo_that_was_cut_off_without_the_program_installs_it_first(door):
+    door["plan"].answers["installed"] = False
+    door["undo"]()
+    assert door["plan"].calls[:2] == [
+        ("state.apply", "chatmail.program"),
+        ("adopt", "check_undo", {}, {}),
+    ]
+
+
+def test_start_without_the_formula_names_the_way_that_works(door):
+    """salt-ssh sends a function neither the formula nor the pillar."""
+    door["plan"].answers["low"] = ["No matching sls found for 'chatmail' in env 'base'"]
+    with pytest.raises(CommandExecutionError, match=r"salt-call on the machine.*--adopt"):
+        door["start"]()

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from chatmaild.adopt import machine, mailboxes, planning
+from chatmaild.adopt import machine, mailboxes, planning, problems
 from chatmaild.common.errors import OperatorError
 
 DOMAIN = "chat.example.org"
@@ -109,8 +109,10 @@ def test_mailboxes_are_counted_without_an_address(old):
     old.write(f"{MAILBOXES}/blocked00@{DOMAIN}/password", "")
     old.write(f"{MAILBOXES}/pending_notifications/{'a' * 32}", f"plain@{DOMAIN}\n1\ntoken")
     old.write(f"{MAILBOXES}/pending_notifications/{'b' * 32}.tmp", f"plain@{DOMAIN}\n1\ntoken")
+    machine.here(f"{MAILBOXES}/nobody@{DOMAIN}/cur").mkdir(parents=True)
     assert mailboxes.count(MAILBOXES, DOMAIN) == {
         "addresses": 5,
+        "without_password": 1,
         "unusable": 2,
         "foreign_hashes": 1,
         "unprotected": 4,
@@ -124,3 +126,46 @@ def test_program_that_asks_a_question_gets_no_answer_and_keeps_configuration_fil
     """Dovecot's package asked again and again what to do with dovecot.conf, and `undo` hung."""
     told = machine.run("sh", "-c", 'read line; echo "$? $UCF_FORCE_CONFFOLD $DEBIAN_FRONTEND"')
     assert told == "1 1 noninteractive\n"
+
+
+def test_machine_without_space_is_refused_by_name(old, monkeypatch):
+    monkeypatch.setattr(problems, "NEEDED_BYTES", 1 << 60)
+    planned = planning.plan({}, [])
+    [problem] = planned["problems"]
+    assert problem.startswith("disk: /var has ")
+    assert f"expected {1 << 40} MB" in problem
+
+
+def test_link_and_pipe_in_the_mailboxes_are_not_followed(old, tmp_path):
+    """The user vmail may put anything there; a pipe made `plan` wait for ever."""
+    secret = old.write("/root/secret", "a\n17\nsecret")
+    directory = machine.here("/root").stat().st_mode
+    pending = machine.here(f"{MAILBOXES}/pending_notifications")
+    pending.mkdir()
+    (pending / ("a" * 32)).symlink_to(secret)
+    machine.here(f"{MAILBOXES}/link@{DOMAIN}").symlink_to(machine.here("/root"))
+    for name, file in (("pipe", "password"), ("metapipe", "metadata.json")):
+        home = machine.here(f"{MAILBOXES}/{name}@{DOMAIN}")
+        home.mkdir()
+        os.mkfifo(home / file)
+    old.write(f"{MAILBOXES}/metapipe@{DOMAIN}/password", "{SHA512-CRYPT}$6$x")
+    found = mailboxes.count(MAILBOXES, DOMAIN)
+    assert (found["addresses"], found["without_password"], found["notifications"]) == (2, 1, 0)
+    mailboxes.open_for_filter(MAILBOXES)
+    mailboxes.move_notifications(MAILBOXES, (os.getuid(), os.getgid()))
+    assert machine.here("/root").stat().st_mode == directory
+    assert list(machine.here(mailboxes.OUR_PENDING).iterdir()) == []
+    assert secret.exists()
+
+
+def test_directory_of_pending_notifications_that_is_a_link_is_not_followed(old):
+    old.write("/root/secret", "a\n17\nsecret")
+    machine.here(f"{MAILBOXES}/pending_notifications").symlink_to(machine.here("/root"))
+    assert mailboxes.count(MAILBOXES, DOMAIN)["notifications"] == 0
+
+
+def test_mailbox_without_a_password_is_open_for_the_filter(old):
+    home = machine.here(f"{MAILBOXES}/later0001@{DOMAIN}")
+    home.mkdir(mode=0o700)
+    mailboxes.open_for_filter(MAILBOXES)
+    assert oct(home.stat().st_mode)[-3:] == "710"

@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from chatmaild.adopt import journal, machine, taking, undoing
+from chatmaild.adopt import journal, machine, planning, taking, undoing
 from chatmaild.common.errors import OperatorError
 
 DOMAIN = "chat.example.org"
@@ -62,7 +62,7 @@ def test_start_hands_over_key_certificate_and_notifications(whole, key):
     assert machine.here("/etc/chatmail/dkim/opendkim.pem").read_bytes() == key
     certificate = machine.here(f"/var/lib/acme/live/{DOMAIN}/fullchain").read_bytes()
     assert machine.here("/etc/chatmail/tls/fullchain.pem").read_bytes() == certificate
-    [path] = machine.here("/var/lib/chatmail-metadata").iterdir()
+    [path] = machine.here("/var/lib/chatmail-metadata/pending").iterdir()
     expected = {"address": f"abcdefghi@{DOMAIN}", "token": "token", "first_try": 17}
     assert json.loads(path.read_text()) == expected
     home = machine.here(f"{MAILBOXES}/abcdefghi@{DOMAIN}")
@@ -74,7 +74,7 @@ def test_notifications_that_are_handed_over_twice_are_there_once(whole):
         old = whole.write(f"{MAILBOXES}/pending_notifications/{'a' * 32}", "a@b\n17\ntoken")
         taking.mailboxes.move_notifications(MAILBOXES, (User.pw_uid, User.pw_gid))
         assert not old.exists()
-    [path] = machine.here("/var/lib/chatmail-metadata").iterdir()
+    [path] = machine.here("/var/lib/chatmail-metadata/pending").iterdir()
     assert json.loads(path.read_text())["address"] == "a@b"
 
 
@@ -197,3 +197,54 @@ def test_undo_while_the_relay_is_there_is_refused(whole, monkeypatch):
     whole.write("/etc/chatmail/relay.json", "{}")
     with pytest.raises(OperatorError, match="the relay is still there"):
         undoing.undo({})
+
+
+def test_second_run_at_the_same_time_is_refused_with_nothing_changed(whole):
+    """A killed salt-call leaves its program at work."""
+    with journal.locked():
+        for run in (start, lambda: undoing.undo({})):
+            with pytest.raises(OperatorError, match="another run of chatmail_adopt is at work"):
+                run()
+    assert not machine.here(journal.DIRECTORY).exists()
+    assert start()["next"] == "salt-call state.apply chatmail"
+
+
+@pytest.mark.parametrize("broken", ["systemctl --no-reload disable", "systemctl stop", "cp"])
+def test_highstate_is_refused_until_the_last_step_of_start(whole, broken):
+    """`state.apply chatmail` refuses a machine with chatmail.ini (chatmail_relay.ports_free)."""
+    whole.broken = broken
+    with pytest.raises(OperatorError):
+        start()
+    assert machine.here(machine.INI).exists()
+    assert taking.STEPS[-1] is taking._remove
+    assert machine.INI.startswith(machine.REMOVED[-1])
+
+
+def test_notifications_are_handed_over_where_chatmail_accounts_reads_them(whole):
+    from chatmaild.metadata import service
+
+    assert str(service.PENDING) == taking.mailboxes.OUR_PENDING
+    start()
+    assert len(list(machine.here(service.PENDING).iterdir())) == 1
+
+
+def test_directory_of_mailboxes_may_end_with_a_slash_in_chatmail_ini(whole):
+    whole.write(machine.INI, f"[params]\nmail_domain = {DOMAIN}\nmailboxes_dir = {MAILBOXES}/\n")
+    assert start()["differs"] == {}
+
+
+def test_relay_of_an_ip_address_is_taken_over_without_a_dkim_key(whole):
+    whole.write(machine.INI, "[params]\nmail_domain = 192.0.2.1\n")
+    machine.here(machine.DKIM_KEY).unlink()
+    for old, new in (("fullchain", "certs/mailserver.pem"), ("privkey", "private/mailserver.key")):
+        content = machine.here(f"/var/lib/acme/live/{DOMAIN}/{old}").read_bytes()
+        whole.write(f"/etc/ssl/{new}", content)
+    home = "/home/vmail/mail/192.0.2.1/abcdefghi@[192.0.2.1]"
+    whole.write(f"{home}/password", "{SHA512-CRYPT}$6$x")
+    planned = planning.plan({}, [])
+    assert (planned["state"], planned["pillar"]) == ("ready", {"mail_domain": "192.0.2.1"})
+    assert (planned["found"]["addresses"], planned["found"]["unusable"]) == (1, 0)
+    directory = {"mail_domain": "192.0.2.1", "mailboxes_dir": "/home/vmail/mail/192.0.2.1"}
+    assert start({**SETTINGS, **directory})["differs"] == {}
+    assert not machine.here("/etc/chatmail/dkim").exists()
+    assert oct(machine.here(home).stat().st_mode)[-3:] == "710"

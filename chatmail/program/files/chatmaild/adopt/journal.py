@@ -7,10 +7,25 @@ files/: copies of the machine's files, below their own paths.
 import json
 
 from chatmaild.adopt import machine
-from chatmaild.common import atomic_files
+from chatmaild.common import atomic_files, locks
 from chatmaild.common.errors import OperatorError
 
 DIRECTORY = "/var/backups/chatmail-adoption"
+LOCK = "/run/chatmail-adoption.lock"
+
+
+def locked():
+    """Let one run at a time work. Raises OperatorError while another one does.
+
+    A killed salt-call leaves its program at work.
+    """
+    path = machine.here(LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return locks.alone(
+        path,
+        "another run of chatmail_adopt is at work on this machine: wait until it has ended "
+        "(`pgrep -af chatmaild.adopt` shows it), then run this again",
+    )
 
 
 def files():

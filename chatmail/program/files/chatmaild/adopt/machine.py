@@ -1,11 +1,10 @@
 """What cmdeploy puts on a machine, and how to look at it. Nothing here changes the machine."""
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 from chatmaild.adopt import ini
+from chatmaild.common import programs
 from chatmaild.common.errors import OperatorError
 
 ROOT = Path("/")
@@ -35,11 +34,14 @@ REMOVED = (
     SYSTEMD + "opendkim.service.d/10-prevent-memory-leak.conf",
     *("/etc/cron.d/chatmail-metrics", "/etc/cron.d/acmetool", "/etc/cron.d/expunge"),
     *("/etc/apt/preferences.d/pin-dovecot", "/etc/apt/apt.conf.d/00InstallRecommends"),
-    *("/usr/local/lib/chatmaild", "/usr/local/lib/postfix-mta-sts-resolver"),
+    "/usr/local/lib/postfix-mta-sts-resolver",
     *("/usr/local/bin/filtermail", "/usr/local/bin/chatmail-turn", "/usr/local/bin/mtail"),
     *("/usr/local/bin/iroh-relay", "/usr/lib/cgi-bin/newemail.py", "/etc/chatmail-version"),
     *("/etc/iroh-relay.toml", "/etc/mtail/delivered_mail.mtail", "/etc/mta-sts-daemon.yml"),
     *("/etc/acme/hooks/nginx", "/usr/lib/acme/hooks/nginx", "/root/from-cmdeploy"),
+    # chatmail.ini is in it. While this file is there, `state.apply chatmail` refuses the machine,
+    # so a highstate cannot come between the steps of a take-over.
+    "/usr/local/lib/chatmaild",
 )
 # What the converge replaces or removes. `undo` puts it back.
 REPLACED = (
@@ -56,7 +58,6 @@ DOVECOT = ("dovecot-core", "dovecot-imapd", "dovecot-lmtpd")
 ANSWERS = {
     "DEBIAN_FRONTEND": "noninteractive",
     "UCF_FORCE_CONFFOLD": "1",
-    "LC_ALL": "C.UTF-8",
 }
 
 
@@ -67,18 +68,8 @@ def here(path):
 
 def run(*command, check=True):
     """Run a program; return its output. Raises OperatorError when it fails, unless not `check`."""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **ANSWERS},
-    )
-    if check and done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip())[-500:]
-        raise OperatorError(f"`{' '.join(command)}` failed with status {done.returncode}: {last}")
-    return done.stdout
+    # The last line of apt and dpkg is seldom the cause.
+    return programs.run(*command, check=check, lines=8, **ANSWERS).stdout
 
 
 def read_settings():
@@ -112,7 +103,7 @@ def is_ip(domain):
 
 def find_mailboxes(given):
     """Return the directory of the mailboxes. given: the lines of chatmail.ini."""
-    return given.get("mailboxes_dir") or f"/home/vmail/mail/{given['mail_domain']}"
+    return given.get("mailboxes_dir", "").rstrip("/") or f"/home/vmail/mail/{given['mail_domain']}"
 
 
 def find_certificate(given):

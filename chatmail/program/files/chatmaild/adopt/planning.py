@@ -117,6 +117,11 @@ def describe_lost(found):
             f"{number} addresses have characters other than a-z, 0-9, '.', '_' and '-': nobody "
             "can log in there; their mail stays on the disk"
         )
+    if number := found["without_password"]:
+        yield (
+            f"{number} directories of mailboxes have no password file, so they belong to no "
+            "address and nobody can log in there; they stay on the disk"
+        )
     if number := found["foreign_hashes"]:
         yield f"{number} password files hold no hash that Dovecot knows: nobody can log in there"
     if number := found["raw_logs"]:

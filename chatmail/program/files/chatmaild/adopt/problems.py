@@ -1,5 +1,7 @@
 """Why a machine cannot be taken over: it is not one of cmdeploy's, or only half of one."""
 
+import os
+
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -8,6 +10,8 @@ from chatmaild.certificate.summary import read_pair
 from chatmaild.common.errors import OperatorError
 
 SETTINGS = "/etc/chatmail/relay.json"
+# The packages, their download and the copies take half of it.
+NEEDED_BYTES = 500 << 20
 RUN_AGAIN = "finish it with `cmdeploy run` on the operator's computer"
 
 
@@ -18,6 +22,7 @@ def find(given, listeners, states):
     `machine.unit_states` returns. Each sentence says what was found, what is expected, what to do.
     """
     problems = [*_find_half_runs(), *_find_stopped(states), *_find_foreign(listeners)]
+    problems += _find_little_space()
     domain = given["mail_domain"]
     if not machine.is_ip(domain):
         problems += _find_key_problems()
@@ -79,6 +84,19 @@ def _find_foreign(listeners):
             yield (
                 f"port {each['port']}/{each['proto']} is held by {each['process'] or 'a process'} "
                 f"({unit or 'no unit'}), which cmdeploy does not set up: stop, disable or move it"
+            )
+
+
+def _find_little_space():
+    # Both are on one file system on most machines.
+    places = {os.stat(machine.here(path)).st_dev: path for path in ("/usr", "/var")}
+    for path in places.values():
+        found = os.statvfs(machine.here(path))
+        free = found.f_bavail * found.f_frsize
+        if free < NEEDED_BYTES:
+            yield (
+                f"disk: {path} has {free >> 20} MB free, expected {NEEDED_BYTES >> 20} MB for "
+                "packages and copies: make room, for example with `apt-get clean`"
             )
 
 

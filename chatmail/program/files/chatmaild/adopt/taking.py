@@ -20,6 +20,8 @@ OUR_DKIM = "/etc/chatmail/dkim"
 APT = (
     *("apt-get", "-q", "-y", "--no-install-recommends"),
     *("-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Options::=--force-confdef"),
+    # Upgrades at night hold the lock for minutes.
+    *("-o", "DPkg::Lock::Timeout=600"),
 )
 # The converge installs these after the mail service has begun again.
 LATER = {"coturn", "certbot", "python3-certbot-dns-rfc2136"}
@@ -34,8 +36,14 @@ def start(settings, listeners, packages):
     names of all packages that the converge installs.
     Returns {"stopped", "next", "differs"}. stopped: when the mail service ended, Unix seconds.
     differs: settings of the pillar that change the machine's behaviour.
-    Raises OperatorError, with nothing changed, on a machine that cannot be taken over.
+    Raises OperatorError, with nothing changed, on a machine that cannot be taken over, and while
+    another run is at work.
     """
+    with journal.locked():
+        return _start(settings, listeners, packages)
+
+
+def _start(settings, listeners, packages):
     begun = journal.read()
     if begun is None:
         given = machine.read_settings()
@@ -164,6 +172,14 @@ def _stop(begun, _packages):
         machine.run("systemctl", "--no-block", "stop", *unused)
 
 
+def _mailboxes(begun, _packages):
+    """Let the filter see the addresses, and hand over the pending notifications."""
+    directory = machine.find_mailboxes(begun["given"])
+    mailboxes.open_for_filter(directory)
+    vmail = pwd.getpwnam("vmail")
+    mailboxes.move_notifications(directory, (vmail.pw_uid, vmail.pw_gid))
+
+
 def _remove(begun, _packages):
     """Remove the files that cmdeploy made. Copies of them are kept."""
     for path in machine.REMOVED:
@@ -180,12 +196,4 @@ def _remove(begun, _packages):
     machine.run("systemctl", "reset-failed")
 
 
-def _mailboxes(begun, _packages):
-    """Let the filter see the addresses, and hand over the pending notifications."""
-    directory = machine.find_mailboxes(begun["given"])
-    mailboxes.open_for_filter(directory)
-    vmail = pwd.getpwnam("vmail")
-    mailboxes.move_notifications(directory, (vmail.pw_uid, vmail.pw_gid))
-
-
-STEPS = (_keep, _packages, _dovecot, _stop, _keys, _remove, _mailboxes)
+STEPS = (_keep, _packages, _dovecot, _stop, _keys, _mailboxes, _remove)

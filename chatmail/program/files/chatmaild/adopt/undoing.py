@@ -39,6 +39,11 @@ def undo(settings):
 
     Mail, addresses and device tokens of the time between stay. Raises OperatorError.
     """
+    with journal.locked():
+        return _undo(settings)
+
+
+def _undo(settings):
     check(settings)
     if machine.here(problems.SETTINGS).exists():
         raise OperatorError(
@@ -92,7 +97,8 @@ def _put_back(path):
     # A file of the relay may be where a link was.
     if kept.is_symlink() or target.is_symlink():
         target.unlink(missing_ok=True)
-    machine.run("cp", "-aT", str(kept), str(target))
+    # The user of the mail may have put a link in the place of a file meanwhile.
+    machine.run("cp", "-aT", "--remove-destination", str(kept), str(target))
 
 
 def _start(noted):
