@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "chatmail_move"
 
@@ -99,9 +99,10 @@ def on():
 
 
 def key():
-    """Make a key for one move on the machine that gets the relay; return {"public_key"}.
+    """Make a key for one move on the machine that gets the relay; return its public half.
 
-    systemd removes the key after six hours, if `close` did not.
+    systemd removes the key after six hours, if `close` did not. Returns {"public_key",
+    "signature": by the key of this minion}.
 
     CLI Example:
 
@@ -109,7 +110,7 @@ def key():
 
         salt new chatmail_move.key
     """
-    return _ask("key", settings={}, seconds=LIFETIME)
+    return _signed("public_key", _ask("key", settings={}, seconds=LIFETIME))
 
 
 def admit(public_key, addresses):
@@ -117,8 +118,8 @@ def admit(public_key, addresses):
 
     public_key: what `key` returned on the other machine. addresses: that machine's IP addresses.
     An SSH server of its own listens on port 2222, and ends after six hours if `close` did not end
-    it. Returns {"host_key", "port"}. Raises SaltInvocationError for another form of the arguments,
-    and CommandExecutionError when the server does not start.
+    it. Returns {"host_key", "port", "signature"}. Raises SaltInvocationError for another form of
+    the arguments, and CommandExecutionError when the server does not start.
 
     CLI Example:
 
@@ -126,7 +127,8 @@ def admit(public_key, addresses):
 
         salt old chatmail_move.admit 'ssh-ed25519 AAAA…' addresses='[192.0.2.7]'
     """
-    return _ask("admit", settings={}, public_key=public_key, addresses=addresses, seconds=LIFETIME)
+    given = {"public_key": public_key, "addresses": addresses}
+    return _signed("host_key", _ask("admit", settings={}, seconds=LIFETIME, **given))
 
 
 def copy(host_key, addresses, last=False):
@@ -148,21 +150,26 @@ def copy(host_key, addresses, last=False):
 
 
 def publish():
-    """Publish the DNS records of this machine, where the pillar has a way.
+    """Publish the DNS records of this machine where the pillar has a way, else look for them.
 
-    Returns {"published": the number of changes, "zone": all records, for publishing by hand}.
+    Returns {"published": the number of changes, "missing": all records, for publishing by hand,
+    when the pillar has no way and no name server has all required ones; else an empty text}.
     Raises CommandExecutionError as `chatmail_dns.publish` does.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt new chatmail_move.publish
+        salt-call chatmail_move.publish
     """
     dns = __salt__["chatmail_program.settings"]()["dns"]
-    way = dns["server"] or dns["hook"]
-    changes = __salt__["chatmail_dns.publish"]() if way else []
-    return {"published": len(changes), "zone": __salt__["chatmail_dns.zone"]()}
+    if dns["server"] or dns["hook"]:
+        return {"published": len(__salt__["chatmail_dns.publish"]()), "missing": ""}
+    try:
+        complete = __salt__["chatmail_dns.check"]()["result"]
+    except CommandExecutionError:
+        complete = False  # No name server answers for the domain.
+    return {"published": 0, "missing": "" if complete else __salt__["chatmail_dns.zone"]()}
 
 
 def close():
@@ -237,6 +244,11 @@ def _find_free(directory):
         directory = os.path.dirname(directory)
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
+
+
+def _signed(name, found):
+    signature = __salt__["chatmail_identity.sign"](f"chatmail_move {found[name]}")
+    return {**found, "signature": signature}
 
 
 def _ask(command, settings=None, **arguments):

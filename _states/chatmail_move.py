@@ -31,7 +31,7 @@ def moved(name, source, target):
     source, target: the ids of the two minions, whose pillars have the same mail domain.
     `changes` says what was moved, and the seconds without mail: from the moment at which the old
     machine takes no mail until the new one has started. With test=True there are only the checks.
-    Where the pillar has no way to publish DNS records, the comment has them.
+    Where the pillar has no way to publish DNS records, the comment has them until DNS has them.
 
     .. code-block:: yaml
 
@@ -146,10 +146,12 @@ def _move(found, source, target):
 
 def _authorise(found, source, target):
     """Let the target read the files of the source; return the arguments of a copy."""
-    key = _call("key", target, "chatmail_move.key")["public_key"]
+    prove, pki = __utils__["chatmail_steps.prove"], __opts__["pki_dir"]
+    key = prove(pki, target, "public_key", _call("key", target, "chatmail_move.key"))
     given = {"public_key": key, "addresses": found[target]["own"]}
     admitted = _call("key", source, "chatmail_move.admit", **given)
-    return {"host_key": admitted["host_key"], "addresses": found[source]["own"]}
+    host_key = prove(pki, source, "host_key", admitted)
+    return {"host_key": host_key, "addresses": found[source]["own"]}
 
 
 def _forget(*machines):
@@ -175,16 +177,17 @@ def _finish(found, source, target):
     _apply(target, "chatmail")
     if found[source]["formula"]:
         _apply(source, "chatmail")
-    by_hand = not found[target]["publishes"]
-    _call("health", target, "chatmail_relay.health", offline=by_hand)
+    missing = ""
+    if not found[target]["publishes"]:
+        missing = _call("DNS", target, "chatmail_move.publish")["missing"]
+    _call("health", target, "chatmail_relay.health", offline=bool(missing))
     # Behind the same NAT both machines have one public address.
     old = [each for each in found[source]["own"] if each not in found[target]["own"]]
     _call("old machine", target, "chatmail_move.silent", addresses=old)
     said = f"{target} serves {found[target]['domain']}, and {source} answers no mail"
-    if not by_hand:
+    if not missing:
         return said
-    zone = _call("DNS", target, "chatmail_move.publish")["zone"]
-    return f"{said}. Publish these records by hand, if DNS does not have them yet:\n{zone}"
+    return f"{said}. Publish these records by hand, and then run this again:\n{missing}"
 
 
 def _apply(machine, sls, **more):

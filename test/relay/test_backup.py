@@ -3,13 +3,15 @@
 import contextlib
 import json
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from relay.client import Account
+from relay.client import Account, imap
 from relay.machines import LAB, Relay, lab
 from relay.notifications import NotificationService, notification_service
-from support.backup import make_key
+from support import kept_mail
+from support.backup import make_key, seal, unseal
 from support.converging import APPLY, not_as_expected, states
 from support.devices import new_device, send
 from support.logins import ask, mailboxes_dir, try_imap, try_smtp
@@ -24,6 +26,13 @@ KEYS = (
     "/etc/letsencrypt/accounts /etc/letsencrypt/live/chatmail -name README -prune -o "
     "-type f -exec sha256sum {} +"
 )
+# All files of the machine but logs, caches, and what programs write while they run.
+OWN_FILES = """
+cd / && find etc home root usr/local var/backups var/lib var/mail var/spool \\
+    -path var/lib/apt -prune -o -path var/lib/systemd -prune -o \\
+    -type f ! -name backup.age -printf '%m %U:%G %p ' -exec sha256sum {} \\; -o \\
+    -type l -printf '%p -> %l\\n' -o -type d -printf '%m %U:%G %p\\n' | sort
+"""
 
 
 class Restored(NamedTuple):
@@ -32,6 +41,7 @@ class Restored(NamedTuple):
     relay: Relay
     accounts: list[Account]
     blocked: Account
+    mailbox: Account
     device: str
     token: str
     digests: set[str]
@@ -39,6 +49,10 @@ class Restored(NamedTuple):
     records: list
     service: NotificationService
     result: dict
+    refused: dict[str, tuple]
+    mail: dict
+    validities: list[bytes]
+    archive_with_mail: Path
 
 
 def digests(box):
@@ -61,6 +75,40 @@ def call(box, function, *arguments):
     command = ["salt-call", "--local", "--out=json", "--log-level=debug", function, *arguments]
     done = box.run(command)
     return json.loads(done.stdout)["local"], done.stdout + done.stderr
+
+
+def refusals(box, archive, key, directory):
+    """Let a machine restore archives that are not its own or not whole.
+
+    Returns {kind of archive: (exit code, what was said, the lines of OWN_FILES that changed)}.
+    """
+    recipient = subprocess.run(["age-keygen", "-y", key], capture_output=True, check=True).stdout
+    members = unseal(archive, key)
+    others = {"truncated": archive.read_bytes()[:-4000]}
+
+    def seal_with(name, recipient, **head):
+        first = json.dumps({**json.loads(members["backup.json"]), **head}).encode()
+        seal(directory / name, recipient, list({**members, "backup.json": first}.items()))
+        others[name] = (directory / name).read_bytes()
+
+    seal_with("of an older format", recipient.decode().strip(), format=0)
+    seal_with("of another relay", recipient.decode().strip(), domain="other.example")
+    (directory / "other").mkdir()
+    seal_with("for another key", make_key(directory / "other")[1])
+    before, found = own_files(box), {}
+    for name, content in others.items():
+        (directory / "wrong.age").write_bytes(content)
+        put(box, directory / "wrong.age", ARCHIVE)
+        arguments = ["salt-call", "--local", "chatmail_backup.restore", ARCHIVE, KEY]
+        done = box.run(arguments, check=False)
+        said = " ".join((done.stdout + done.stderr).split())
+        found[name] = done.returncode, said, before ^ own_files(box)
+    return found
+
+
+def own_files(box):
+    """Return a line for each file, directory and link of the machine's own."""
+    return set(box.run(OWN_FILES).stdout.splitlines())
 
 
 def hash_of(box, account):
@@ -90,14 +138,18 @@ def restored(release, empty_boxes, tmp_path_factory):
 
         domain = f"backup{directory.stat().st_ino}.signed.example"
         old = converged(release, domain)
-        token = old.salt("chatmail_accounts.invite", "uses=5")["link"].partition("#")[2]
-        answers = [ask(old, token)[1] for _ in range(3)]
-        *accounts, blocked = [Account(each["email"], each["password"]) for each in answers]
+        token = old.salt("chatmail_accounts.invite", "uses=6")["link"].partition("#")[2]
+        answers = [ask(old, token)[1] for _ in range(4)]
+        *accounts, mailbox, blocked = [Account(each["email"], each["password"]) for each in answers]
         device = new_device(old, accounts[0])
         old.salt("chatmail_accounts.block", blocked.address)
         old.salt("chatmail_dkim.rotate", "wait=0")
         made, output = call(old, "chatmail_backup.create")
         fetch(old, made["path"], directory / "backup.age")
+        kept_mail.fill(old, mailbox, accounts[0])
+        mail = kept_mail.read(old, mailbox), kept_mail.validities(old, mailbox)
+        with_mail = old.salt("chatmail_backup.create", "mail=True", "path=/root/mail.age")
+        fetch(old, with_mail["path"], directory / "mail.age")
         records = [
             (each["name"].rstrip("."), each["type"], each["expected"])
             for each in old.salt("chatmail_dns.check", check=False)["records"]
@@ -110,8 +162,9 @@ def restored(release, empty_boxes, tmp_path_factory):
         lab("down", old.name)
 
         new = converged(OTHER_RELEASE[release], domain)
-        put(new, directory / "backup.age", ARCHIVE)
         put(new, key, KEY)
+        refused = refusals(new, directory / "backup.age", key, directory)
+        put(new, directory / "backup.age", ARCHIVE)
         fresh = digests(new)
         # The chain of the authority is the same on both machines.
         assert not {line for line in fresh & before[0] if "priv" in line or "dkim" in line}
@@ -125,11 +178,29 @@ def restored(release, empty_boxes, tmp_path_factory):
         for confidential in (secret, device, *hashes, *(each.address for each in accounts)):
             assert confidential.strip()
             assert confidential not in output
-        yield Restored(new, accounts, blocked, device, token, *before, records, service, result)
+        kept = device, token, *before, records, service, result, refused, *mail
+        yield Restored(new, accounts, blocked, mailbox, *kept, directory / "mail.age")
+
+
+@pytest.mark.parametrize(
+    ("archive", "text"),
+    [
+        ("truncated", "age says: "),
+        ("of an older format", "has format 0, expected 1"),
+        ("of another relay", "is of 'other.example', and this relay is"),
+        ("for another key", "no identity matched"),
+    ],
+)
+def test_wrong_archive_was_refused_with_no_file_changed(restored, archive, text):
+    code, said, changed = restored.refused[archive]
+    assert code != 0
+    assert text in said
+    assert "Nothing was changed" in said
+    assert changed == set()
 
 
 def test_restore_says_what_came_back(restored):
-    assert restored.result["addresses"] == 3
+    assert restored.result["addresses"] == 4
     assert restored.result["invitations"] == 1
     assert restored.result["settings_differ"] == []
 
@@ -145,7 +216,7 @@ def test_rotation_of_the_dkim_keys_goes_on(restored):
 
 
 def test_every_password_logs_in_and_a_block_stays(restored):
-    for account in restored.accounts:
+    for account in (*restored.accounts, restored.mailbox):
         assert try_imap(restored.relay, *account)
         assert try_smtp(restored.relay, *account)
     assert not try_imap(restored.relay, *restored.blocked)
@@ -199,3 +270,23 @@ def test_restored_relay_can_be_backed_up(restored):
     assert restored.relay.salt("chatmail_backup.verify", made["path"])["sha256"] == made["sha256"]
     mode = restored.relay.run(["stat", "-c", "%a %U:%G", made["path"]]).stdout.strip()
     assert mode == "600 root:root"
+
+
+def test_mail_comes_back_once_with_its_flags_from_the_other_dovecot(restored):
+    """The archive with mail brings an address back that was deleted here meanwhile."""
+    relay, mailbox = restored.relay, restored.mailbox
+    assert sum(kept_mail.read(relay, mailbox)["INBOX"].values()) == 0
+    relay.salt("chatmail_accounts.delete", mailbox.address)
+    put(relay, restored.archive_with_mail, ARCHIVE)
+    result = relay.salt("chatmail_backup.restore", ARCHIVE, KEY, "merge=True")
+    assert (result["addresses"], result["kept"]) == (1, 3)
+    found = kept_mail.read(relay, mailbox)
+    assert found == restored.mail
+    assert set(found) == set(kept_mail.FOLDERS)
+    # Clients forget the numbers of the old machine, and Dovecot gives no number twice.
+    later = kept_mail.validities(relay, mailbox)
+    assert not set(later) & set(restored.validities)
+    send(relay, restored.accounts[0], mailbox)
+    with imap(relay, mailbox) as connection:
+        expected = sum(found["INBOX"].values()) + 1
+        relay.wait_until(lambda: kept_mail.count(connection, "INBOX") == expected)

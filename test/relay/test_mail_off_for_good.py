@@ -1,5 +1,6 @@
 """`chatmail_move.off` keeps mail off on a machine, whatever its pillar says."""
 
+import smtplib
 import socket
 
 import pytest
@@ -12,22 +13,33 @@ REASON = "this relay moved to another machine"
 
 @pytest.fixture(scope="module")
 def off(relay):
-    """The relay with mail off, and on again afterwards. It has an account and the results."""
+    """The relay with mail off, and on again afterwards.
+
+    It has an account, the results, and a session that began before.
+    """
     account = new_account(relay)
+    session = smtp(relay, account)
     try:
         done = relay.salt("chatmail_move.off", REASON)
-        yield account, done, changing(relay.run(f"{APPLY} --out=json"))
+        yield account, done, changing(relay.run(f"{APPLY} --out=json")), session
     finally:
         relay.salt("chatmail_move.on")
         relay.run(APPLY)
 
 
 def test_off_stops_mail_at_once(relay, off):
-    _account, done, _changed = off
+    _account, done, *_ = off
     assert (done["mail_off"], done["changed"]) == (REASON, True)
     for port in MAIL_PORTS:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((relay.domain, port), timeout=10)
+
+
+def test_off_ends_a_session_that_goes_on(off):
+    """On Debian 13, Postfix once waited for the end of each session, and did nothing else."""
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        off[3].noop()
+    assert off[1]["seconds"] < 60
 
 
 def test_converge_afterwards_writes_only_the_settings(relay, off):

@@ -1,10 +1,13 @@
 """The orchestrations of a move, with machines whose answers are played back."""
 
+import base64
 import fcntl
 import importlib.util
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from support.played_back import SILENT, Fleet
 
 ASKED = Path(__file__).resolve().parents[2] / "chatmail/fleet/asked.py"
@@ -32,28 +35,31 @@ WITHOUT_MAIL = ["off old", "copy new last", "publish new", "on new"]
 
 
 class Machines:
-    """Two machines that remember whether mail is on. `without` names a function that fails."""
+    """Two machines that remember whether mail is on. `without` names a function that fails.
+
+    missing: the records that DNS lacks.
+    """
 
     def __init__(self, old=None, new=None, without=None):
         self.found = {"old": {**OLD, **(old or {})}, "new": {**NEW, **(new or {})}}
-        self.without, self.steps = without, []
+        self.without, self.steps, self.signs, self.missing = without, [], {}, ""
 
     def answers(self):
         """Return the answers as Minions takes them."""
         functions = {
             "state.apply": self._apply,
             "chatmail_accounts.count": lambda _m: {"addresses": 1000},
-            "chatmail_move.admit": lambda _m, **_given: {"host_key": HOST_KEY, "port": 2222},
+            "chatmail_move.admit": self._admit,
             "chatmail_move.close": lambda _m: {"changed": True},
             "chatmail_move.copy": self._copy,
-            "chatmail_move.key": lambda _m: {"public_key": PUBLIC_KEY},
+            "chatmail_move.key": lambda m: sign(self.signs.get(m, m), "public_key", PUBLIC_KEY),
             "chatmail_move.off": self._off,
             "chatmail_move.on": self._on,
-            "chatmail_move.publish": lambda _m: {"published": 4, "zone": "@ A 192.0.2.7"},
+            "chatmail_move.publish": lambda _m: {"published": 4, "missing": self.missing},
             "chatmail_move.silent": lambda _m, **_given: WELL,
             "chatmail_move.state": lambda m: dict(self.found[m]),
             "result": False,
-            "chatmail_relay.health": lambda _m, **_given: WELL,
+            "chatmail_relay.health": self._health,
         }
         return {
             name: {machine: self._note(name, machine, do) for machine in self.found}
@@ -75,6 +81,11 @@ class Machines:
             self.found[machine] |= {"formula": None, "addresses": 0}
         return SAME
 
+    def _admit(self, machine, public_key, addresses):
+        other = "new" if machine == "old" else "old"
+        assert (public_key, addresses) == (PUBLIC_KEY, self.found[other]["own"])
+        return sign(self.signs.get(machine, machine), "host_key", HOST_KEY)
+
     def _copy(self, machine, host_key, addresses, last=False):
         other = "new" if machine == "old" else "old"
         assert (host_key, addresses) == (HOST_KEY, self.found[other]["own"])
@@ -83,6 +94,11 @@ class Machines:
             assert self.found[other]["mail_off"]
             self.found[machine]["addresses"] = self.found[other]["addresses"]
         return {"files": 7, "bytes": 70}
+
+    def _health(self, _machine, offline=False):
+        # DNS is looked at as soon as it has all records.
+        assert offline is bool(self.missing)
+        return WELL
 
     def _off(self, machine, reason):
         self.found[machine]["mail_off"] = reason
@@ -96,10 +112,26 @@ class Machines:
         return [name for name, each in self.found.items() if each["mail_off"] is None]
 
 
+KEYS = {name: rsa.generate_private_key(65537, 2048) for name in ("old", "new", "evil")}
+
+
+def sign(machine, name, value):
+    """Return an answer as `chatmail_move` of a machine signs it."""
+    signature = KEYS[machine].sign(
+        f"chatmail_move {value}".encode(), padding.PKCS1v15(), hashes.SHA1()
+    )
+    return {name: value, "signature": base64.b64encode(signature).decode()}
+
+
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
     made = Fleet(tmp_path, monkeypatch)
     made.opts["cachedir"] = str(tmp_path)
+    made.opts["pki_dir"] = str(tmp_path / "pki")
+    (tmp_path / "pki/minions").mkdir(parents=True)
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    for name, key in KEYS.items():
+        (tmp_path / "pki/minions" / name).write_bytes(key.public_key().public_bytes(*form))
     return made
 
 
@@ -225,11 +257,16 @@ def test_undo_that_stopped_goes_on_in_its_direction(fleet):
 
 def test_records_are_shown_where_the_pillar_has_no_way_to_publish(fleet):
     machines = Machines({"publishes": False}, {"publishes": False})
+    machines.missing = "@ A 192.0.2.7"
     found = run(fleet, machines)
     assert found["result"] is True
     assert "Publish these records by hand" in found["comment"]
     assert found["comment"].endswith("@ A 192.0.2.7")
     assert machines.steps.index("publish new") > machines.steps.index("on new")
+    machines.missing = ""
+    found = run(fleet, machines)
+    assert (found["result"], found["changes"]) == (True, {}), found["comment"]
+    assert "by hand" not in found["comment"]
 
 
 def test_two_moves_never_meet(fleet, tmp_path):
@@ -285,3 +322,16 @@ def test_machines_come_from_the_pillar_of_the_command_line():
 )
 def test_wrong_pillar_of_a_run_says_what_is_expected(pillar, error):
     assert error in asked(pillar)["error"]
+
+
+@pytest.mark.parametrize(("machine", "named"), [("new", "public_key"), ("old", "host_key")])
+def test_key_that_another_minion_sent_is_refused(fleet, machine, named):
+    """Once, any minion of the master could answer first and so get all of a relay that moves."""
+    machines = Machines()
+    machines.signs = {machine: "evil"}
+    found = run(fleet, machines)
+    assert found["result"] is False
+    assert f"{machine}: {named}: expected a signature by the key in " in found["comment"]
+    assert machines.serving() == ["old"]
+    assert not {"copy new", "off old"} & set(machines.steps)
+    assert machines.steps[-2:] == ["close old", "close new"]

@@ -5,9 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 MODULE = Path(__file__).resolve().parents[2] / "_modules/chatmail_move.py"
+KEYS = {"public_key": "ssh-ed25519 A", "host_key": "ssh-ed25519 B"}
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def move(tmp_path, monkeypatch):
     module.__salt__ = {
         "chatmail_relay.settings": lambda: module.relay,
         "chatmail_program.settings": lambda: {"formula": "2026.11", "dns": module.relay["dns"]},
-        "chatmail_program.call": lambda *given: module.asked.append(given) or {},
+        "chatmail_identity.sign": lambda text: f"signed: {text}",
+        "chatmail_program.call": lambda *given: module.asked.append(given) or dict(KEYS),
         "chatmail_dns.publish": lambda: ["one", "two"],
         "chatmail_dns.zone": lambda: "@ A 192.0.2.7",
         "file.file_exists": lambda _path: Path(module.relay["mailboxes_dir"]).exists(),
@@ -87,9 +89,21 @@ def test_keys_end_after_some_hours(move):
 
 
 def test_records_are_published_where_the_pillar_has_a_way(move):
-    assert move.publish() == {"published": 0, "zone": "@ A 192.0.2.7"}
     move.relay["dns"]["hook"] = "my_dns.apply"
-    assert move.publish() == {"published": 2, "zone": "@ A 192.0.2.7"}
+    assert move.publish() == {"published": 2, "missing": ""}
+
+
+def test_records_are_shown_until_dns_has_them_where_the_pillar_has_no_way(move):
+    def fail():
+        raise CommandExecutionError("no name server answers")
+
+    for check, missing in (
+        (lambda: {"result": False}, "@ A 192.0.2.7"),
+        (fail, "@ A 192.0.2.7"),
+        (lambda: {"result": True}, ""),
+    ):
+        move.__salt__["chatmail_dns.check"] = check
+        assert move.publish() == {"published": 0, "missing": missing}
 
 
 def test_machine_that_answers_mail_is_named_with_its_port(move, monkeypatch):
@@ -99,3 +113,9 @@ def test_machine_that_answers_mail_is_named_with_its_port(move, monkeypatch):
         found = move.silent(["127.0.0.1"])
         assert found == {"result": False, "comment": f"127.0.0.1 port {port} answers"}
     assert move.silent(["127.0.0.1"])["result"] is True
+
+
+def test_keys_are_signed_by_the_minion(move):
+    assert move.key()["signature"] == "signed: chatmail_move ssh-ed25519 A"
+    found = move.admit("ssh-ed25519 A", ["192.0.2.7"])
+    assert found["signature"] == "signed: chatmail_move ssh-ed25519 B"

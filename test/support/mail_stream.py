@@ -1,6 +1,7 @@
 """A message a second from one relay to another, and a client that waits for them meanwhile."""
 
 import contextlib
+import itertools
 import re
 import secrets
 import threading
@@ -12,13 +13,29 @@ from support.idle_client import IdleClient
 MESSAGE_ID = re.compile(rb"<(stream-[0-9a-f]{16})@localhost>")
 
 
-class MailStream:
-    """Sends to `recipient` within a `with` block. sent: the ids of accepted messages, in order."""
+class Background:
+    """Does `_run` in a thread within a `with` block. `_run` ends when `_end` is set."""
+
+    def __init__(self):
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join(60)
+
+
+class MailStream(Background):
+    """Sends a message a second to `recipient`. sent: the ids of accepted messages, in order."""
 
     def __init__(self, relay, sender, recipient):
+        super().__init__()
         self.relay, self.sender, self.recipient = relay, sender, recipient
-        self.sent, self._end = [], threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self.sent = []
 
     def _run(self):
         while not self._end.wait(1):
@@ -30,26 +47,45 @@ class MailStream:
                 connection.sendmail(self.sender.address, [self.recipient.address], message)
             self.sent.append(name)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_):
-        self._end.set()
-        self._thread.join(60)
+class Conversation(Background):
+    """Delta Chat writes a message a second to another Delta Chat, which does nothing but wait.
+
+    writer, reader: two accounts that have joined. sent: the texts, in order.
+    """
+
+    def __init__(self, writer, reader):
+        super().__init__()
+        self._to, self._from = writer.create_chat(reader), reader.create_chat(writer)
+        self._name, self.sent = secrets.token_hex(4), []
+
+    def _run(self):
+        while not self._end.wait(1):
+            text = f"{self._name} {len(self.sent)}"
+            self._to.send_text(text)
+            self.sent.append(text)
+
+    def received(self):
+        """Return each message that the reader has: its text, and the second at which it came."""
+        found = [message.get_snapshot() for message in self._from.get_messages()]
+        ours = [each for each in found if each.text.startswith(f"{self._name} ")]
+        return [(each.text, each.received_timestamp) for each in ours]
+
+    def longest_pause(self):
+        """Return the seconds of the longest pause between two messages that came."""
+        return longest_pause([second for _, second in self.received()])
 
 
-class Waiting:
-    """An idle client that connects again when its connection ends, within a `with` block.
+class Waiting(Background):
+    """An idle client that connects again when its connection ends.
 
     seen: when it heard of messages. connected: the times at which it began to wait.
     """
 
     def __init__(self, relay, account):
+        super().__init__()
         self.relay, self.account = relay, account
         self.seen, self.connected = [], []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
     def _run(self):
         while not self._end.is_set():
@@ -71,13 +107,14 @@ class Waiting:
         finally:
             client.close()
 
-    def __enter__(self):
-        self._thread.start()
-        return self
+    def longest_pause(self):
+        """Return the seconds of the longest pause between two messages that it heard of."""
+        return round(longest_pause(self.seen), 1)
 
-    def __exit__(self, *_):
-        self._end.set()
-        self._thread.join(60)
+
+def longest_pause(times):
+    """Return the longest time between two that follow each other."""
+    return max(after - before for before, after in itertools.pairwise(sorted(times)))
 
 
 def stored(relay, account):

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 from chatmaild.common.errors import InvalidRequest, OperatorError
-from chatmaild.move import places, sending
+from chatmaild.inventory import places
+from chatmaild.move import sending
 
 SETTINGS = {"mailboxes_dir": "/home/vmail/mail/chat.example.org", "tls_mode": "acme"}
 PATHS = places.list_paths(SETTINGS, last=True)
@@ -80,3 +81,17 @@ def test_certificate_is_copied_where_the_relay_owns_it(mode, tls, certbot):
     paths = places.list_paths({**SETTINGS, "tls_mode": mode}, last=False)
     assert ("/etc/chatmail/tls" in paths) is tls
     assert any(path.startswith("/etc/letsencrypt") for path in paths) is certbot
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f'fe80::1%"\nrestrict,command="sh" ssh-ed25519 {"B" * 68} x',
+        'fe80::1%",no-such-option,from="*',
+        "fe80::1%eth0",
+    ],
+)
+def test_zone_of_an_address_adds_no_line_to_the_keys(address):
+    """Once, a hostile new machine got a root shell on the old one by the zone of an address."""
+    with pytest.raises(InvalidRequest, match="addresses: "):
+        sending._authorise(KEY, [address], datetime.now(UTC))

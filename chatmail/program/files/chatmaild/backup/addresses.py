@@ -106,6 +106,8 @@ def parse(content: bytes, address_domain: str) -> Iterator[dict]:
             )
             good = good and is_address(record["address"], address_domain)
             good = good and len(record["password"]) <= MAX_HASH and 0 <= record["day"] < 1 << 40
+            for name in ("password", "blocked", "devices"):
+                os.fsencode(record[name] or "")
         except (ValueError, TypeError):
             good = False
         if not good:

@@ -25,6 +25,23 @@ AGE_INTRO = b"age-encryption.org/v1\n"
 # Bytes of a member that is read into memory.
 MAX_MEMBER = 1 << 20
 CHUNK = 1 << 16
+# Bytes of a header that is more than a block. tarfile reads it into memory, whatever its size is.
+MAX_HEADER = 1 << 16
+LONG_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is refused before it is in memory, when it is too large."""
+
+    def _proc_member(self, archive):
+        # The comments of tarfile name this method as the one to override. Newer security updates of
+        # Python no longer call `frombuf` for each header.
+        if self.size < 0 or (self.type in LONG_HEADERS and self.size > MAX_HEADER):
+            raise tarfile.ReadError(f"it has a header of {self.size} bytes")
+        return super()._proc_member(archive)
 
 
 def encrypt(file: BinaryIO, recipients: list[str], fill: Callable) -> None:
@@ -81,7 +98,7 @@ def decrypted(file: BinaryIO, identity_file: str) -> Iterator[Iterator[tuple]]:
 
 def _members(stream):
     count, end = 0, None
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()
             if end is not None or not member.isreg() or member.issparse():

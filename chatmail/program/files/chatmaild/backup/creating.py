@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import hmac
 import os
 import re
@@ -12,7 +11,7 @@ from typing import BinaryIO
 
 from chatmaild.accounts import sessions
 from chatmaild.backup import addresses, archive, machine, messages
-from chatmaild.common import atomic_files
+from chatmaild.common import atomic_files, locks
 from chatmaild.common.errors import InvalidRequest, OperatorError
 
 ARCHIVES = Path("/var/backups/chatmail/archives")
@@ -110,17 +109,11 @@ def _fill(put, settings, head, pillar):
     return counts
 
 
-@contextlib.contextmanager
-def locked() -> Iterator[None]:
+def locked() -> contextlib.AbstractContextManager[None]:
     """Let one backup or restore run at a time. Raises OperatorError in a second process."""
-    with open(LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperatorError(
-                "another backup or restore runs on this machine: wait for it, then run this again"
-            ) from None
-        yield
+    return locks.alone(
+        LOCK, "another backup or restore runs on this machine: wait for it, then run this again"
+    )
 
 
 @contextlib.contextmanager

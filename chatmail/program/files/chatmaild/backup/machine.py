@@ -1,8 +1,4 @@
-"""The keys of a relay on its machine: what an archive has of them, and how each returns.
-
-A restore goes by the table PLACES alone. An archive decides neither a path outside of the table,
-nor an owner, nor a mode.
-"""
+"""The keys of a relay on its machine: what an archive has of them, and how each returns."""
 
 import contextlib
 import grp
@@ -10,41 +6,32 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chatmaild.certificate import certbot, installing
-from chatmaild.common import atomic_files
+from chatmaild.common import atomic_files, programs
 from chatmaild.common.errors import OperatorError
-from chatmaild.dkim import key_files, signing_state
+from chatmaild.dkim import signing_state
+from chatmaild.inventory.places import (
+    ACCOUNTS,
+    CERTBOT,
+    CERTBOT_DIRECTORIES,
+    DKIM,
+    LIVE,
+    NOCREATE,
+    RENEWAL,
+    SIGNING,
+    TLS,
+    TURN_SECRET,
+    VERSIONS,
+    find_archived,
+)
 
 ROOT = Path("/")
-DKIM, TLS, CERTBOT = "etc/chatmail/dkim", "etc/chatmail/tls", "etc/letsencrypt"
-SIGNING = f"{DKIM}/signing.json"
-TURN_SECRET = "etc/chatmail/turn-secret"
-NOCREATE = "etc/chatmail-nocreate"
-RENEWAL = f"{CERTBOT}/renewal/{certbot.LINEAGE}.conf"
-VERSIONS = f"{CERTBOT}/archive/{certbot.LINEAGE}"
 PEM_NAMES = ("cert", "chain", "fullchain", "privkey")
-# Name, mode, group. root owns all of them.
-PLACES = [
-    (re.compile(pattern), mode, group)
-    for pattern, mode, group in (
-        (rf"{DKIM}/{key_files.SELECTOR.pattern}\.pem", 0o640, key_files.GROUP),
-        (SIGNING, 0o640, key_files.GROUP),
-        (rf"{TLS}/(fullchain|privkey)\.pem", 0o640, "root"),
-        (TURN_SECRET, 0o640, "vmail"),
-        (NOCREATE, 0o644, "root"),
-        (rf"{CERTBOT}/accounts/(?!\.)[\w.:-]+(/(?!\.)[\w.:-]+)*/private_key\.json", 0o400, "root"),
-        (rf"{CERTBOT}/accounts/(?!\.)[\w.:-]+(/(?!\.)[\w.:-]+)*/(meta|regr)\.json", 0o644, "root"),
-        (rf"{VERSIONS}/(cert|chain|fullchain)[0-9]{{1,6}}\.pem", 0o644, "root"),
-        (rf"{VERSIONS}/privkey[0-9]{{1,6}}\.pem", 0o600, "root"),
-        (RENEWAL, 0o644, "root"),
-    )
-]
 # The members that one archive has of this table, at most.
 MAX_FILES = 200
 # A relay at work changes its keys rarely, and each change takes milliseconds.
@@ -66,7 +53,7 @@ def read_settled(read: Callable[[], Any]) -> Any:
 
 
 def read(settings: dict) -> dict[str, bytes]:
-    """Return the keys of this machine by the names of PLACES. Raises OSError."""
+    """Return the keys of this machine by the names in an archive. Raises OSError."""
     paths = [*(ROOT / DKIM).glob("*.pem"), ROOT / SIGNING, ROOT / TURN_SECRET, ROOT / NOCREATE]
     names = {str(path.relative_to(ROOT)): path for path in paths}
     if settings["tls_mode"] != "external":
@@ -79,23 +66,15 @@ def read(settings: dict) -> dict[str, bytes]:
         names |= {str(path.relative_to(ROOT)): path for path in accounts}
         for name in PEM_NAMES:
             # certbot's links in `live` lead to the version in use.
-            link = ROOT / CERTBOT / "live" / certbot.LINEAGE / f"{name}.pem"
+            link = ROOT / LIVE / f"{name}.pem"
             names[f"{VERSIONS}/{os.path.basename(os.path.realpath(link))}"] = link
     found = {}
     for name, path in names.items():
         # Another process may remove a file at this moment, and the next reading shows it.
-        if find_place(name):
+        if find_archived(name):
             with contextlib.suppress(FileNotFoundError):
                 found[name] = path.read_bytes()
     return found
-
-
-def find_place(name: str) -> tuple[int, str] | None:
-    """Return the mode and the group of a file in PLACES, None for any other name."""
-    for pattern, mode, group in PLACES:
-        if pattern.fullmatch(name):
-            return mode, group
-    return None
 
 
 def place(files: dict[str, bytes], settings: dict) -> list[str]:
@@ -112,8 +91,8 @@ def place(files: dict[str, bytes], settings: dict) -> list[str]:
 
 
 def _write(name, content):
-    """Write a file of PLACES, unless it has this content, mode and owner."""
-    path, (mode, group) = ROOT / name, find_place(name)
+    """Write a file of an archive, unless it has this content, mode and owner."""
+    path, (mode, group) = ROOT / name, find_archived(name)
     owner = _number("root", group)
     with contextlib.suppress(FileNotFoundError):
         found = path.lstat()
@@ -157,14 +136,14 @@ def _place_turn_secret(files):
 
 def _restart_coturn():
     """Restart coturn if it runs, because it reads its secret when it starts."""
-    subprocess.run(["systemctl", "try-restart", "coturn"], check=False, capture_output=True)
+    programs.run("systemctl", "try-restart", "coturn", check=False)
 
 
 def _accounts(settings):
     """Return certbot's directory of the accounts with the relay's authority."""
     server = urllib.parse.urlsplit(settings["acme_directory"])
-    # A path that leaves the directory would not be in PLACES.
-    return ROOT / CERTBOT / "accounts" / server.netloc / server.path.strip("/")
+    # An archive never has a path that leaves the directory.
+    return ROOT / ACCOUNTS / server.netloc / server.path.strip("/")
 
 
 def _place_certbot(files, settings):
@@ -172,10 +151,10 @@ def _place_certbot(files, settings):
     names = [name for name in files if name.startswith(f"{CERTBOT}/")]
     for name in names:
         _make_directory((ROOT / name).parent)
-        _write(name, _only_our_hook(files[name]) if name == RENEWAL else files[name])
+        _write(name, certbot.only_our_hook(files[name]) if name == RENEWAL else files[name])
     versions = [Path(name).name for name in names if name.startswith(f"{VERSIONS}/")]
     if versions:
-        live = ROOT / CERTBOT / "live" / certbot.LINEAGE
+        live = ROOT / LIVE
         _make_directory(live)
         for version in versions:
             link = re.sub(r"[0-9]+\.pem", ".pem", version)
@@ -183,15 +162,6 @@ def _place_certbot(files, settings):
         _remove_others(ROOT / VERSIONS, versions)
     _forget_other_accounts(names, settings)
     return names
-
-
-def _only_our_hook(content):
-    """Return a renewal configuration without commands of others: certbot runs them as root."""
-    lines = content.decode(errors="replace").splitlines(keepends=True)
-    ours = f"renew_hook = {certbot.DEPLOY_HOOK}"
-    return "".join(
-        line for line in lines if "hook" not in line.partition("=")[0] or line.strip() == ours
-    ).encode()
 
 
 def _forget_other_accounts(names, settings):
@@ -233,7 +203,7 @@ def _make_directory(path):
     """Make a directory of certbot's and its parents, as certbot makes them."""
     if not path.is_dir():
         _make_directory(path.parent)
-        path.mkdir(mode=0o755 if path == ROOT / CERTBOT else 0o700)
+        path.mkdir(mode=CERTBOT_DIRECTORIES.get(str(path.relative_to(ROOT)), 0o700))
 
 
 def _link(link, target):

@@ -14,12 +14,14 @@ from chatmaild.accounts import nocreate, sessions
 from chatmaild.backup import addresses, archive, creating, machine, messages
 from chatmaild.common import atomic_files
 from chatmaild.common.errors import OperatorError
+from chatmaild.inventory import places
 
 # These differ from machine to machine.
 OF_THE_MACHINE = {
     *("debian_release", "dovecot_version", "iroh_binary", "search_domains"),
     *("settings_digests", "turn_external_ip"),
 }
+MAX_CREATED = 40  # characters of a time
 # New addresses are stopped by this text, so that nobody takes an address before it is back.
 STOPPED = "By chatmail_backup.restore, until it is finished.\n"
 
@@ -92,13 +94,16 @@ def read_contents(file, identity_file: str, settings: dict) -> Contents:
                 small[archive.HEAD] = _check_head(member, content, settings)
             elif name in ("pillar.json", "relay.json", "invitations.json"):
                 small[name] = archive.from_json(member, content)
-            elif machine.find_place(name) and len(files) < machine.MAX_FILES:
+            elif places.find_archived(name) and len(files) < machine.MAX_FILES:
                 files[name] = archive.read_all(member, content)
             elif name.startswith("addresses/"):
                 for record in addresses.parse(archive.read_all(member, content), domain):
                     mailed.discard(record["address"])
                     count += 1
             elif address := messages.address_of(name, domain):
+                # An infinite time, for example, would end the restore in the middle.
+                if not -(1 << 40) < member.mtime < 1 << 40:
+                    raise OperatorError(f"a message of the archive has the time {member.mtime}")
                 mailed.add(address)
             else:
                 raise OperatorError(f"the archive has {name[:200]!r}, which no backup has")
@@ -119,6 +124,9 @@ def _check_head(member, content, settings):
             f"the archive has format {head.get('format')!r}, expected {archive.FORMAT}: restore it "
             "with the release of the formula that wrote it"
         )
+    created = head.get("created")
+    if not isinstance(created, str) or not created.isprintable() or len(created) > MAX_CREATED:
+        raise OperatorError("the archive has no time of its making in the form of ISO 8601")
     if head.get("domain") != settings["mail_domain"]:
         raise OperatorError(
             f"the archive is of {head.get('domain')!r}, and this relay is "
@@ -190,7 +198,7 @@ def _finish(contents):
     os.sync()
     with contextlib.suppress(FileNotFoundError):
         if nocreate.NOCREATE.read_text() == STOPPED:
-            stopped = contents.files.get(machine.NOCREATE, b"").decode(errors="replace")
+            stopped = contents.files.get(places.NOCREATE, b"").decode(errors="replace")
             if stopped and not stopped.startswith(nocreate.MANAGED):
                 atomic_files.replace(nocreate.NOCREATE, stopped, mode=0o644)
             else:

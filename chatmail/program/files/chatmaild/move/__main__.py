@@ -8,7 +8,8 @@ import sys
 
 from chatmaild.common.errors import OperatorError
 from chatmaild.common.settings import load_settings
-from chatmaild.move import places, sending
+from chatmaild.inventory import places
+from chatmaild.move import sending
 
 if __name__ == "__main__":
     asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")

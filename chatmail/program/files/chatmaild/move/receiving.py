@@ -3,18 +3,25 @@
 import re
 import socket
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 
 from chatmaild.common import atomic_files, mail_off
 from chatmaild.common.errors import InvalidRequest, OperatorError
-from chatmaild.move import places, sending
+from chatmaild.inventory import places
+from chatmaild.move import checking, sending
 from chatmaild.move.sending import DIRECTORY, PORT, run
 
 ROOT = "/"
 CLEANER = "relay-move-cleaner"
 # The name of the old machine in `known_hosts`, whichever of its addresses answers.
 NAME = "chatmail-move"
+# The old machine decides about names, contents, owners and modes below the paths that are asked
+# for, and about no device and no program that runs with the rights of its owner.
+MIRROR = (
+    *("--archive", "--no-devices", "--no-specials", "--chmod=ug-s"),
+    *("--relative", "--no-implied-dirs", "--delete", "--delete-missing-args"),
+)
+LARGEST = "1m"  # of a certificate and a configuration, which wait in memory
 # rsync(1): 24 says that files vanished, as they do on a relay at work.
 GOOD, VANISHED = 0, 24
 # The services that read the copied files when they start.
@@ -61,23 +68,43 @@ def copy(settings: dict, host_key: str, addresses: Sequence[str], last: bool) ->
     atomic_files.replace(DIRECTORY / "known_hosts", f"{NAME} {host_key}\n")
     if settings["tls_mode"] == "acme":
         for path, mode in places.CERTBOT_DIRECTORIES.items():
-            Path(path).mkdir(mode=mode, exist_ok=True)
-    done = _mirror(_find_reachable(addresses), places.list_paths(settings, last))
+            Path("/", path).mkdir(mode=mode, exist_ok=True)
+    paths, address = places.list_paths(settings, last), _find_reachable(addresses)
+    checked = [path for path in paths if path in checking.CHECKED]
+    plain = [path for path in paths if path not in checking.CHECKED]
+    # A link in a mailbox would lead root, who comes by later, to another file.
+    done = [_mirror(address, plain, ROOT, "--no-links")]
+    if checked:
+        done.append(_mirror_checked(address, checked))
     if last:
         _take_into_use()
+    return {name: sum(each[name] for each in done) for name in ("files", "bytes")}
+
+
+def _mirror_checked(address, paths):
+    """Copy what has links or names commands, and put it in place after a look at it."""
+    aside = DIRECTORY / "files"
+    aside.mkdir(mode=0o700, exist_ok=True)
+    done = _mirror(address, paths, f"{aside}/", f"--max-size={LARGEST}")
+    for path in paths:
+        checking.check(aside, path)
+    run("rsync", *MIRROR, *(f"{aside}/.{path}" for path in paths), ROOT)
     return done
 
 
-def _mirror(address, paths):
-    """Let rsync make these paths the same as on the old machine; return what it transferred."""
+def _mirror(address, paths, root, *options):
+    """Let rsync make these paths the same as on the old machine; return what it transferred.
+
+    root: the directory below which they are here. options: further ones of rsync.
+    """
     host = f"root@[{address}]" if ":" in address else f"root@{address}"
     first, *others = paths
     done = run(
-        *("rsync", "--archive", "--hard-links", "--relative", "--no-implied-dirs", "--stats"),
-        *("--delete", "--delete-missing-args", f"--filter=P {places.ACCOUNTS}/**"),
+        *("rsync", *MIRROR, "--hard-links", "--stats", f"--filter=P /{places.ACCOUNTS}/**"),
+        *options,
         f"--rsh={_ssh()}",
         *(f"{host}:{first}", *(f":{path}" for path in others)),
-        ROOT,
+        root,
         check=False,
     )
     if done.returncode not in (GOOD, VANISHED):
@@ -120,8 +147,9 @@ def _find_reachable(addresses):
     """Return the first of the old machine's addresses whose port answers."""
     for address in addresses:
         try:
-            socket.create_connection((str(ip_address(address)), PORT), PATIENCE).close()
-            return address
+            found = sending.parse_ip(address)
+            socket.create_connection((found, PORT), PATIENCE).close()
+            return found
         except (OSError, ValueError):
             continue
     raise OperatorError(

@@ -5,17 +5,16 @@ they are. It has its own host key and its own port. systemd ends it at a fixed t
 files then, whatever happens.
 """
 
-import os
+import functools
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
-from chatmaild.common import atomic_files
+from chatmaild.common import atomic_files, programs
 from chatmaild.common.errors import InvalidRequest, OperatorError
 
 DIRECTORY = Path("/run/chatmail-move")
@@ -31,8 +30,11 @@ PUBLIC_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 # then the version's own capabilities.
 SHORT_OPTIONS = re.compile(r"-[lHogDtpRr]+e\.[A-Za-z]*")
 LONG_OPTIONS = {"--delete-missing-args", "--no-implied-dirs"}
+# Only this state installs OpenSSH and rsync.
+run = functools.partial(programs.run, state="chatmail.move")
 
 # sshd_config(5). PAM decides about a root without a password, as it does for Debian's own server.
+# A stranger with a few connections must not take all the places of those that have not logged in.
 CONFIGURATION = f"""\
 Port {PORT}
 HostKey {DIRECTORY}/host_key
@@ -46,6 +48,8 @@ UsePAM yes
 DisableForwarding yes
 PermitTTY no
 PermitUserRC no
+LoginGraceTime 20
+PerSourceMaxStartups 5
 LogLevel ERROR
 """
 
@@ -85,13 +89,24 @@ def _authorise(public_key, addresses, until):
     if not PUBLIC_KEY.fullmatch(key):
         raise InvalidRequest("public_key: expected an Ed25519 key, `ssh-ed25519 AAAA…`")
     try:
-        allowed = ",".join(str(ip_address(each)) for each in addresses)
+        allowed = ",".join(parse_ip(each) for each in addresses)
     except ValueError as error:
         raise InvalidRequest(f"addresses: {error}; expected: a list of IP addresses") from None
     if not allowed:
         raise InvalidRequest("addresses: an empty list; expected: those of the new machine")
     options = f'restrict,from="{allowed}",expiry-time="{until:%Y%m%d%H%M%S}Z",command="{PROGRAM}"'
     return f"{options} {key} chatmail-move\n"
+
+
+def parse_ip(text: str) -> str:
+    """Return an IP address that another machine named. Raises ValueError.
+
+    An address with a zone (RFC 4007 section 11) is refused: `ip_address` takes any text after the
+    %, also quotation marks and line ends, which would be options and keys in authorized_keys.
+    """
+    if "%" in str(text):
+        raise ValueError("an address with a zone (%)")
+    return str(ip_address(text))
 
 
 def make_key(path: Path) -> None:
@@ -128,36 +143,6 @@ def _split(words):
 def close() -> bool:
     """End the server, and remove the keys of both roles; return whether there was something."""
     found = DIRECTORY.exists()
-    subprocess.run(["systemctl", "stop", UNIT], check=False, capture_output=True)
+    run("systemctl", "stop", UNIT, check=False)
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     return found
-
-
-def run(*command: str, check: bool = True, **more) -> subprocess.CompletedProcess:
-    """Run a program; return its CompletedProcess. Raises OperatorError when it fails.
-
-    check: False returns a failure, too.
-    """
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
-            **more,
-        )
-    except FileNotFoundError:
-        raise OperatorError(
-            f"{command[0]} is not installed: run `salt-call state.apply chatmail.move`"
-        ) from None
-    if check and done.returncode != 0:
-        raise OperatorError(f"{command[0]} failed: {last_line(done.stderr)}")
-    return done
-
-
-def last_line(text: str) -> str:
-    """Return the last line of a program's messages."""
-    return (text.strip().splitlines() or ["no message"])[-1]

@@ -1,12 +1,11 @@
 """Mail off and on again on this machine, without a converge."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 
 from chatmaild.common import atomic_files, mail_off
-from chatmaild.common.errors import OperatorError
+from chatmaild.common.programs import run
 
 MAIN_CF = Path("/etc/postfix/main.cf")
 # Debian 12 runs Postfix in an instance of this second unit.
@@ -58,8 +57,8 @@ def _stop_postfix():
     """Let Postfix close its ports and finish its deliveries, and stop it."""
     original = MAIN_CF.read_bytes()
     try:
-        _run("postconf", "-e", "master_service_disable = inet")
-        _run("postfix", "reload")
+        run("postconf", "-e", "master_service_disable = inet")
+        run("postfix", "reload")
         deadline = time.monotonic() + PATIENCE
         while _is_delivering() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -70,30 +69,18 @@ def _stop_postfix():
 
 def _is_delivering():
     """Return whether messages are in a stage that takes a moment only."""
-    shown = _run("postqueue", "-j").splitlines()
+    shown = run("postqueue", "-j").stdout.splitlines()
     return any(json.loads(line)["queue_name"] in ("active", "incoming") for line in shown)
 
 
 def _is_active(unit):
-    return _systemctl("is-active", "--quiet", unit).returncode == 0
+    return run("systemctl", "is-active", "--quiet", unit, check=False).returncode == 0
 
 
 def _control(verb, *units):
     """Let systemctl do something with those of the units that exist."""
-    shown = _systemctl("show", "--property=LoadState", "--value", *units).stdout.split()
+    question = ("systemctl", "show", "--property=LoadState", "--value")
+    shown = run(*question, *units, check=False).stdout.split()
     there = [unit for unit, state in zip(units, shown, strict=False) if state != "not-found"]
     if there:
-        _run("systemctl", verb, *there)
-
-
-def _systemctl(*arguments):
-    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
-
-
-def _run(*command):
-    """Run a program; return its output. Raises OperatorError."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OperatorError(f"{' '.join(command)} failed with status {done.returncode}: {last}")
-    return done.stdout
+        run("systemctl", verb, *there)
