@@ -15,10 +15,12 @@ def __virtual__():
     return __virtualname__
 
 
-def status(drift=True):
+def status(drift=True, saltenv=None):
     """Check this relay, and look for what a converge would change.
 
     drift: False leaves out the dry run, which takes some seconds.
+    saltenv: the environment of the formula for the dry run, on a canary. A dry run brings the
+        modules of its environment, so another one would leave the modules of another release.
     Returns `result` (False when the relay is not healthy, or when a dry run fails), `formula` (the
     release that converged the machine), `health` (the names of the failed steps), `certificate`
     (days left, None without a certificate), `dns` (ok, wrong or not asked), `queue` (messages),
@@ -38,7 +40,7 @@ def status(drift=True):
     figures = __salt__["chatmail_program.call"]("health", "figures")
     steps = {step["name"]: step["result"] for step in health["steps"]}
     wrong = [f"{each['name']}: {each['comment']}" for each in health["steps"] if _failed(each)]
-    changes, failures = _dry_run() if drift else (None, [])
+    changes, failures = _dry_run(saltenv) if drift else (None, [])
     return {
         "result": health["result"] and not failures,
         "formula": __salt__["chatmail_program.settings"]()["formula"],
@@ -103,10 +105,11 @@ def _failed(step):
     return step["result"] is False
 
 
-def _dry_run():
+def _dry_run(saltenv):
     """Return the ids of states that would change something, and the failures of a dry run."""
+    environment = {"saltenv": saltenv} if saltenv else {}
     try:
-        found = __salt__["state.apply"]("chatmail", test=True)
+        found = __salt__["state.apply"]("chatmail", test=True, **environment)
     except CommandExecutionError as error:
         return None, [f"the dry run failed: {error}"]
     if not isinstance(found, dict):

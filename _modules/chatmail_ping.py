@@ -48,19 +48,20 @@ def send(token, domains, wait=30):
     return _ask("send", token=token, domains=domains, wait=wait)
 
 
-def seen(token, count, wait=30):
+def seen(token, count, domains, wait=30):
     """Wait until messages of the run have arrived, and say which.
 
-    token: the token of the run. count: the number of messages. wait: the longest time in seconds.
+    token: the token of the run. count: the number of messages. domains: a list, as for `send`;
+    messages from elsewhere do not count. wait: the longest time in seconds.
     Returns {domain of the sender: {"mail", "https", "smtp": the time of arrival, Unix seconds}}.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt relay2 chatmail_ping.seen abcdefghij234567 count=3
+        salt relay2 chatmail_ping.seen abcdefghij234567 3 domains='[relay1.example.org]'
     """
-    return _ask("seen", token=token, count=count, wait=wait)
+    return _ask("seen", token=token, count=count, domains=domains, wait=wait)
 
 
 def close(token):

@@ -6,7 +6,9 @@ wrong with each of them, and the last line counts.
 
 # Larger fleets get one character for each pair.
 WIDE = 12
-LONGEST = 40
+# A relay that somebody else controls must not push the others out of sight: characters of a cell
+# and of what is wrong, and columns.
+LONGEST, LONGEST_COMMENT, MOST_COLUMNS = 40, 2000, 20
 SIGNS = ". under 1 s, 1-9 s, + more, x lost, - not asked"
 
 
@@ -39,7 +41,8 @@ def _table(relays):
         for name, value in each.items()
         if name not in rest and not isinstance(value, dict)
     )
-    rows = [["", "relay", *(name.replace("_", " ") for name in columns)]]
+    columns = list(columns)[:MOST_COLUMNS]
+    rows = [["", "relay", *(_cut(str(name).replace("_", " ")) for name in columns)]]
     for relay, each in relays.items():
         rows.append([_mark(each), relay, *(_cell(each.get(name)) for name in columns)])
     return _align(rows)
@@ -67,7 +70,13 @@ def _cell(value):
         plain = all(isinstance(each, str) for each in value)
         text = ",".join(value) if plain and value else str(len(value))
         return text if len(text) <= LONGEST else str(len(value))
-    return str(value)
+    return _cut(str(value))
+
+
+def _cut(text):
+    """Return a text in one line that fits into a cell."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _matrix(relays, way):
@@ -98,7 +107,10 @@ def _sign(value):
 def _complaints(relays):
     """Return a line for each machine with a comment, such as what is wrong there."""
     said = [(relay, each["comment"]) for relay, each in relays.items() if each.get("comment")]
-    return [f"{relay}: {' '.join(comment.split())}" for relay, comment in said]
+    lines = [f"{relay}: {' '.join(str(comment).split())}" for relay, comment in said]
+    return [
+        line if len(line) <= LONGEST_COMMENT else f"{line[:LONGEST_COMMENT]}…" for line in lines
+    ]
 
 
 def _count(relays):

@@ -28,8 +28,9 @@ RELAYS = "I@chatmail:mail_domain:*"
 AT_ONCE = 10
 TOKEN_LETTERS = string.ascii_lowercase + string.digits
 LINKS = ("link", "code")
-# What the answers must have for the next step.
-KEYS = {"chatmail_ping.open": ["domain"], "chatmail_ping.send": ["mail", "left", "straight"]}
+LONGEST_LINK = 500
+# What the runner itself says about a relay; nothing of these names comes from an answer.
+OWN = {"answered", "file", "to"}
 
 
 def __virtual__():
@@ -42,7 +43,7 @@ def status(tgt=None, at_once=None, drift=True):
     """Check every relay, and show its version, health, certificate, DNS, queue, disk and drift.
 
     drift: False leaves out `state.apply chatmail test=True`, whose states that would change
-        something are the drift.
+        something are the drift. A canary is compared with `canary_saltenv` of the pillar.
     `chatmail_overview.status` describes the entries.
 
     CLI Example:
@@ -52,7 +53,12 @@ def status(tgt=None, at_once=None, drift=True):
         salt-run chatmail_fleet.status
         salt-run chatmail_fleet.status 'relay1*' drift=False --out json
     """
-    return _ask("chatmail_overview.status", *_fleet(tgt, at_once), lambda _relay: {"drift": drift})
+    fleet = _pillar()
+    saltenv = fleet.get("canary_saltenv")
+    canary = {relay: {"saltenv": saltenv} for relay in fleet.get("canaries") or () if saltenv}
+    relays, at_once = _fleet(tgt, at_once)
+    given = {relay: {"drift": drift, **canary.get(relay, {})} for relay in relays}
+    return _ask("chatmail_overview.status", relays, at_once, given.get)
 
 
 def versions(tgt=None, at_once=None):
@@ -70,7 +76,7 @@ def versions(tgt=None, at_once=None):
 def dns(tgt=None, at_once=None, files=None, publish=False):
     """Compare DNS with the records that every relay needs.
 
-    files: a directory on the master, which gets the records of each relay as <mail domain>.zone.
+    files: a directory on the master, which gets the records of each relay as <minion id>.zone.
     publish: True publishes what is missing or wrong, where the pillar of a relay has a way.
     An entry has `domain`, `wrong` (records, each with what is wrong) and `published` (changes).
 
@@ -86,11 +92,11 @@ def dns(tgt=None, at_once=None, files=None, publish=False):
         Path(files).mkdir(parents=True, exist_ok=True)
     given = {"zone": bool(files), "publish": bool(publish)}
     found = _ask("chatmail_overview.dns", *_fleet(tgt, at_once), lambda _relay: given)
-    for each in found["data"].values():
+    for relay, each in found["data"].items():
         zone = each.pop("zone", None)
-        if files and zone:
-            # The name comes from a relay, so it must not lead out of the directory.
-            path = Path(files, f"{each['domain']}.zone".replace("/", "_"))
+        if files and isinstance(zone, str):
+            # A name that the relay chooses could be that of another relay's file.
+            path = Path(files, f"{relay}.zone")
             path.write_text(zone)
             each["file"] = str(path)
     return found
@@ -140,10 +146,19 @@ def invite(file, tgt=None, at_once=None, uses=1, days=7, note=""):
     with open(descriptor, "w") as output:
         found = _ask("chatmail_accounts.invite", *_fleet(tgt, at_once), arguments)
         for relay, each in found["data"].items():
-            shown = [each.pop(name, "").replace("{token}", tokens.get(relay, "")) for name in LINKS]
-            if each["result"]:
-                output.write("\t".join([relay, *shown]) + "\n")
-    return found
+            shown = [each.pop(name, None) for name in LINKS]
+            if each["result"] and all(map(_is_link, shown)):
+                links = [link.replace("{token}", tokens[relay]) for link in shown]
+                output.write("\t".join([relay, *links]) + "\n")
+            elif each["result"]:
+                each.update(result=False, comment="expected a link and a code with {token} in them")
+    return _result(found["data"])
+
+
+def _is_link(text):
+    """Return whether a text is one word, so that no relay writes a line for another one."""
+    good = isinstance(text, str) and text.isprintable() and len(text.split()) == 1
+    return good and "{token}" in text and len(text) <= LONGEST_LINK
 
 
 def ping(tgt=None, at_once=None, wait=30):
@@ -167,15 +182,17 @@ def ping(tgt=None, at_once=None, wait=30):
 
     def step(name, those, arguments):
         given = {relay: {"token": token, **arguments(relay)} for relay in those}
-        return _ask(f"chatmail_ping.{name}", those, at_once, given.get)["data"]
+        answers = _ask(f"chatmail_ping.{name}", those, at_once, given.get)["data"]
+        return __utils__["chatmail_pairs.check"](name, answers, domains)
 
+    domains = {}
     opened = step("open", relays, lambda _relay: {})
     domains = {relay: each["domain"] for relay, each in opened.items() if each["result"]}
     to = {"domains": list(domains.values()), "wait": wait}
     try:
         sent = step("send", domains, lambda _relay: to)
         expected = __utils__["chatmail_pairs.expected"](domains, sent)
-        seen = step("seen", domains, lambda relay: {"count": expected[relay], "wait": wait})
+        seen = step("seen", domains, lambda relay: {"count": expected[relay], **to})
     finally:
         closed = step("close", domains, lambda _relay: {})
     return _result(__utils__["chatmail_pairs.join"](opened, sent, seen, closed))
@@ -183,13 +200,18 @@ def ping(tgt=None, at_once=None, wait=30):
 
 def _fleet(tgt, at_once):
     """Return the ids of the relays, sorted, and how many of them work at the same time."""
-    # A pillar may be chosen by grains. The master has few of them, but it has an id.
-    grains = {**(__opts__.get("grains") or {}), "id": __opts__["id"]}
-    fleet = __salt__["pillar.show_pillar"](__opts__["id"], **grains).get("chatmail_fleet") or {}
+    fleet = _pillar()
     tgt = fleet.get("relays", RELAYS) if tgt is None else tgt
     if not isinstance(tgt, list):
         tgt = salt.utils.minions.CkMinions(__opts__).check_minions(tgt, "compound")["minions"]
     return sorted(tgt), int(at_once or fleet.get("at_once") or AT_ONCE)
+
+
+def _pillar():
+    """Return `chatmail_fleet` of the pillar of the master itself."""
+    # A pillar may be chosen by grains. The master has few of them, but it has an id.
+    grains = {**(__opts__.get("grains") or {}), "id": __opts__["id"]}
+    return __salt__["pillar.show_pillar"](__opts__["id"], **grains).get("chatmail_fleet") or {}
 
 
 def _ask(function, relays, at_once, arguments=None):
@@ -208,10 +230,8 @@ def _ask(function, relays, at_once, arguments=None):
     for answer in answers.values():
         found = answer.pop("answer", None)
         if isinstance(found, dict):
+            found = {name: value for name, value in found.items() if name not in OWN}
             answer.update({**found, "result": found.get("result", True) is True})
-        missing = set(KEYS.get(function, ())) - set(answer)
-        if answer["result"] and missing:
-            answer.update(result=False, comment=f"the answer lacks {', '.join(sorted(missing))}")
     return _result(answers)
 
 

@@ -19,10 +19,11 @@ def __virtual__():
     return __virtualname__
 
 
-def kept(name):
+def kept(name, package=None):
     """Ensure that a file which is not ours is kept, before ours replaces it.
 
     name: path of the file. The copy is below /var/backups/chatmail, with the same owner and mode.
+    package: the Debian package that brings the file. Only a dry run uses it.
     The file is copied only once. A file that is missing or is ours is not copied.
 
     .. code-block:: yaml
@@ -30,11 +31,15 @@ def kept(name):
         original of nginx is kept:
           chatmail_original.kept:
             - name: /etc/nginx/nginx.conf
+            - package: nginx-common
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "There is nothing to keep."}
     with _failing(ret):
         copy = KEPT + name
-        if not __salt__["file.file_exists"](name) or __salt__["file.contains"](name, OURS):
+        if not __salt__["file.file_exists"](name):
+            if not __opts__["test"] or not package or package in __salt__["pkg.list_pkgs"]():
+                return ret
+        elif __salt__["file.contains"](name, OURS):
             return ret
         if os.path.exists(copy):
             ret["comment"] = f"{copy} has it."

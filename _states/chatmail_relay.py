@@ -9,6 +9,11 @@ from salt.exceptions import SaltException
 
 __virtualname__ = "chatmail_relay"
 
+# cmdeploy's settings. A take-over removes them as its last step.
+CMDEPLOY = "/usr/local/lib/chatmaild/chatmail.ini"
+# The last converge wrote here the settings that this machine runs with.
+SETTINGS = "/etc/chatmail/relay.json"
+
 
 def __virtual__():
     if "chatmail_relay.ports" not in __salt__:
@@ -24,7 +29,9 @@ def ports_free(name):
 
     name: any text. Only the output shows it.
     The state changes nothing. It fails, also in a dry run, if there is such a process, and names
-    each of them. The execution function `chatmail_relay.ports` says which processes are foreign.
+    each of them. It fails, too, on a machine of cmdeploy until `chatmail_adopt.start` has finished,
+    whether or not the ports are taken: a new relay would have new keys. The execution function
+    `chatmail_relay.ports` says which processes are foreign.
 
     .. code-block:: yaml
 
@@ -35,7 +42,14 @@ def ports_free(name):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": "No port is taken."}
     with _failing(ret):
-        if foreign := __salt__["chatmail_relay.ports"]():
+        if os.path.exists(CMDEPLOY) and not os.path.exists(SETTINGS):
+            ret["result"] = False
+            ret["comment"] = (
+                f"cmdeploy of chatmail/relay set this machine up: {CMDEPLOY} is there. Take it "
+                "over with `salt-call chatmail_adopt.start` first, as docs/adoption.md says; "
+                "nothing was changed."
+            )
+        elif foreign := __salt__["chatmail_relay.ports"]():
             lines = "\n".join(f"- {_describe(each)}" for each in foreign)
             ret["result"] = False
             ret["comment"] = (

@@ -22,7 +22,7 @@ def running(name, reload=False):
     name: the unit, such as `nginx` or `chatmail-expire.timer`.
     reload: when a watched state changes, reload the unit. By default the unit is restarted.
     Changes are `now` (systemd's ActiveState) and `at boot` (UnitFileState). The state fails if the
-    unit does not run after its start.
+    unit does not run after its start, and the unit is started only once.
 
     .. code-block:: yaml
 
@@ -39,6 +39,9 @@ def running(name, reload=False):
         if boot == "disabled":
             _change(ret, "at boot", boot, "enabled", "service.enable")
         if not _is_active(now):
+            # After a failed start, Salt would call `mod_watch`, which would start the unit again.
+            # That is right only if this start waited for one that had begun with the old files.
+            ret["skip_watch"] = now != "activating"
             _change(ret, "now", now, "active", "service.start")
     return ret
 
@@ -104,7 +107,7 @@ def mod_watch(name, sfun=None, reload=False, **_kwargs):
             do = "reload" if reload or sfun == "reloaded" else "restart"
             _change(ret, "now", now, f"active, after a {do}", f"service.{do}")
         elif sfun == "running":
-            # `running` could not start it. Salt asks here all the same, and takes this result.
+            # The unit has ended since `running` saw it. Salt takes the result of this function.
             _change(ret, "now", now, "active", "service.start")
     return ret
 
@@ -113,15 +116,22 @@ def _look(name):
     """Return a unit's ActiveState and UnitFileState; a unit that is missing has "" as the latter.
 
     While no state of this run has changed anything, one question about all units of the run is
-    enough.
+    enough. In a dry run, the states are those that the run would have made so far.
     """
     if any(each.get("changes") for each in __running__.values()):
-        return _ask([name])[name]
-    found = __context__.setdefault(__virtualname__, {})
-    if name not in found:
-        ours = [low["name"] for low in __lowstate__ if low["state"] == __virtualname__]
-        found.update(_ask(sorted({name, *ours})))
-    return found[name]
+        now, boot = _ask([name])[name]
+    else:
+        found = __context__.setdefault(__virtualname__, {})
+        if name not in found:
+            ours = [low["name"] for low in __lowstate__ if low["state"] == __virtualname__]
+            found.update(_ask(sorted({name, *ours})))
+        now, boot = found[name]
+    for tag, state in __running__.items() if __opts__["test"] else ():
+        if tag.startswith(f"{__virtualname__}_|-") and state["name"] == name:
+            new = {what: each["new"] for what, each in state["changes"].items()}
+            # After a reload, the text is "active, after a reload".
+            now, boot = new.get("now", now).partition(",")[0], new.get("at boot", boot)
+    return now, boot
 
 
 def _ask(names):

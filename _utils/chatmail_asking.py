@@ -17,6 +17,7 @@ PUBLISH = 60
 # the job may not have begun, or its answer may be on the way.
 MISSES = 2
 WAIT = 1  # second for the next event
+DEEPEST = 40  # levels of an answer that are read
 
 
 def ask(
@@ -32,7 +33,8 @@ def ask(
     client: tests replace Salt's LocalClient.
     An answer is {"result": True, "answered": True, "answer": what the function returned}, or
     {"result": False, "answered", "comment": why there is none}. `answered` is False when the minion
-    was silent.
+    was silent. Characters in it that are not printable become question marks, but for line ends and
+    tabs.
     """
     with client or salt.client.LocalClient(mopts=__opts__, listen=True) as opened:
         round_ = _Round(opened, __opts__, function, arguments or (lambda _minion: {}), seconds)
@@ -54,13 +56,13 @@ class _Job:
     """A question to one minion.
 
     ends: when it has taken too long. look: when the minion is asked whether the job runs.
-    probe: the id of that question. misses: how often it got no answer. absences: how often in a row
+    probes: the ids of these questions, as long as none is answered. absences: how often in a row
     the answer was no.
     """
 
     def __init__(self, jid, ends, look):
         self.jid, self.ends, self.look = jid, ends, look
-        self.probe, self.misses, self.absences = None, 0, 0
+        self.probes, self.absences = [], 0
 
 
 class _Round:
@@ -120,14 +122,16 @@ class _Round:
     def _take(self, event):
         """Return the answer that an event brings, if it is one to this round."""
         data = event["data"]
-        job = self.jobs.get(data.get("id"))
-        if job is None or "/ret/" not in event["tag"]:
+        # A minion can send any event, so nothing is sure to be there.
+        minion, jid = data.get("id"), data.get("jid")
+        job = self.jobs.get(minion) if isinstance(minion, str) else None
+        if job is None or jid is None or "/ret/" not in event["tag"]:
             return []
-        if data["jid"] == job.jid:
-            del self.jobs[data["id"]]
-            return [(data["id"], _judge(data.get("return"), self.function))]
-        if data["jid"] == job.probe:
-            job.probe, job.misses = None, 0
+        if jid == job.jid:
+            return self._end(minion, _judge(data.get("return"), self.function))
+        # A busy machine answers late, and may do so after the next question.
+        if jid in job.probes:
+            job.probes = []
             job.absences = 0 if data.get("return") else job.absences + 1
             job.look = time.monotonic() + self.patience
         return []
@@ -146,11 +150,11 @@ class _Round:
             return self._end(minion, _failed(f"still at work after {self.seconds} s: {shows}"))
         if job.absences >= MISSES:
             return self._end(minion, _failed("the minion restarted in the middle of the job"))
-        if job.probe:
-            job.misses += 1
-        if job.misses >= MISSES:
+        if len(job.probes) >= MISSES:
             return self._end(minion, _silent("silent: it does not answer the master"))
-        job.probe, _error = self._publish(minion, "saltutil.find_job", {"jid": job.jid})
+        probe, _error = self._publish(minion, "saltutil.find_job", {"jid": job.jid})
+        if probe:
+            job.probes.append(probe)
         job.look = now + self.patience
         return []
 
@@ -167,6 +171,7 @@ class _Round:
 
 def _judge(returned, function):
     """Return the answer for what a minion returned."""
+    returned = _plain(returned, DEEPEST)
     if isinstance(returned, dict) or returned is True:
         return {"result": True, "answered": True, "answer": returned}
     if isinstance(returned, list):
@@ -178,6 +183,19 @@ def _judge(returned, function):
     if text == f"'{function}' is not available.":
         text += " `salt MINION saltutil.sync_modules` brings it; `state.apply chatmail` too"
     return _failed(text.splitlines()[-1] if text else "the minion returned nothing")
+
+
+def _plain(value, levels):
+    """Return a value without characters by which a minion could change what a terminal shows."""
+    if isinstance(value, (dict, list, tuple)) and not levels:
+        return "too deep"
+    if isinstance(value, dict):
+        return {_plain(key, 0): _plain(each, levels - 1) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, levels - 1) for each in value]
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in value)
 
 
 def _failed(comment):

@@ -3,7 +3,70 @@
 All functions get answers by relay, each of them {"result", …} with what `chatmail_ping` returned.
 """
 
+import math
+import re
+
 WAYS = ("mail", "https", "smtp")
+# A host name, or an IP address in brackets.
+DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9A-Za-z:.]{2,60}\])")
+
+
+def check(step, answers, domains):
+    """Make a failure of each answer of another form than `chatmail_ping` has; return the answers.
+
+    step: the name of the function. domains: {relay: its domain} of the relays that take part.
+    So a relay that answers anything else, or in the name of another one, spoils its own row only.
+    """
+    said = [each.get("domain") for each in answers.values() if each["result"]]
+    for relay, each in answers.items():
+        if not each["result"]:
+            continue
+        if not FORMS[step](each, list(domains.values())):
+            answers[relay] = _refuse(each, "the answer has another form than this release expects")
+        elif step == "open" and said.count(each["domain"]) > 1:
+            answers[relay] = _refuse(each, f"another relay says {each['domain']}, too")
+    return answers
+
+
+def _refuse(answer, why):
+    return {"result": False, "answered": answer["answered"], "comment": why}
+
+
+def _is_time(value):
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_opened(answer, _domains):
+    domain = answer.get("domain")
+    return isinstance(domain, str) and DOMAIN.fullmatch(domain) is not None
+
+
+def _is_sent(answer, domains):
+    mail, left, straight = (answer.get(name) for name in ("mail", "left", "straight"))
+    if not all(isinstance(each, dict) for each in (mail, left, straight)):
+        return False
+    if not (_is_time(mail.get("sent")) if "sent" in mail else isinstance(mail.get("error"), str)):
+        return False
+    ways = [straight.get(domain) for domain in domains]
+    return all(isinstance(each, str) for each in left.values()) and all(
+        isinstance(each, dict)
+        and set(each) == {"https", "smtp"}
+        and all(isinstance(value, str) or _is_time(value) for value in each.values())
+        for each in ways
+    )
+
+
+def _is_seen(answer, domains):
+    found = [answer[domain] for domain in domains if domain in answer]
+    return all(isinstance(each, dict) and all(map(_is_time, each.values())) for each in found)
+
+
+FORMS = {
+    "open": _is_opened,
+    "send": _is_sent,
+    "seen": _is_seen,
+    "close": lambda _answer, _domains: True,
+}
 
 
 def expected(domains, sent):

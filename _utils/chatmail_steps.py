@@ -4,8 +4,11 @@ Each failure of a call is a CommandExecutionError, which says where it happened,
 why. `ask` is `chatmail_asking.ask`: a file of `_utils` cannot call another one by itself.
 """
 
+import base64
+import os
 import sys
 
+import salt.crypt
 from salt.exceptions import CommandExecutionError
 
 CONVERGE_SECONDS = 3600  # A Raspberry Pi needs a quarter of an hour for its first converge.
@@ -21,9 +24,18 @@ def failure(answer):
     found = answer["answer"]
     if not isinstance(found, dict) or found.get("result", True) is not False:
         return None
-    steps = [each for each in found.get("steps", ()) if each["result"] is False]
-    said = "; ".join(f"{each['name']}: {each['comment']}" for each in steps)
-    return said or found.get("comment") or "it says that it failed"
+    steps = found.get("steps") if isinstance(found.get("steps"), list) else []
+    failed = [each for each in steps if isinstance(each, dict) and each.get("result") is False]
+    said = "; ".join(f"{each.get('name')}: {each.get('comment')}" for each in failed)
+    return said or str(found.get("comment") or "it says that it failed")
+
+
+def is_result(states):
+    """Return whether a value has the form of what `state.apply` returns."""
+    needed = {"result", "changes", "comment"}
+    return isinstance(states, dict) and all(
+        isinstance(each, dict) and needed <= set(each) for each in states.values()
+    )
 
 
 def failed_states(states):
@@ -31,9 +43,11 @@ def failed_states(states):
 
     states: what `state.apply` returned on one minion.
     """
+    if not is_result(states):
+        return "it returned no result of states"
     failed = [each for each in states.values() if each["result"] is False]
     return "; ".join(
-        f"{each['__id__']}: {' '.join(str(each['comment']).split())}" for each in failed
+        f"{each.get('__id__')}: {' '.join(str(each['comment']).split())}" for each in failed
     )
 
 
@@ -49,6 +63,27 @@ def call(ask, step, minion, function, seconds=900, **arguments):
     if why := failure(answer):
         raise CommandExecutionError(f"{minion}: {step}: {why}")
     return answer["answer"]
+
+
+def prove(pki_dir, minion, name, answer):
+    """Return a value of an answer after a proof that it comes from this minion.
+
+    pki_dir: the directory with the keys that the master accepted. name: the value's name. answer:
+    has `signature`, too (`chatmail_identity.sign`). Salt lets each minion answer in the name of
+    another one. Raises CommandExecutionError.
+    """
+    path = os.path.join(pki_dir, "minions", minion)
+    try:
+        text, signature = f"chatmail_move {answer[name]}", base64.b64decode(answer["signature"])
+        good = salt.crypt.verify_signature(path, text.encode(), signature)
+    except (KeyError, TypeError, ValueError, OSError):
+        good = False
+    if not good:
+        raise CommandExecutionError(
+            f"{minion}: {name}: expected a signature by the key in {path}. Another minion may have "
+            f"answered in the name of {minion}: look at all relays of this master"
+        )
+    return answer[name]
 
 
 def apply(ask, minion, sls, **more):

@@ -29,7 +29,7 @@ def told(fleet):
     server = http.server.ThreadingHTTPServer((THIS_SIDE, 0), Service)
     threading.Thread(target=server.serve_forever).start()
     example = re.search(
-        r"`/srv/salt/reactor/relay\.sls`.*?```yaml\n(.*?)```", PAGE.read_text(), re.S
+        r"`/etc/salt/reactor/relay\.sls` posts.*?```\n(.*?)```", PAGE.read_text(), re.S
     )[1]
     url = f"http://{THIS_SIDE}:{server.server_port}/relays"
     text = example.replace("https://notify.example.org/relays", url)

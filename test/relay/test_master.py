@@ -115,3 +115,17 @@ def test_relay_that_would_lose_its_master_keeps_its_resolv_conf(relay, master, r
                 assert "chatmail resolv.conf names our resolver" in waiting
     finally:
         relay.run(f"systemctl stop {provider}; rm /run/{provider}.conf")
+
+
+def test_lines_of_the_operator_come_from_the_master(relay, master):
+    """The minion keeps a copy of each file that it has read, also when the master's is gone."""
+    own = master.configuration.parent / "roots/chatmail_local"
+    own.mkdir()
+    with Minion(relay, THIS_SIDE, master.port):
+        master.await_minion()
+        (own / "nginx.conf").write_text("location = /own { return 204; }\n")
+        report = master.call("state.apply", "chatmail.nginx", "test=True")
+        diffs = {each["__id__"]: each["changes"].get("diff", "") for each in report.values()}
+        assert "+        location = /own { return 204; }\n" in diffs["chatmail nginx configuration"]
+        (own / "nginx.conf").unlink()
+        assert not_as_expected(master.call("state.apply", "chatmail.nginx", "test=True")) == {}

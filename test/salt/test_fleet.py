@@ -6,7 +6,7 @@ import stat
 
 import pytest
 from salt.exceptions import SaltInvocationError
-from support.played_back import RESTARTED, SILENT, Cached, Fleet, Late
+from support.played_back import RESTARTED, SILENT, Cached, Fleet, Late, Slow
 
 STATUS = "chatmail_overview.status"
 NAMES = [f"relay{number:03}.example.org" for number in range(1, 101)]
@@ -105,6 +105,12 @@ def test_job_that_takes_longer_than_all_timeouts_of_salt_is_awaited(fleet):
     assert (found["retcode"], found["data"]["r1"]["addresses"]) == (0, 1234)
 
 
+def test_minion_that_is_too_busy_to_answer_in_time_is_awaited(fleet):
+    """Once such a minion was called silent in its first converge, because it answered late."""
+    found = status(fleet, {"r1": Slow(WELL, 50)})
+    assert (found["retcode"], found["data"]["r1"]["addresses"]) == (0, 1234)
+
+
 def test_minion_that_restarts_in_the_middle_is_named(fleet):
     entry = status(fleet, {"r1": RESTARTED, "r2": WELL})["data"]["r1"]
     assert (entry["result"], entry["answered"]) == (False, True)
@@ -169,8 +175,9 @@ def test_dns_differences_and_files(fleet, tmp_path):
     found = fleet.call(
         "dns", {"chatmail_overview.dns": answers}, list(answers), files=tmp_path / "z"
     )
-    assert (tmp_path / "z/a.example.org.zone").read_text() == "zone of a\n"
-    assert (tmp_path / "z/.._.._b.zone").read_text() == "zone of b\n"
+    assert (tmp_path / "z/r1.zone").read_text() == "zone of a\n"
+    assert (tmp_path / "z/r2.zone").read_text() == "zone of b\n"
+    assert sorted(path.name for path in tmp_path.glob("**/*.zone")) == ["r1.zone", "r2.zone"]
     assert "zone" not in found["data"]["r1"]
     assert "a.example.org. MX missing" in fleet.show(found)
     assert found["retcode"] == 1

@@ -44,7 +44,8 @@ class Relays:
         left = {domain: "timed out" for domain in domains if (name, domain[:2]) in self.lost}
         return {"mail": {"sent": 1000.0}, "left": left, "straight": straight}
 
-    def seen(self, name, token, count, wait):
+    def seen(self, name, token, count, domains, wait):
+        assert f"{name}.example.org" in domains
         found = {}
         for sender in set(self.names) - set(self.silent):
             ways = {"https": 1000.2}

@@ -9,8 +9,8 @@ OURS = "# Managed by the chatmail formula.\n"
 def original(salt_states, tmp_path, monkeypatch):
     """Return call(function, path, test), with the place of the kept files below tmp_path."""
 
-    def call(function, path, test=False):
-        return salt_states(f"chatmail_original.{function}", test=test, name=str(path))
+    def call(function, path, test=False, **arguments):
+        return salt_states(f"chatmail_original.{function}", test=test, name=str(path), **arguments)
 
     for test in (True, False):
         call("kept", tmp_path / "missing", test=test)
@@ -83,3 +83,22 @@ def test_command_that_fails_shows_its_error_and_no_change(salt_states):
     ret = salt_states("chatmail_command.run", name="echo why >&2; exit 3", needed="true")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert "status 3: why" in ret["comment"]
+
+
+@pytest.mark.parametrize(
+    ("package", "keeps"), [("dpkg", False), ("chatmail-no-such-package", True), (None, False)]
+)
+def test_dry_run_predicts_the_copy_of_a_file_that_a_missing_package_brings(
+    original, tmp_path, package, keeps
+):
+    """Once, a first dry run announced no kept original."""
+    path = tmp_path / "conf"
+    predicted = original("kept", path, test=True, package=package)
+    assert (predicted["result"] is None, predicted["changes"] != {}) == (keeps, keeps)
+    assert original("kept", path, package=package)["changes"] == {}
+    path.write_text("theirs\n")
+    done = original("kept", path, package=package)
+    assert predicted["changes"] in ({}, done["changes"])
+    # With a copy from before, nothing would be kept.
+    path.unlink()
+    assert original("kept", path, test=True, package=package)["changes"] == {}

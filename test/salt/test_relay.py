@@ -121,8 +121,8 @@ def test_status_tells_what_the_machine_runs_with(
     status = salt_modules["chatmail_relay.status"]()
     assert sorted(status) == [
         "addresses", "certificate", "certificate_failure", "dkim_selectors", "domain", "form",
-        "imap_memory", "imap_notify", "limits", "mail_off", "registration", "tls_mode", "units",
-        "versions",
+        "imap_idle", "imap_memory", "imap_notify", "limits", "local_files", "mail_off",
+        "registration", "tls_mode", "unit_restarts", "units", "versions",
     ]  # fmt: skip
     assert status["domain"] == "_chat.example.org"
     assert status["addresses"] == 1
@@ -236,3 +236,21 @@ def test_function_of_salt_ssh_returns_the_settings_of_the_last_converge(
         salt_modules["chatmail_relay.settings"]()
     (tmp_path / "relay.json").write_text('{"mail_domain": "chat.example.org"}')
     assert salt_modules["chatmail_relay.settings"]() == {"mail_domain": "chat.example.org"}
+
+
+@pytest.mark.parametrize(("converged", "result"), [(False, False), (True, True)])
+def test_machine_of_cmdeploy_is_no_relay_before_its_take_over(
+    listeners, relay_module, salt_states, monkeypatch, converged, result
+):
+    """A highstate between two steps of a take-over would make new keys."""
+    relay_module["PORTS"] = {"tcp": (), "udp": ()}
+    there = {
+        "/usr/local/lib/chatmaild/chatmail.ini": True,
+        "/etc/chatmail/relay.json": converged,
+    }
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: there.get(path) or exists(path))
+    for test in (True, False):
+        ret = salt_states("chatmail_relay.ports_free", test=test, name="relay")
+        assert (ret["result"], ret["changes"]) == (result, {})
+        assert ("chatmail_adopt.start" in ret["comment"]) is not result

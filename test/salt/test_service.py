@@ -1,6 +1,7 @@
 """chatmail_service: units of systemd, looked at once."""
 
 import pytest
+from salt.state import State
 from support.state_module import load
 
 
@@ -132,3 +133,46 @@ def test_units_are_looked_at_anew_when_a_state_has_changed_something():
     assert module.running("a")["changes"] == {}
     assert systemd.calls == []
     assert systemd.questions[1:] == [["a"]]
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_unit_that_watches_a_changed_state_is_started_once(salt_opts, starts, tmp_path):
+    """Once, Salt let `mod_watch` start a unit again whose start had just failed."""
+    systemd = Systemd("inactive", "enabled", starts=starts)
+    run = State(salt_opts)
+    for function in ("cmd.run_all", "service.start", "service.restart"):
+        run.functions[function] = systemd[function]
+    watched = {"file": ["managed", {"name": str(tmp_path / "new")}, {"contents": "x"}]}
+    unit = {"chatmail_service": ["running", {"name": "x"}, {"watch": [{"file": "configuration"}]}]}
+    report = run.call_high({"configuration": watched, "unit": unit})
+    assert [bool(state["changes"]) for state in report.values()] == [True, starts]
+    assert [state["result"] for state in report.values()] == [True, starts]
+    assert systemd.calls == ["start"]
+
+
+def test_dry_run_goes_on_from_what_it_has_predicted():
+    """Once, the reload of a daemon that the same run would start was not predicted."""
+    systemd = Systemd("inactive", "")
+    started = {"name": "x", "changes": {"now": {"old": "inactive", "new": "active"}}}
+    running = {
+        "chatmail_service_|-a_|-x_|-running": started,
+        # Another kind of state with the same name, and another unit.
+        "file_|-b_|-x_|-managed": {"name": "x", "changes": {"mode": "0644"}},
+        "chatmail_service_|-c_|-y_|-dead": {"name": "y", "changes": {"now": {"new": "inactive"}}},
+    }
+    dry = load("chatmail_service", systemd, test=True, __running__=running)
+    assert dry.running("x")["changes"] == {}
+    assert dry.mod_watch("x", sfun="reloaded")["changes"]["now"]["new"] == "active, after a reload"
+    # A real run asks systemd.
+    real = load("chatmail_service", systemd, __running__=running)
+    assert real.mod_watch("x", sfun="reloaded")["changes"] == {}
+    reload = dry.mod_watch("x", sfun="reloaded")
+    running["chatmail_service_|-d_|-x_|-reloaded"] = {"name": "x", "changes": reload["changes"]}
+    assert dry.running("x")["changes"] == {}
+    assert dry.dead("x")["changes"]["now"] == {"old": "active", "new": "inactive"}
+
+
+def test_unit_whose_start_had_begun_with_old_files_is_started_with_the_new_ones():
+    """The first start only waits for the old one, which fails. So Salt has to call `mod_watch`."""
+    ret = load("chatmail_service", Systemd("activating", "enabled", starts=False)).running("x")
+    assert (ret["result"], ret["skip_watch"]) == (False, False)

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from support import documents
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -91,9 +93,10 @@ class Master:
     """A master that accepts every minion and key. `with Master(...) as master` ends it.
 
     port: where minions ask it. Tests of two releases run at once, each with a master.
+    options: further options of the master.
     """
 
-    def __init__(self, directory, pillar, address):
+    def __init__(self, directory, pillar, address, **options):
         self.port, publish_port = free_ports(address)
         self.configuration = configure(
             directory,
@@ -104,6 +107,7 @@ class Master:
             open_mode=True,
             worker_threads=2,
             timeout=60,
+            **options,
         )
 
     def __enter__(self):
@@ -140,8 +144,8 @@ class Fleet(Master):
     names: the ids of the minions.
     """
 
-    def __init__(self, directory, pillar, address, names):
-        super().__init__(directory, pillar, address)
+    def __init__(self, directory, pillar, address, names, **options):
+        super().__init__(directory, pillar, address, **options)
         self.names = names
         path = self.configuration / "master"
         # Minions of a busy machine take their time, and a test waits for one that is off.
@@ -153,16 +157,28 @@ class Fleet(Master):
         given["reactor"] = [{"salt/beacon/*/chatmail_relay/": [str(reactor)]}]
         path.write_text(json.dumps({**given, "log_level_logfile": "debug"}))
 
+    def finger(self):
+        """Return the fingerprint of the master's key, by the command of docs/fleet.md."""
+        key = self.configuration.parent / "etc/salt/pki/master/master.pub"
+        deadline = time.monotonic() + 60
+        while not (key.exists() and "END" in key.read_text()):
+            assert time.monotonic() < deadline, "the master has no key"
+            time.sleep(0.2)
+        command = ["bash", "-c", f'{documents.finger()}\nfinger "$0"', key]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     def run(self, function, *arguments):
         """Call a runner. Return the CompletedProcess."""
         return run("salt-run", self.configuration, function, *arguments)
 
-    def orchestrate(self, name, *arguments):
-        """Run an orchestration of `chatmail/fleet/`. Return its exit code and its states."""
-        sls = f"chatmail.fleet.{name}"
-        done = run(
-            "salt-run", self.configuration, "state.orchestrate", sls, *arguments, timeout=900
-        )
+    def orchestrate(self, name, *arguments, pillar=None):
+        """Run an orchestration of `chatmail/fleet/`. Return its exit code and its states.
+
+        pillar: keys in place of those that the master's own pillar has.
+        """
+        given = [f"pillar={json.dumps(pillar)}"] if pillar else []
+        called = ("state.orchestrate", f"chatmail.fleet.{name}", *given, *arguments)
+        done = run("salt-run", self.configuration, *called, timeout=3600)
         try:
             [states] = json.loads(done.stdout)["data"].values()
             return done.returncode, {state["__id__"]: state for state in states.values()}

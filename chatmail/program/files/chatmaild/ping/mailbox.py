@@ -20,6 +20,8 @@ from chatmaild.health.running import Account, Failed, State
 TOKEN = re.compile(r"[a-z0-9]{16}")
 # A master that dies in the middle closes nothing. Then the relay itself removes the address.
 LIFETIME = "30min"
+# The hardening of the relay's own units goes by the prefix chatmail-, and would forbid the removal.
+UNIT = "relay-ping-"
 PROGRAM = "/usr/local/lib/chatmail"
 # Seconds between two looks into the mailbox.
 PAUSE = 0.3
@@ -55,7 +57,7 @@ def _remove_later(token):
     subprocess.run(
         [
             *("systemd-run", "--quiet", "--collect", f"--on-active={LIFETIME}"),
-            *(f"--unit=chatmail-ping-{token}", f"--setenv=PYTHONPATH={PROGRAM}"),
+            *(f"--unit={UNIT}{token}", f"--setenv=PYTHONPATH={PROGRAM}"),
             *("/usr/bin/python3", "-B", "-m", "chatmaild.ping", token),
         ],
         capture_output=True,
@@ -63,14 +65,18 @@ def _remove_later(token):
     )
 
 
-def seen(settings: dict, token: str, count: int, wait: float) -> dict[str, dict[str, float]]:
+def seen(
+    settings: dict, token: str, count: int, domains: list[str], wait: float
+) -> dict[str, dict[str, float]]:
     """Wait until messages have arrived; return {domain of the sender: {way: Unix seconds}}.
 
-    count: the number of messages to wait for. wait: the longest time in seconds.
+    count: the number of messages to wait for. domains: those of the senders; other messages do not
+        count, so that no relay ends the waiting for those of the others.
+    wait: the longest time in seconds.
     """
     name, deadline = address(settings, token), time.monotonic() + wait
     while True:
-        found = _read(name, token)
+        found = {d: ways for d, ways in _read(name, token).items() if d in domains}
         if sum(map(len, found.values())) >= count or time.monotonic() > deadline:
             return found
         time.sleep(PAUSE)
@@ -102,9 +108,7 @@ def close(settings: dict, token: str) -> bool:
     """Remove the address and all that belongs to it; return whether nothing of it is left."""
     state = State(settings, offline=True)
     state.made.append(Account(address(settings, token), secrets.token_hex(16)))
-    subprocess.run(
-        ["systemctl", "stop", f"chatmail-ping-{token}.timer"], capture_output=True, check=False
-    )
+    subprocess.run(["systemctl", "stop", f"{UNIT}{token}.timer"], capture_output=True, check=False)
     try:
         throwaway.remove(state)
     except Failed as error:

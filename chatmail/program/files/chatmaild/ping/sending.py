@@ -7,6 +7,7 @@ import time
 
 from chatmaild.common.errors import OperatorError
 from chatmaild.common.federation import Federation
+from chatmaild.common.http_client import tls_context
 from chatmaild.dkim import signing
 from chatmaild.health import connections, message, throwaway
 from chatmaild.health.machine import list_queue
@@ -15,7 +16,7 @@ from chatmaild.health.running import Account, Failed, State, describe
 from chatmaild.message.spool import Message
 from chatmaild.transport.delivery import Delivery
 from chatmaild.transport.destinations import Destinations, NoHost
-from chatmaild.transport.https_client import HttpsClient, HttpsFailed, tls_context
+from chatmaild.transport.https_client import HttpsClient, HttpsFailed
 from chatmaild.transport.smtp_client import Uncertain, Unreachable
 
 # The relays to which messages go straight at the same time.
