@@ -13,11 +13,13 @@ VENV := .venv/bin
 PYTEST := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(VENV)/pytest -p no:cacheprovider
 # Options of the tests on machines, which by default boot both releases: make lab RELAY_OPTIONS="--os debian-12 -k chat"
 RELAY_OPTIONS ?=
+# make fleet FLEET_OPTIONS="--releases debian-13,debian-13" moves a relay from Debian 13 to 13.
+FLEET_OPTIONS ?=
 UNIT_MAIL := $(addprefix test/unit/,filter message transport)
 CONTRIBUTOR := test/relay/test_contributor.py
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit unit-mail unit-rest salt lab fleet vm realtime bench mutate documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit unit-mail unit-rest salt lab fleet vm realtime upgrade bench mutate documents reference webdev setup clean unit-and-salt
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -62,15 +64,18 @@ salt: .venv/ready ## tests of modules and states with Salt's loader
 lab: .venv/ready ## tests on booted machines (RELAY_OPTIONS="--os debian-12 -k chat")
 	$(PYTEST) test/relay $(RELAY_OPTIONS)
 
-fleet: .venv/ready ## a Salt master and three relays of both releases: mail between them, and a move
-	$(PYTEST) -s test/master/test_fleet.py
-	$(PYTEST) -s test/master/test_move.py
+fleet: .venv/ready ## a Salt master with relays of both releases: rollout, mail, beacon, a move
+	$(PYTEST) -s test/master $(FLEET_OPTIONS)
 
 vm: python3 ## a relay on an emulated machine: its kernel, AppArmor, a reboot (OS=debian-12 ARCH=arm64)
 	@$(SUDO) test/lab/vmcheck.py --os $(OS) --arch $(ARCH)
 
 realtime: .venv/ready ## two Delta Chats meet at a real iroh relay, which cargo builds once (OS=debian-12)
 	$(PYTEST) -s test/relay/real_iroh.py --os $(OS)
+
+upgrade: .venv/ready ## a relay whose machine goes from Debian 12 to 13: six minutes
+	$(SUDO) $(LAB) images --os debian-13
+	$(PYTEST) -s test/relay/dist_upgrade.py --os debian-12
 
 bench: .venv/ready ## figures of a relay: table, JSON, plots (OS=debian-12 PARTS=sustained PEERS=box)
 	$(VENV)/pip install --quiet --group bench || echo "matplotlib cannot be installed: no plots"

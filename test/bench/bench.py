@@ -119,6 +119,9 @@ def run(bench):
         name, _, box = peer.partition("=")
         found = bench.details["peers"][name] = {}
         bench.part(f"peer {name}", lambda box=box or name, found=found: parts.peer(box, found))
+    for name in bench.boxes:
+        if ended := Machine(name).ended_services():
+            bench.errors[name] = f"services that ended by themselves: {', '.join(ended)}"
     bench.values |= figures.of_cmdeploy(bench.values, bench.details["peers"])
 
 

@@ -113,6 +113,14 @@ class Machine:
                     count += len(os.listdir(top / account.address / part))
         return count
 
+    def ended_services(self):
+        """Return the services of the relay that systemd had to start again."""
+        shown = self.run(
+            "systemctl show -p Id,NRestarts 'chatmail-*' dovecot nginx postfix unbound"
+        )
+        units = [dict(re.findall(r"(\w+)=(.*)", block)) for block in shown.split("\n\n")]
+        return [unit["Id"] for unit in units if unit.get("NRestarts", "0") != "0"]
+
     def run(self, line):
         """Run a shell line in the box; return its output."""
         return lab("run", self.name, "--", "sh", "-c", line)
