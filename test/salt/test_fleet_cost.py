@@ -71,8 +71,9 @@ def test_hundredth_relay_costs_the_master_what_the_second_does(opts):
         calls.append(number)
     seconds = (time.monotonic() - began) / NUMBER
     print(f"\na pillar and its settings: {calls[-1]} calls, {1000 * seconds:.0f} ms a relay")
-    # The first one loads modules.
-    assert max(calls[-10:]) <= 1.05 * max(calls[1:11])
+    # The first one loads modules. Some look for Salt's extensions among Python's packages once or
+    # twice more than others, each time for 9600 calls, so the least of ten counts.
+    assert min(calls[-10:]) <= 1.05 * min(calls[1:11])
 
 
 def test_states_of_a_relay_do_not_depend_on_the_others():
