@@ -88,8 +88,9 @@ mutate: .venv/ready ## faults that the unit tests do not notice (PART=message SA
 	$(VENV)/pip install --quiet --group mutate
 	$(SUDO) $(VENV)/python -B test/mutation/mutate.py $(PART) $(if $(SAMPLE),--sample $(SAMPLE))
 
-documents: .venv/ready ## write pillar.example and docs/settings.md from chatmail/settings.py
+documents: .venv/ready ## write pillar.example and docs/settings.md, and the tables of docs/performance.md
 	$(VENV)/python test/support/settings_documents.py
+	$(VENV)/python test/bench/tables.py
 
 reference: .venv/ready ## write test/reference, the configuration of three example relays
 	$(VENV)/python test/support/reference.py

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import re
 import secrets
 import socket
 import time
@@ -115,6 +116,10 @@ class Inbox(IdleClient):
         found = [int(line.split()[1]) for line in answers.split("\n") if line.endswith(" EXISTS")]
         self.count = max(self.count, *found, 0)
         return self.count
+
+    def messages(self):
+        """Return how many messages the mailbox has."""
+        return int(re.search(r"MESSAGES (\d+)", self.command("STATUS INBOX (MESSAGES)"))[1])
 
 
 def log_in(account):

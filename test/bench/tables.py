@@ -1,7 +1,7 @@
 """Tables of several runs side by side: those of docs/performance.md, and before and after.
 
-`.venv/bin/python test/bench/tables.py debian-13.json debian-12.json` prints the tables of the page
-from the files that `make bench` wrote. Its output is what the page has.
+`make documents` writes the tables of the page from the files in docs/figures. `make bench` wrote
+these files, and somebody put them there. A test compares the page with them.
 """
 
 import json
@@ -9,7 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path[:1] = [str(Path(__file__).parents[1])]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:1] = [str(ROOT / "test")]
 
 from bench.figures import (  # noqa: E402
     FIGURES,
@@ -19,6 +20,19 @@ from bench.figures import (  # noqa: E402
     shown_goal,
     verdict,
 )
+
+PAGE = ROOT / "docs" / "performance.md"
+FIGURES_FOLDER = ROOT / "docs" / "figures"
+# {head of the column: file in docs/figures}. A file that is not there has no column.
+RUNS = {
+    "13 before": "debian-13-before",
+    "13 now": "debian-13",
+    "12 before": "debian-12-before",
+    "12 now": "debian-12",
+}
+# What is between these lines of the page is written by this program.
+BEGIN = "<!-- Made by `make documents` from docs/figures: begin -->"
+END = "<!-- Made by `make documents` from docs/figures: end -->"
 
 
 def read(path):
@@ -73,31 +87,43 @@ def by_service(records, key, least):
 
 
 def page(records):
-    """Return the tables of docs/performance.md."""
+    """Return the lines with all tables of docs/performance.md.
+
+    records: as in `side_by_side`. A record with peers gets a table of its own.
+    """
     lines = side_by_side(records)
     lines += ["", "CPU a message at full speed, in milliseconds:", ""]
     lines += by_service(records, "cpu", 0.1)
     lines += ["", "PSS of the idle box, in MB:", "", *by_service(records, "memory", 1)]
     for name, record in records.items():
-        busy = max(record["busy"].values(), default=0)
-        about = f"{record['date']}, {record['cores']} cores, at most {busy:.0f} % busy otherwise"
-        lines += ["", f"{name}: {about}."]
         if peers := record.get("peers"):
-            lines += ["", *comparison(record["figures"], peers)]
-    return lines
+            lines += ["", f"{name}, beside others:", "", *comparison(record["figures"], peers)]
+    lines += ["", "When the runs were, and how busy the machine was with other work:", ""]
+    rows = map(_circumstances, records.items())
+    return [*lines, *in_columns([("run", "date", "cores", "at most"), *rows])]
 
 
-def main():
-    """Print the tables of the page."""
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    records = [read(path) for path in sys.argv[1:]]
-    print(
-        "\n".join(
-            page({record["release"].replace("debian-", "Debian "): record for record in records})
-        )
-    )
+def _circumstances(item):
+    """Return the row of a run in the table about the circumstances."""
+    name, record = item
+    part, busy = max(record["busy"].items(), key=lambda pair: pair[1], default=("", 0))
+    about = f"{busy:.0f} %" + (f" ({part})" if part else "")
+    return (name, record["date"], str(record["cores"]), about)
+
+
+def documents():
+    """Return {path: text} of docs/performance.md with the tables of the files in docs/figures."""
+    records = {
+        name: read(path)
+        for name, path in ((name, FIGURES_FOLDER / f"{file}.json") for name, file in RUNS.items())
+        if path.exists()
+    }
+    before, rest = PAGE.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    lines = [BEGIN, "", *page(records), "", END]
+    return {PAGE: before + "\n".join(lines) + after}
 
 
 if __name__ == "__main__":
-    main()
+    for page_path, page_text in documents().items():
+        page_path.write_text(page_text)

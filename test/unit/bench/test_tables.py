@@ -58,8 +58,27 @@ def test_page_has_the_figures_of_peers():
 
 
 def test_page_says_when_and_how_quietly_each_release_was_measured():
-    page = tables.page(RECORDS)
-    assert "Debian 13: 2026-11-26 14:41, 2 cores, at most 3 % busy otherwise." in page
+    page = rows(tables.page(RECORDS))
+    assert ["Debian 13", "2026-11-26 14:41", "2", "3 % (sustained)"] in page
+    assert ["Debian 12", "2026-11-26 15:41", "2", "0 %"] in page
+
+
+def test_document_has_the_tables_of_the_measured_files():
+    for path, text in tables.documents().items():
+        assert path.read_text() == text, "run `make documents`"
+
+
+def test_tables_replace_only_what_is_between_the_marks(tmp_path, monkeypatch):
+    page, folder = tmp_path / "performance.md", tmp_path / "figures"
+    folder.mkdir()
+    page.write_text(f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n")
+    (folder / "debian-13.json").write_text(json.dumps(RECORDS["Debian 13"]))
+    monkeypatch.setattr(tables, "PAGE", page)
+    monkeypatch.setattr(tables, "FIGURES_FOLDER", folder)
+    lines = tables.documents()[page].splitlines()
+    assert (lines[0], lines[-1]) == ("above", "below")
+    assert "old" not in lines
+    assert ["figure", "goal", "13 now", "", "unit"] in rows(lines)
 
 
 def test_record_is_read_from_its_file(tmp_path):
