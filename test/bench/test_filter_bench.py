@@ -36,7 +36,8 @@ def show(what: str, seconds: float) -> None:
     print(f"{what:<58} {seconds * 1000:9.3f} ms CPU")
 
 
-@pytest.mark.parametrize(("size", "times", "limit"), [("10 KB", 100, 0.002), ("30 MB", 1, 0.2)])
+# Three times what a slow machine takes: the figures are printed, and the limit finds what is wrong.
+@pytest.mark.parametrize(("size", "times", "limit"), [("10 KB", 100, 0.002), ("30 MB", 1, 0.7)])
 def test_checks_stay_within_their_cpu_time(bodies, size, times, limit):
     body = bytearray(bodies[size])
     sent = cpu(lambda: rules.check_submission(SENDER, fields(), body), times)
