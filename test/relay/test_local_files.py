@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 from relay.client import tls_context
 from support.converging import APPLY, apply, changed, failed, not_as_expected, states
+from support.local_files import PATHS
 
 ROOT = "/srv/tests-own"
 MINION = "/etc/salt/minion.d/tests-own.conf"
@@ -15,13 +16,6 @@ LINES = {
     "dovecot.conf": "protocol imap {\n  imap_idle_notify_interval = 3 mins\n}\n",
     "nginx.conf": 'location = /own {\n    return 200 "{{ relay.mail_domain }}";\n}\n',
     "unbound.conf": 'server:\n    local-data: "own.internal. A 192.0.2.7"\n',
-}
-PATHS = {
-    "main.cf": "/etc/postfix/main.cf",
-    "master.cf": "/etc/postfix/master.cf",
-    "dovecot.conf": "/etc/dovecot/dovecot.conf",
-    "nginx.conf": "/etc/nginx/nginx.conf",
-    "unbound.conf": "/etc/unbound/unbound.conf",
 }
 CONFIGURATIONS = {
     "main.cf": "chatmail postfix main configuration",

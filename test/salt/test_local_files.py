@@ -4,15 +4,9 @@ import logging
 
 import pytest
 from support import reference
+from support.local_files import PATHS
 
 PILLAR = {"chatmail": {"mail_domain": "_chat.example.org"}}
-PATHS = {
-    "main.cf": "/etc/postfix/main.cf",
-    "master.cf": "/etc/postfix/master.cf",
-    "dovecot.conf": "/etc/dovecot/dovecot.conf",
-    "nginx.conf": "/etc/nginx/nginx.conf",
-    "unbound.conf": "/etc/unbound/unbound.conf",
-}
 
 
 @pytest.fixture
