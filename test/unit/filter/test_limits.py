@@ -3,6 +3,7 @@
 import pytest
 from chatmaild.common.refusals import Refusal
 from chatmaild.filter.milter_server import CONTINUE, TEMPFAIL
+from chatmaild.filter.milters import ROLES
 from support.milter_client import NO_REPLY_BODY, NO_REPLY_HEADER, MilterClient
 from support.milter_session import Held, shared_state
 
@@ -108,3 +109,24 @@ def test_postfix_waits_for_no_answer_to_fields_and_pieces_of_the_body(filter_, r
     with MilterClient(filter_.sockets / role) as client:
         assert client.steps & NO_REPLY_HEADER
         assert client.steps & NO_REPLY_BODY
+
+
+@pytest.mark.parametrize("role", ["submission", "sign"])
+def test_large_message_takes_long(role):
+    session = ROLES[role](shared_state())
+    session.body(b"x" * 256 * 1024)
+    assert not session.takes_long()
+    session.body(b"x")
+    assert session.takes_long()
+
+
+@pytest.mark.parametrize("role", ["incoming", "mxdeliv"])
+def test_message_whose_signature_is_looked_up_takes_long(role):
+    shared = shared_state()
+    session = ROLES[role](shared)
+    assert not session.takes_long()
+    session.body(b"x" * 257 * 1024)
+    assert session.takes_long()
+    session = ROLES[role](shared)
+    shared.keys = object()
+    assert session.takes_long()

@@ -1,9 +1,11 @@
 """The milter protocol itself: who gets no answer, what is logged, and what ends with a session."""
 
 import contextlib
+import queue
 import socket
 import struct
 import threading
+import time
 
 import pytest
 from chatmaild.filter import milter_server
@@ -11,6 +13,8 @@ from chatmaild.filter.milter_server import CONTINUE
 from support.milter_client import ACTIONS, STEPS, MilterClient
 
 VERSION = 6
+# What a session that takes long does before its answer.
+ANSWERS = queue.Queue()
 
 
 class Recorded(milter_server.Session):
@@ -36,8 +40,13 @@ class Recorded(milter_server.Session):
     def body(self, chunk):
         self.got.append(len(chunk))
 
+    def takes_long(self):
+        return b"<long@b.c>" in self.got
+
     def eom(self):
         self.got.append("eom")
+        if self.takes_long():
+            ANSWERS.get(timeout=20)()
         return CONTINUE
 
     def abort(self):
@@ -79,6 +88,22 @@ def offer(version=VERSION, actions=ACTIONS, steps=STEPS):
 
 
 AGREED = offer(actions=0x59, steps=0x1803C3)
+
+
+def receive(client, length):
+    """Return so many bytes of the answers."""
+    received = b""
+    while len(received) < length and (data := client.recv(length - len(received))):
+        received += data
+    return received
+
+
+def wait_until(condition):
+    """Wait until a condition holds; fail after 20 s."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def rest(client):
@@ -163,7 +188,58 @@ def test_session_that_breaks_ends_alone_and_its_text_is_not_logged(server, caplo
     assert sessions[1] == ["close"]
 
 
-def test_without_a_thread_for_a_session_the_client_gets_no_answer(server, caplog, monkeypatch):
+def test_session_that_takes_long_keeps_no_other_waiting(server):
+    path, sessions = server
+    with connected(path) as client:
+        client.sendall(
+            offer() + packet(b"M", b"<long@b.c>\0") + packet(b"E")
+            + packet(b"M", b"<next@b.c>\0") + packet(b"A")
+        )  # fmt: skip
+        assert receive(client, len(AGREED) + 5) == AGREED + packet(b"c")
+        with MilterClient(path) as other:
+            other.mail("a@b.c")
+        assert "eom" not in sessions[1]
+        assert b"<next@b.c>" not in sessions[0]
+        ANSWERS.put(lambda: None)
+        # The answer, and one to what was sent before it.
+        assert receive(client, 10) == 2 * packet(b"c")
+        # The session is read as before, also for a further message that takes long.
+        ANSWERS.put(lambda: None)
+        client.sendall(packet(b"M", b"<a@b.c>\0") + packet(b"E") + packet(b"Q"))
+        assert rest(client) == 2 * packet(b"c")
+    assert sessions[0] == [
+        b"<long@b.c>", "eom", b"<next@b.c>", "abort", b"<a@b.c>", "eom", "close"
+    ]  # fmt: skip
+
+
+def test_session_that_takes_long_and_breaks_ends_alone(server, caplog):
+    path, sessions = server
+
+    def fail():
+        raise LookupError("the text of a message")
+
+    with connected(path) as client:
+        client.sendall(offer() + packet(b"M", b"<long@b.c>\0") + packet(b"E"))
+        ANSWERS.put(fail)
+        assert rest(client) == AGREED + packet(b"c")
+    assert "a session broke: LookupError at " in caplog.text
+    assert "text of a message" not in caplog.text
+    MilterClient(path).close()
+    assert sessions[0] == [b"<long@b.c>", "eom", "close"]
+
+
+def test_client_that_leaves_before_a_long_answer_ends_its_session(server, caplog):
+    path, sessions = server
+    with connected(path) as client:
+        client.sendall(offer() + packet(b"M", b"<long@b.c>\0") + packet(b"E"))
+        receive(client, len(AGREED) + 5)
+    ANSWERS.put(lambda: None)
+    wait_until(lambda: sessions[0][-1] == "close")
+    MilterClient(path).close()
+    assert caplog.text == ""
+
+
+def test_without_a_thread_for_a_long_answer_the_session_ends(server, caplog, monkeypatch):
     path, _ = server
 
     def start(self):
@@ -172,22 +248,31 @@ def test_without_a_thread_for_a_session_the_client_gets_no_answer(server, caplog
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with connected(path) as client:
-            assert rest(client) == b""
+            client.sendall(offer() + packet(b"M", b"<long@b.c>\0") + packet(b"E"))
+            assert rest(client) == AGREED + packet(b"c")
     assert "no room for a session: can't start new thread" in caplog.text
     MilterClient(path).close()
 
 
-def test_without_a_descriptor_a_session_waits(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(milter_server, "NO_ROOM_SECONDS", 0)
-    ends = [OSError(24, "Too many open files"), KeyboardInterrupt()]
+def test_without_a_descriptor_a_session_waits(server, caplog, monkeypatch):
+    path, sessions = server
+    accept, fails = socket.socket.accept, iter([True, True])
 
-    class Full:
-        def accept(self):
-            raise ends.pop(0)
+    def fail(self):
+        if next(fails, False):
+            raise OSError(24, "Too many open files")
+        return accept(self)
 
-    with pytest.raises(KeyboardInterrupt):
-        milter_server.serve(Full(), list)
-    assert "no room for a session: [Errno 24] Too many open files" in caplog.text
+    with MilterClient(path) as earlier:
+        monkeypatch.setattr(socket.socket, "accept", fail)
+        with connected(path) as client:
+            # Others are answered meanwhile.
+            wait_until(lambda: "Too many" in caplog.text)
+            earlier.mail("a@b.c")
+            client.sendall(offer() + packet(b"Q"))
+            assert rest(client) == AGREED
+    assert caplog.text.count("no room for a session: [Errno 24] Too many open files") == 2
+    assert len(sessions) == 2
 
 
 def test_changes_are_packets_of_the_protocol(server):

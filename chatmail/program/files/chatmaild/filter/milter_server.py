@@ -6,8 +6,10 @@ memory. Names and numbers are those of sendmail (include/libmilter/mfdef.h), and
 https://www.postfix.org/MILTER_README.html
 """
 
-import contextlib
+import collections
+import functools
 import logging
+import selectors
 import socket
 import struct
 import threading
@@ -15,7 +17,6 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 VERSION = 6
 # Session has a method for each of these actions.
@@ -35,6 +36,9 @@ MAX_PACKET = 1 << 20
 BACKLOG = 1000
 # Seconds until the next try when this process or the machine has no room for another session.
 NO_ROOM_SECONDS = 0.1
+# Bytes that are read from a session before it is the turn of the next one.
+RECEIVE = 1 << 16
+LENGTH = struct.Struct(">I")
 
 CONTINUE, TEMPFAIL = b"c", b"t"
 log = logging.getLogger(__name__)
@@ -67,6 +71,10 @@ class Session:
 
     def eom(self) -> bytes:
         """Answer to the end of the message. Only this method may call the methods for changes."""
+        raise NotImplementedError
+
+    def takes_long(self) -> bool:
+        """Return whether `eom` may take so long that other sessions should not wait for it."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -103,6 +111,10 @@ class Unexpected(Exception):
     """The other side does not speak the protocol as Postfix does. The text says why."""
 
 
+class Ended(Exception):
+    """The session has ended."""
+
+
 def reply(code: str, status: str | None, text: str) -> bytes:
     """Return the answer that makes Postfix send this SMTP reply.
 
@@ -123,93 +135,189 @@ def listen(path: Path) -> socket.socket:
 
 
 def serve(listener: socket.socket, new_session: Callable[[], Session]) -> None:
-    """Answer each connection in a thread of its own, for ever."""
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError as error:
-            # Without a descriptor for it, the session waits.
-            log.error("no room for a session: %s", error)
-            time.sleep(NO_ROOM_SECONDS)
-            continue
-        try:
-            threading.Thread(target=_answer, args=(connection, new_session())).start()
-        except RuntimeError as error:
-            # Without a thread for it, Postfix answers 451.
-            log.error("no room for a session: %s", error)
-            connection.close()
+    """Answer all sessions, for ever.
+
+    One thread reads the packets of all of them and answers. For an answer that may take long, a
+    session gets a thread of its own.
+    """
+    _Server(listener, new_session).run()
 
 
-def _answer(connection: socket.socket, session: Session) -> None:
-    """Answer one connection until its end."""
-    with connection, contextlib.closing(session):
-        try:
-            with connection.makefile("rb") as packets:
-                _negotiate(connection, packets)
-                _converse(connection, packets, session)
-        except Unexpected as error:
-            log.error("a client of the milter: %s", error)
-        except OSError:
-            pass  # Postfix has gone amid a message.
-        except Exception as error:
-            # The text of the error may quote the message, so only its kind and place are logged.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log.error("a session broke: %s at %s", type(error).__name__, place)
+class _Connection:
+    """A connection with its session.
 
+    fault: the exception that ended an answer in a thread of its own.
+    """
 
-def _negotiate(connection: socket.socket, packets: BinaryIO) -> None:
-    """Agree on the version, the actions and the steps. Raises Unexpected."""
-    command, data = _read(packets)
-    if not command:
-        return
-    if command != b"O" or len(data) < 12:
-        raise Unexpected("no negotiation at the start")
-    version, actions, steps = struct.unpack(">III", data[:12])
-    if version < VERSION or ~actions & ACTIONS or ~steps & STEPS:
-        raise Unexpected(f"offers version {version}, actions {actions:#x}, steps {steps:#x} only")
-    _write(connection, [b"O" + struct.pack(">III", VERSION, ACTIONS, STEPS)])
+    def __init__(self, sock: socket.socket, session: Session):
+        self.socket, self.session = sock, session
+        self.fault: Exception | None = None
+        self._received, self._at = b"", 0
+        self._agreed = False
 
+    def receive(self) -> None:
+        """Read some bytes. Raises Ended or OSError when the other side has gone."""
+        received = self.socket.recv(RECEIVE)
+        if not received:
+            raise Ended
+        self._received, self._at = self._received[self._at :] + received, 0
 
-def _converse(connection: socket.socket, packets: BinaryIO, session: Session) -> None:
-    """Answer commands until the end of the session. Raises Unexpected."""
-    while True:
-        command, data = _read(packets)
-        if command == b"L":
+    def next_packet(self) -> tuple[bytes, bytes] | None:
+        """Return the command and the data of the next packet, None when it is not there as a whole.
+
+        Raises Unexpected for a packet without a command, and for one that is too large.
+        """
+        start = self._at + LENGTH.size
+        if len(self._received) < start:
+            return None
+        (size,) = LENGTH.unpack_from(self._received, self._at)
+        if not 0 < size <= MAX_PACKET:
+            raise Unexpected(f"a packet of {size} bytes")
+        if len(self._received) < start + size:
+            return None
+        self._at = start + size
+        return self._received[start : start + 1], self._received[start + 1 : self._at]
+
+    def answer(self, command: bytes, data: bytes) -> None:
+        """Answer a packet. Raises Ended, Unexpected or OSError at the end of the session."""
+        session = self.session
+        if not self._agreed:
+            self._agree(command, data)
+        elif command == b"L":
             name, _, value = data.removesuffix(b"\0").partition(b"\0")
             session.header(name, value)
         elif command == b"B":
             session.body(data)
         elif command == b"M":
-            _write(connection, [session.envfrom(data.partition(b"\0")[0])])
+            self._write([session.envfrom(data.partition(b"\0")[0])])
         elif command == b"R":
-            _write(connection, [session.envrcpt(data.partition(b"\0")[0])])
+            self._write([session.envrcpt(data.partition(b"\0")[0])])
         elif command == b"E":
             answer = session.eom()
-            _write(connection, [*session.take_changes(), answer])
+            self._write([*session.take_changes(), answer])
         elif command == b"A":
             session.abort()
-        elif command in (b"", b"Q"):
-            return
+        elif command == b"Q":
+            raise Ended
         elif command != b"D":  # macros, which nothing here uses
             raise Unexpected(f"the command {command!r}")
 
+    def _agree(self, command: bytes, data: bytes) -> None:
+        """Agree on the version, the actions and the steps. Raises Unexpected."""
+        if command != b"O" or len(data) < 12:
+            raise Unexpected("no negotiation at the start")
+        version, actions, steps = struct.unpack(">III", data[:12])
+        if version < VERSION or ~actions & ACTIONS or ~steps & STEPS:
+            offer = f"version {version}, actions {actions:#x}, steps {steps:#x}"
+            raise Unexpected(f"offers {offer} only")
+        self._agreed = True
+        self._write([b"O" + struct.pack(">III", VERSION, ACTIONS, STEPS)])
 
-def _read(packets: BinaryIO) -> tuple[bytes, bytes]:
-    """Return the command and the data of the next packet, both empty at the end of the connection.
-
-    Raises Unexpected for a packet without a command, and for one that is too large.
-    """
-    length = packets.read(4)
-    if len(length) < 4:
-        return b"", b""
-    (size,) = struct.unpack(">I", length)
-    if not 0 < size <= MAX_PACKET:
-        raise Unexpected(f"a packet of {size} bytes")
-    packet = packets.read(size)
-    if len(packet) < size:
-        return b"", b""
-    return packet[:1], packet[1:]
+    def _write(self, packets: list[bytes]) -> None:
+        # Postfix waits for each answer, so its socket always has room for a whole one.
+        self.socket.sendall(b"".join(LENGTH.pack(len(each)) + each for each in packets))
 
 
-def _write(connection: socket.socket, packets: list[bytes]) -> None:
-    connection.sendall(b"".join(struct.pack(">I", len(each)) + each for each in packets))
+class _Server:
+    """The sessions of one listening socket."""
+
+    def __init__(self, listener: socket.socket, new_session: Callable[[], Session]):
+        self._listener, self._new_session = listener, new_session
+        self._selector = selectors.DefaultSelector()
+        # When new connections are accepted again, by time.monotonic(); None while they are.
+        self._full_until: float | None = None
+        # Connections that a thread gives back, and the pair of sockets that wakes this one.
+        self._returned: collections.deque[_Connection] = collections.deque()
+        self._woken, self._waker = socket.socketpair()
+
+    def run(self) -> None:
+        """Answer for ever."""
+        self._listener.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._take_back)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        while True:
+            for key, _ in self._selector.select(self._full_until and NO_ROOM_SECONDS):
+                key.data()
+            if self._full_until and time.monotonic() >= self._full_until:
+                self._full_until = None
+                self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # The client has gone again.
+        except OSError as error:
+            # Without a descriptor for it, the session waits.
+            log.error("no room for a session: %s", error)
+            self._selector.unregister(self._listener)
+            self._full_until = time.monotonic() + NO_ROOM_SECONDS
+            return
+        self._await_packets(_Connection(sock, self._new_session()))
+
+    def _await_packets(self, connection: _Connection) -> None:
+        read = functools.partial(self._guarded, connection, self._read)
+        self._selector.register(connection.socket, selectors.EVENT_READ, read)
+
+    def _guarded(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
+        """Take a step with a connection. After any exception the connection ends."""
+        try:
+            step(connection)
+        except (Ended, OSError):
+            self._end(connection)  # Postfix has said so, or has gone amid a message.
+        except Unexpected as error:
+            log.error("a client of the milter: %s", error)
+            self._end(connection)
+        except Exception as error:
+            # The text of the error may quote the message, so only its kind and place are logged.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("a session broke: %s at %s", type(error).__name__, place)
+            self._end(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        connection.receive()
+        self._answer(connection)
+
+    def _answer(self, connection: _Connection) -> None:
+        """Answer the packets that are there."""
+        while packet := connection.next_packet():
+            if packet[0] == b"E" and connection.session.takes_long():
+                self._answer_in_thread(connection, packet)
+                return
+            connection.answer(*packet)
+
+    def _answer_in_thread(self, connection: _Connection, packet: tuple[bytes, bytes]) -> None:
+        """Let a thread answer a packet. Until it gives the connection back, nothing is read."""
+
+        def answer() -> None:
+            try:
+                connection.answer(*packet)
+            except Exception as error:
+                connection.fault = error
+            self._returned.append(connection)
+            self._waker.send(b"!")
+
+        self._selector.unregister(connection.socket)
+        try:
+            threading.Thread(target=answer).start()
+        except RuntimeError as error:
+            # Without a thread for it, Postfix answers 451.
+            log.error("no room for a session: %s", error)
+            raise Ended from None
+
+    def _take_back(self) -> None:
+        self._woken.recv(RECEIVE)
+        while self._returned:
+            self._guarded(self._returned.popleft(), self._go_on)
+
+    def _go_on(self, connection: _Connection) -> None:
+        if connection.fault:
+            raise connection.fault
+        self._await_packets(connection)
+        self._answer(connection)
+
+    def _end(self, connection: _Connection) -> None:
+        if connection.socket in self._selector.get_map():
+            self._selector.unregister(connection.socket)
+        connection.session.close()
+        connection.socket.close()

@@ -28,6 +28,8 @@ MAX_REPLY = 500
 # need two or three times as much again (services/files/chatmail-filter.service.jinja). One message
 # of the largest size always has room.
 MAX_IN_FLIGHT = 96 * 1024 * 1024
+# Bytes of a body from which on its checks take more than a few milliseconds.
+LARGE = 256 * 1024
 
 
 def guarded(callback: Callable[..., None]) -> Callable[..., bytes]:
@@ -202,6 +204,10 @@ class Session(milter_server.Session):
         finally:
             self._forget()
 
+    def takes_long(self) -> bool:
+        """Return whether the checks of the message may keep other sessions waiting."""
+        return len(self.content) > LARGE
+
     @guarded
     def abort(self) -> None:
         """Forget a message that the client or Postfix has given up."""
@@ -283,6 +289,10 @@ class Incoming(Session):
         # Whether the envelope sender is the author, and a valid signature proves the author's
         # domain.
         self.sender_verified = False
+
+    def takes_long(self) -> bool:
+        """Return whether DNS may be asked, or the message is large."""
+        return self.shared.keys is not None or super().takes_long()
 
     def check_recipient(self, address: str) -> None:
         """Raise Refusal when the address does not exist here."""
