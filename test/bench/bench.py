@@ -35,7 +35,8 @@ COMMANDS = {
     ],
 }
 RETENTION = {"TMPDIR": "/var/tmp", "EXPIRE_MAILBOXES": "100000"}
-USUAL = [*(name for name in parts.PARTS if name != "hour"), "filter", "transport"]
+ALL = [*parts.PARTS, "filter", "transport"]
+USUAL = [name for name in ALL if "hour" not in name]
 
 
 class Bench:
@@ -48,6 +49,7 @@ class Bench:
         self.options, self.directory = options, directory
         self.values, self.details, self.errors = {}, {"busy": {}}, {}
         self.boxes = []
+        self.idle_clients = None  # those of the part begin-hour
 
     def box(self, name):
         """Return a converged box, which is made when it is first asked for."""
@@ -107,18 +109,20 @@ def command(argv):
 
 
 def run(bench):
-    """Run all parts that were asked for, and the peers."""
+    """Run all parts that were asked for, and the peers, while clients may be idle for an hour."""
     for name in bench.options.parts:
-        if name in parts.PARTS:
-            bench.part(name, lambda name=name: parts.PARTS[name](bench))
-        else:
+        if name in COMMANDS:
             for argv in COMMANDS[name]:
                 bench.part(name, lambda argv=argv: command(argv))
+        elif name != "hour":
+            bench.part(name, lambda name=name: parts.PARTS[name](bench))
     bench.details["peers"] = {}
     for peer in bench.options.peers:
         name, _, box = peer.partition("=")
         found = bench.details["peers"][name] = {}
         bench.part(f"peer {name}", lambda box=box or name, found=found: parts.peer(box, found))
+    if "hour" in bench.options.parts:
+        bench.part("hour", lambda: parts.hour(bench))
     for name in bench.boxes:
         if ended := Machine(name).ended_services():
             bench.errors[name] = f"services that ended by themselves: {', '.join(ended)}"
@@ -159,12 +163,15 @@ def main():
     """Measure; return 1 when a part could not be measured. A missed goal is no failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--os", choices=["debian-12", "debian-13"], default="debian-13")
-    parser.add_argument("--parts", type=names, default=USUAL, help=f"default: {' '.join(USUAL)}")
+    parser.add_argument(
+        "--parts", type=names, default=USUAL, help=f"all, or some; default: {' '.join(USUAL)}"
+    )
     parser.add_argument("--peers", type=names, default=[], help="other relays: name=box, or a box")
     parser.add_argument("--clients", type=int, default=1000, help="clients that wait in IDLE")
     parser.add_argument("--messages", type=int, default=12_000, help="messages of the part growth")
     parser.add_argument("--before", type=tables.read, help="a JSON file of an earlier run")
     options = parser.parse_args()
+    options.parts = ALL if options.parts == ["all"] else options.parts
     unknown = set(options.parts) - set(parts.PARTS) - set(COMMANDS)
     if unknown:
         parser.error(f"no such part: {' '.join(sorted(unknown))}")

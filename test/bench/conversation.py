@@ -59,28 +59,39 @@ def conversation(domain, other_domain=None, messages=200, idle=40):
         other.close()
 
 
-def after_idle(domain, seconds, say, people=40):
-    """Return the waits, in seconds, of clients that were in IDLE for a long time.
+class IdleClients:
+    """Clients that do nothing for a long time, each in one IDLE command."""
 
-    They do nothing meanwhile, and then get one message each. say: a function that prints a line.
-    """
-    inboxes = [Inbox(fresh_account(domain)) for _ in range(people)]
-    for inbox in inboxes:
-        inbox.idle()
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        say(f"{people} clients in IDLE, {left / 60:.1f} minutes left")
-        time.sleep(min(left, 300))
-    sender = Person(domain)
-    converse(sender, sender, 4)
-    waits = []
-    for inbox in inboxes:
-        sent = sender.outbox.send(inbox.account.address, 1_000)
-        waits.append(inbox.wait_for_count()[1] - sent)
-        sender.outbox.confirm()
-    for connection in (sender, *inboxes):
-        connection.close()
-    return waits
+    def __init__(self, domain, people=40):
+        self.domain = domain
+        self.inboxes = [Inbox(fresh_account(domain)) for _ in range(people)]
+        for inbox in self.inboxes:
+            inbox.idle()
+        self.began = time.monotonic()
+
+    def waits(self, seconds, say):
+        """Send each a message after so many seconds of IDLE; return the waits, in seconds.
+
+        say: a function that prints a line.
+        """
+        while (left := self.began + seconds - time.monotonic()) > 0:
+            say(f"{len(self.inboxes)} clients in IDLE, {left / 60:.1f} minutes left")
+            time.sleep(min(left, 300))
+        sender = Person(self.domain)
+        try:
+            converse(sender, sender, 4)
+            return [wait_of_one(sender, inbox) for inbox in self.inboxes]
+        finally:
+            for connection in (sender, *self.inboxes):
+                connection.close()
+
+
+def wait_of_one(sender, inbox):
+    """Send one message; return the seconds until its notice."""
+    sent = sender.outbox.send(inbox.account.address, 1_000)
+    wait = inbox.wait_for_count()[1] - sent
+    sender.outbox.confirm()
+    return wait
 
 
 def main():
