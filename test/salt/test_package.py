@@ -19,10 +19,11 @@ class Apt:
         self.there, self.unknown, self.calls = dict.fromkeys(there, "1"), unknown, []
         self.functions = {"pkg.list_pkgs": lambda: dict(self.there), "pkg.install": self.install}
 
-    def install(self, pkgs, refresh, install_recommends):
+    def install(self, pkgs, refresh, install_recommends, env):
         assert refresh is True
         # An HTTP client that dnspython recommends takes 10 MB of each service which imports it.
         assert install_recommends is False
+        assert env == {"SYSTEMD_OFFLINE": "1"}
         self.calls.append(pkgs)
         if wrong := set(pkgs) & set(self.unknown):
             raise CommandExecutionError(f"no package {wrong}")
