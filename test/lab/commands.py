@@ -60,7 +60,7 @@ def refuse_second_lab():
 def build_images(arguments):
     """Build missing images of the releases in parallel. By default build those of all releases."""
     setup()
-    images.ensure_all(arguments.os or sorted(images.SUITES), aptproxy.url())
+    images.ensure_all(arguments.os or sorted(images.SUITES), aptproxy.url(), arguments.packages)
 
 
 def install(arguments):
@@ -90,13 +90,15 @@ def up(arguments):
 def layers_for(arguments):
     """Return the layers of the image for the arguments of `up`. Missing layers are built."""
     with_salt = not arguments.bare
+    if arguments.vm and arguments.packages:
+        raise LabError("--packages is for a container; a virtual machine installs its packages")
     if arguments.vm:
         architecture = arguments.arch or "amd64"
         vm.install(architecture)
         return vmimages.ensure(arguments.os, architecture, aptproxy.url(), with_salt)
     if arguments.arch:
         raise LabError("a container has the architecture of this machine; --arch is for --vm")
-    return images.ensure(arguments.os, aptproxy.url(), with_salt)
+    return images.ensure(arguments.os, aptproxy.url(), with_salt, arguments.packages)
 
 
 def read(path):
@@ -191,14 +193,18 @@ def parser():
     verb("check", check)
     verb("setup", setup)
     verb("install", install).add_argument("package", nargs="+")
-    verb("images", build_images).add_argument("--os", action="append", choices=images.SUITES)
+    building = verb("images", build_images)
+    building.add_argument("--os", action="append", choices=images.SUITES)
+    building.add_argument("--packages", action="store_true", help="with the packages of a relay")
     starting = verb("up", up)
     starting.add_argument("name")
     starting.add_argument("--os", choices=sorted(images.SUITES), default="debian-13")
     starting.add_argument("--domain", help="mail domain; default _NAME.example.org; ip: its IP")
     starting.add_argument("--pillar", type=Path, metavar="FILE", help="further pillar, an SLS file")
     starting.add_argument("--no-converge", action="store_true", help="boot only")
-    starting.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")
+    image = starting.add_mutually_exclusive_group()
+    image.add_argument("--bare", action="store_true", help="boot only, without Salt and pillar")
+    image.add_argument("--packages", action="store_true", help="with the packages of a relay")
     starting.add_argument("--vm", action="store_true", help="a virtual machine, not a container")
     starting.add_argument("--arch", choices=vmimages.ARCHITECTURES, help="for --vm; default amd64")
     applying = verb("converge", converge)

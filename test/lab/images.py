@@ -1,9 +1,11 @@
 """Root file systems, which are built once and shared by all boxes.
 
 `debian-13` is a minimal Debian, like an image of a provider. `debian-13-salt` is a layer over it
-with Salt, so that a box need not install Salt each time. Beside them are the wheels of Salt, and of
-all other Python packages that this repository needs. The names of the directories contain a
-fingerprint of their recipe. A changed recipe makes a new image, and running boxes keep the old one.
+with Salt, so that a box need not install Salt each time. `debian-13-packages` is a layer over both
+with Debian's packages of a relay, for tests that need many relays: apt takes most of the time of a
+first converge. Beside them are the wheels of Salt, and of all other Python packages that this
+repository needs. The names of the directories contain a fingerprint of their recipe. A changed
+recipe makes a new image, and running boxes keep the old one.
 """
 
 import hashlib
@@ -50,6 +52,24 @@ ln -s /opt/salt/bin/salt* /usr/local/bin/
 mkdir -p /etc/salt/minion.d /srv/formulas/chatmail /srv/pillar
 """
 
+# What the formula installs on every relay. A box installs what is missing here.
+PACKAGES = (
+    "coturn dns-root-data dovecot-auth-lua dovecot-core dovecot-imapd dovecot-lmtpd "
+    "libnginx-mod-stream nginx postfix python3-cryptography python3-dnspython python3-h11 "
+    "python3-jinja2 python3-markdown python3-segno tcc unbound"
+)
+
+# No service starts here (man invoke-rc.d), and none starts with a box before the formula wants it.
+INSTALL_PACKAGES = f"""
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 0755 /usr/sbin/policy-rc.d
+apt-get update -q
+apt-get install -qy --no-install-recommends {PACKAGES}
+apt-get clean
+rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d
+systemctl disable coturn dovecot nginx postfix unbound
+"""
+
 
 def fingerprint(*recipe):
     """Return eight hex digits that change when the recipe changes."""
@@ -67,27 +87,37 @@ def salt_path(release):
     return CACHE / f"{release}-salt-{recipe}"
 
 
+def packages_path(release):
+    """Return the path of the layer with Debian's packages of a relay, which may not exist yet."""
+    recipe = fingerprint(salt_path(release).name, INSTALL_PACKAGES)
+    return CACHE / f"{release}-packages-{recipe}"
+
+
 def wheels_path(release):
     """Return the directory with the wheels of Salt, the tests and lint, for a release's Python."""
     return salt_path(release).with_name(salt_path(release).name + "-wheels")
 
 
-def ensure(release, proxy, with_salt=True):
+def ensure(release, proxy, with_salt=True, with_packages=False):
     """Build the missing images and wheels of a release.
 
     proxy: the URL of the apt proxy. Returns the directories of the layers, topmost first. Two
     processes that need the same image wait for each other.
     """
-    base, layer = base_path(release), salt_path(release)
+    base, layer, packages = base_path(release), salt_path(release), packages_path(release)
     with lock(f"image-{release}"):
         if not base.is_dir():
             build_base(release, base, proxy)
         if not layer.is_dir():
             build_salt(release, base, layer)
+        if with_packages and not packages.is_dir():
+            build_layer(packages, [layer, base], INSTALL_PACKAGES)
+    if with_packages:
+        return [packages, layer, base]
     return [layer, base] if with_salt else [base]
 
 
-def ensure_all(releases, proxy):
+def ensure_all(releases, proxy, with_packages=False):
     """Build the missing images of several releases in parallel.
 
     The builds mostly wait for packages. Raises LabError with the errors of all failed builds.
@@ -95,7 +125,7 @@ def ensure_all(releases, proxy):
 
     def build(release):
         try:
-            ensure(release, proxy)
+            ensure(release, proxy, with_packages=with_packages)
         except LabError as error:
             return f"{release}: {error}"
         return None
@@ -141,14 +171,23 @@ def build_base(release, path, proxy, architecture=None):
 def build_salt(release, base, path):
     """Make the wheels, and the layer with Salt."""
     say(f"fetching wheels and installing {SALT} for {release} (once; about two minutes)")
-    started = time.monotonic()
-    wheels, unfinished = wheels_path(release), fresh_directory(path)
+    wheels = wheels_path(release)
     if not wheels.is_dir():
         built = fresh_directory(wheels)
-        change_layer(base, unfinished, built, BUILD_WHEELS)
+        change_layer(base, fresh_directory(path), built, BUILD_WHEELS)
         built.rename(wheels)
-        unfinished = fresh_directory(path)
-    change_layer(base, unfinished, wheels, INSTALL_SALT)
+    build_layer(path, [base], INSTALL_SALT, wheels)
+
+
+def build_layer(path, layers, script, wheels=None):
+    """Make a layer over others. A script runs there as root, with `wheels` as /wheels."""
+    say(f"building {path.name} (once)")
+    started = time.monotonic()
+    unfinished = fresh_directory(path)
+    if not wheels:
+        wheels = unfinished / "no-wheels"
+        wheels.mkdir()
+    change_layer(":".join(str(layer) for layer in layers), unfinished, wheels, script)
     drop_mount_points(unfinished / "upper")
     (unfinished / "upper").rename(path)
     shutil.rmtree(unfinished)

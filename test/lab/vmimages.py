@@ -7,11 +7,10 @@ qemu-user-static. The recipe is the same, the build is about twenty times slower
 
 import contextlib
 import shutil
-import time
 from pathlib import Path
 
 import images
-from host import CACHE, LabError, install_packages, lock, run, say
+from host import CACHE, LabError, install_packages, lock, run
 
 ARCHITECTURES = ("amd64", "arm64")
 
@@ -60,7 +59,7 @@ def ensure(release, architecture, proxy, with_salt=True):
     with lock(f"image-{kernel.name}"):
         if not kernel.is_dir():
             with programs_of(architecture):
-                build_layer(kernel, layers, script)
+                images.build_layer(kernel, layers, script)
     return [kernel, *layers]
 
 
@@ -75,7 +74,7 @@ def ensure_arm64(release, proxy, with_salt):
     if with_salt and not layer.is_dir():
         with programs_of("arm64"):
             wheels = ensure_wheels(layer.with_name(layer.name + "-wheels"), release, base)
-            build_layer(layer, [base], images.INSTALL_SALT, wheels)
+            images.build_layer(layer, [base], images.INSTALL_SALT, wheels)
     return [layer, base] if with_salt else [base]
 
 
@@ -86,25 +85,10 @@ def ensure_wheels(path, release, base):
         for wheel in images.wheels_path(release).glob("*-none-any.whl"):
             shutil.copy(wheel, built)
         thrown_away = CACHE / f"{path.name}-compiler"
-        build_layer(thrown_away, [base], BUILD_WHEELS, built)
+        images.build_layer(thrown_away, [base], BUILD_WHEELS, built)
         shutil.rmtree(thrown_away)
         built.rename(path)
     return path
-
-
-def build_layer(path, layers, script, wheels=None):
-    """Make a layer over others. A script runs there as root, with `wheels` as /wheels."""
-    say(f"building {path.name} (once)")
-    started = time.monotonic()
-    unfinished = images.fresh_directory(path)
-    if not wheels:
-        wheels = unfinished / "no-wheels"
-        wheels.mkdir()
-    images.change_layer(":".join(str(layer) for layer in layers), unfinished, wheels, script)
-    images.drop_mount_points(unfinished / "upper")
-    (unfinished / "upper").rename(path)
-    shutil.rmtree(unfinished)
-    say(f"  {path.name} in {time.monotonic() - started:.0f} s")
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def lab_network(request):
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     # Images are built here once. Otherwise each test that needs a box could fail in its time limit.
-    if (built := lab("images", check=False)).returncode != 0:
+    if (built := lab("images", "--packages", check=False)).returncode != 0:
         pytest.exit(f"the lab cannot build its images:\n{built.stderr}", returncode=1)
     remove_orphans()
     enter_client()
@@ -214,7 +214,7 @@ def ip_relay(release, request):
         yield request.getfixturevalue("relay")
         return
     with boxes(release, request) as make:
-        made = make("--domain", "ip")
+        made = make("--domain", "ip", "--packages")
         lab("converge", made.name)
         yield made
 
@@ -244,7 +244,7 @@ def other_relay(release, request):
 def with_domain(make, release):
     """Make and converge a machine whose domain is in the lab's signed zone."""
     domain = f"chat{os.getpid()}-{next(counter)}.signed.example"
-    box = make("--domain", domain, release=release)
+    box = make("--domain", domain, "--packages", release=release)
     lab("converge", box.name, capture_output=False)
     return box
 

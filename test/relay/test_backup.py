@@ -131,7 +131,7 @@ def restored(release, empty_boxes, tmp_path_factory):
         (directory / "pillar.sls").write_text(json.dumps({"chatmail": pillar}))
 
         def converged(release, domain):
-            options = ("--domain", domain, "--pillar", directory / "pillar.sls")
+            options = ("--domain", domain, "--pillar", directory / "pillar.sls", "--packages")
             box = empty_boxes(*options, release=release)
             lab("converge", box.name, capture_output=False)
             return box

@@ -106,6 +106,16 @@ def test_box_whose_domain_is_an_address_has_that_address(empty_box):
     assert box.salt("config.get", "chatmail:mail_domain") == "198.51.100.199"
 
 
+def test_image_with_packages_has_those_that_a_relay_installs_and_runs_none(empty_box, relay):
+    box = empty_box("--packages")
+    history = relay.run("cat /var/log/apt/history.log").stdout
+    by_salt = next(line for line in history.splitlines() if "DPkg::Options" in line)
+    wanted = set(by_salt.partition(" install ")[2].split())
+    assert "postfix" in wanted
+    assert wanted - set(box.run("dpkg-query -Wf '${Package}\n'").stdout.split()) == set()
+    assert box.run("ss -Hltn").stdout == ""
+
+
 def test_setup_while_the_lab_runs_leaves_the_file_that_names_the_clients_dns(lab, idle_box):
     """Clients of other test runs read it. For a moment, a written file is empty."""
     written = CLIENT_RESOLV_CONF.stat().st_mtime_ns

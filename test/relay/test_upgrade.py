@@ -77,9 +77,10 @@ def failures(run):
 
 
 @pytest.fixture(scope="module")
-def formulas(idle_box, tmp_path_factory):
+def formulas(empty_boxes, tmp_path_factory):
     """A machine that the released formula has converged."""
-    found = Formulas(idle_box, releases.newest(), tmp_path_factory.mktemp("released"))
+    box = empty_boxes("--packages")
+    found = Formulas(box, releases.newest(), tmp_path_factory.mktemp("released"))
     assert failures(found.released(CONVERGE)) == []
     return found
 
