@@ -4,8 +4,8 @@ include:
   - chatmail.host
   - chatmail.services.units
 
-# The stock unit does not restart a crashed master process. This file comes before the package, which would start the
-# daemon at once, with Debian's configuration.
+# The stock unit does not restart a crashed master process. This file comes before the package, which enables the
+# daemon: the machine may start again before our configuration is there.
 chatmail dovecot is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/dovecot.service.d/chatmail.conf

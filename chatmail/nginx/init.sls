@@ -9,7 +9,7 @@ include:
   - chatmail.services.units
 
 # Thousands of long connections pass through nginx, and each needs two descriptors. This file comes before the package,
-# which would start the daemon at once, with Debian's configuration.
+# which enables the daemon: the machine may start again before our configuration is there.
 chatmail nginx may hold many connections and is started again after a crash:
   file.managed:
     - name: /etc/systemd/system/nginx.service.d/chatmail.conf

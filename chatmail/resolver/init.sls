@@ -11,7 +11,8 @@ include:
   - chatmail.services.units
   - .resolv_conf
 
-# This file comes before the package, which would start the daemon at once, with Debian's configuration.
+# This file comes before the package, which enables the daemon: the machine may start again before our configuration is
+# there.
 chatmail resolver runs with our configuration alone:
   file.managed:
     - name: /etc/systemd/system/unbound.service.d/chatmail.conf

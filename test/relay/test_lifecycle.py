@@ -168,6 +168,15 @@ def test_clean_gives_the_original_configurations_back(box, cleaned):
     assert "TZ=" not in box.run("cat /etc/environment").stdout
 
 
+def test_postfix_of_a_cleaned_machine_takes_no_mail_from_other_machines(box, cleaned):
+    box.run("systemctl start postfix")
+    try:
+        listeners = box.run("ss -Hltn sport = :25").stdout.split("\n")
+        assert {line.split()[3] for line in listeners if line} == {"127.0.0.1:25", "[::1]:25"}
+    finally:
+        box.run("systemctl stop postfix")
+
+
 def test_clean_keeps_mail_and_keys_and_their_users(box, cleaned):
     assert kept(box, cleaned["settings"]) == cleaned["mail and keys"]
     assert len(queued(box).splitlines()) == 1
