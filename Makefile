@@ -16,10 +16,11 @@ RELAY_OPTIONS ?=
 # make fleet FLEET_OPTIONS="--releases debian-13,debian-13" moves a relay from Debian 13 to 13.
 FLEET_OPTIONS ?=
 UNIT_MAIL := $(addprefix test/unit/,filter message transport)
-CONTRIBUTOR := test/relay/test_contributor.py
+# The tests that only use machines of their own.
+OWN_MACHINES := $(patsubst %,test/relay/test_%.py,contributor adoption backup bootstrap lifecycle upgrade)
 PACKAGES := $(shell sed 's/\#.*//' test/packages.txt)
 
-.PHONY: help relay test lint unit unit-mail unit-rest salt lab fleet vm realtime upgrade bench mutate documents reference webdev setup clean unit-and-salt
+.PHONY: help relay test lint unit unit-mail unit-rest salt lab fleet vm realtime upgrade bench mutate documents reference webdev setup clean beside-relays
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -27,17 +28,17 @@ help: ## list these targets
 relay: python3 ## boot a throwaway relay, pass a message through it, show an account (OS=debian-12)
 	@$(SUDO) test/lab/demo.py --os $(OS)
 
-# The tests on relays mostly wait, so the three parts run at once. Each line of the relays' output names its release.
+# The tests on relays often wait, so three parts of about the same length run at once. Each line of the relays' output
+# names its release.
 test: lint ## all of it: lint, unit and Salt tests, and relays of both releases
-	@$(MAKE) --no-print-directory --jobs=3 unit-and-salt relay-debian-13 relay-debian-12
+	@$(MAKE) --no-print-directory --jobs=3 beside-relays relay-debian-13 relay-debian-12
 
-# The tests on bare machines need the CPU and do not wait. So they run here, while the tests on relays wait.
-unit-and-salt: .venv/ready
+beside-relays: .venv/ready
 	$(PYTEST) test/unit test/salt
-	$(PYTEST) $(CONTRIBUTOR)
+	$(PYTEST) --durations=15 $(OWN_MACHINES)
 
 relay-debian-%: .venv/ready
-	$(PYTEST) test/relay --durations=15 --ignore $(CONTRIBUTOR) --os debian-$* $(RELAY_OPTIONS) 2>&1 \
+	$(PYTEST) test/relay --durations=15 $(addprefix --ignore=,$(OWN_MACHINES)) --os debian-$* $(RELAY_OPTIONS) 2>&1 \
 		| sed -u 's/^/debian-$*  /'
 
 lint: .venv/ready ## ruff, salt-lint, yamllint, shellcheck

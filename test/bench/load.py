@@ -144,7 +144,7 @@ class Run:
 def read(inbox, count):
     """Wait until a client was told of `count` messages; return (number, moment) of each notice."""
     notices = []
-    inbox.socket.settimeout(60)
+    inbox.socket.settimeout(300)  # A full queue takes minutes.
     while inbox.count < count:
         notices.append(inbox.wait_for_count())
         if inbox.fetch() > notices[-1][0]:
