@@ -28,10 +28,12 @@ chatmail postfix is started again after a crash:
 
 # Debian's package would write a main.cf and then ask Postfix for its values. Postfix reads a file only when it has not
 # changed for two seconds, so the package would take six seconds longer. It leaves a main.cf alone that is there before
-# it. `clean` gives this one back, which takes no mail from other machines.
+# it. `clean` gives this one back, which takes no mail from other machines. The package makes no /etc/aliases then, so
+# local mail must not ask for it.
 chatmail postfix has a configuration before its package:
   chatmail_command.run:
-    - name: mkdir -p /etc/postfix && echo 'inet_interfaces = loopback-only' > /etc/postfix/main.cf
+    - name: |
+        mkdir -p /etc/postfix && printf '%s\n' 'inet_interfaces = loopback-only' 'alias_maps =' > /etc/postfix/main.cf
     - needed: test ! -e /etc/postfix/main.cf && test ! -e /var/lib/dpkg/info/postfix.list
     - require_in:
       - chatmail_package: chatmail packages of all parts
