@@ -77,13 +77,12 @@ def failures(run):
 
 
 @pytest.fixture(scope="module")
-def formulas(empty_boxes, tmp_path_factory):
+def formulas(idle_box, tmp_path_factory):
     """A machine that the released formula has converged.
 
     It starts without Debian's packages: release 2026.11 needs the services that they start.
     """
-    box = empty_boxes()
-    found = Formulas(box, releases.newest(), tmp_path_factory.mktemp("released"))
+    found = Formulas(idle_box, releases.newest(), tmp_path_factory.mktemp("released"))
     assert failures(found.released(CONVERGE)) == []
     return found
 
